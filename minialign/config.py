@@ -1,0 +1,113 @@
+"""Configuration: dataclass defaults, then a file, then the flags that were actually typed.
+
+A method's options are the fields of frozen dataclasses; the comment above (or behind) a field is
+its help text, so that the help is read where the default is written.
+"""
+
+import dataclasses
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from minialign.errors import UserError, nearest
+
+_FIELD = re.compile(r"^\s+(\w+)\s*:(?:[^#]*?)(?:#\s*(.*))?$")
+_COMMENT = re.compile(r"^\s+#\s?(.*)$")
+
+
+@cache
+def field_help(config: type) -> dict[str, str]:
+    """The help text of each field of a dataclass: the comment lines above it and the one behind."""
+    texts: dict[str, str] = {}
+    above: list[str] = []
+    names = {field.name for field in dataclasses.fields(config)}
+    for line in inspect.getsource(config).splitlines():
+        if comment := _COMMENT.match(line):
+            above.append(comment.group(1).strip())
+            continue
+        if (field := _FIELD.match(line)) and field.group(1) in names:
+            texts[field.group(1)] = " ".join([*above, (field.group(2) or "").strip()]).strip()
+        above = []
+    return texts
+
+
+def field_type(config: type, name: str) -> tuple[type, tuple[str, ...], bool]:
+    """(type of one value, allowed words or (), whether the field is a list of them)."""
+    hint = typing.get_type_hints(config)[name]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    many = typing.get_origin(hint) in (list, tuple)
+    if many:
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is typing.Literal:
+        return str, typing.get_args(hint), many
+    return hint, (), many
+
+
+def _checked(config: type, name: str, value: Any, where: str) -> Any:
+    kind, choices, many = field_type(config, name)
+    if value is None:
+        return None
+    if many:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(_one(kind, choices, name, item, where) for item in values)
+    return _one(kind, choices, name, value, where)
+
+
+def _one(kind: type, choices: tuple[str, ...], name: str, value: Any, where: str) -> Any:
+    if choices and value not in choices:
+        raise UserError(f"{where}: {name} = {value!r}", f"known: {', '.join(map(str, choices))}")
+    if kind is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-5 as a string
+        try:
+            value = float(value)
+        except ValueError:
+            raise UserError(f"{where}: {name} = {value!r} is no number") from None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(
+            f"{where}: {name} = {value!r}", f"expected {kind.__name__}, got {type(value).__name__}"
+        )
+    return value
+
+
+def check_keys(values: Mapping[str, Any], configs: Iterable[type], where: str) -> None:
+    """Raise a UserError that names the nearest known key for the first unknown one."""
+    known = {field.name for config in configs for field in dataclasses.fields(config)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}", nearest(key, known))
+
+
+def resolve(
+    config: type, file_values: Mapping[str, Any], flags: Mapping[str, Any], where: str
+) -> Any:
+    """An instance of ``config``: its defaults, overlaid by the file's values, then by the flags.
+
+    Keys of other dataclasses are ignored here; ``check_keys`` is for the unknown ones.
+
+    Raises:
+        UserError: for a value of the wrong type, with the file's name.
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        if field.name in flags:
+            values[field.name] = _checked(config, field.name, flags[field.name], "command line")
+        elif field.name in file_values:
+            values[field.name] = _checked(config, field.name, file_values[field.name], where)
+    return config(**values)
+
+
+def changed(config: Any) -> dict[str, Any]:
+    """The fields of a config that differ from their defaults."""
+    default = type(config)()
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != getattr(default, field.name)
+    }

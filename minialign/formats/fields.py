@@ -1,0 +1,258 @@
+"""The values inside a row: texts, messages, prompts, labels, numbers; each is checked when read.
+
+Functions take the row and the key (or several keys that mean the same, of which the first one
+present counts), and raises ``BadRow`` when the value is not what the record needs.
+"""
+
+import json
+import math
+from typing import Any
+
+from minialign.errors import nearest
+from minialign.formats import transcripts
+from minialign.formats.problems import BadRow, described
+from minialign.records import Message, Prompt
+
+Row = dict[str, Any]
+
+PROMPT = ("prompt", "question", "query", "instruction")
+RESPONSE = ("completion", "response", "answer", "output")
+TURNS = ("messages", "conversations", "conversation")
+LABEL = ("label", "good", "kto_tag")
+
+ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant",
+    "model": "assistant",
+}  # fmt: skip
+TOOLS = ("tool", "function", "function_call", "observation", "ipython")
+GOOD = {"1": True, "true": True, "good": True, "yes": True, "up": True, "desirable": True,
+        "0": False, "false": False, "bad": False, "no": False, "down": False, "-1": False,
+        "undesirable": False}  # fmt: skip
+
+
+def absent(value: Any) -> bool:
+    """null, and the NaN that data frames write where a cell has nothing."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def key_of(row: Row, keys: tuple[str, ...]) -> str:
+    """The first of ``keys`` that the row has; the first of all when it has none."""
+    return next((key for key in keys if not absent(row.get(key))), keys[0])
+
+
+def checked_text(value: Any, key: str) -> str:
+    """``value``, which must be a text that can be written as UTF-8; it may be empty."""
+    if not isinstance(value, str):
+        fix = f"put the text in quotes: {json.dumps(str(value))}" if not absent(value) else (
+            "write the text, or take the row out"
+        )  # fmt: skip
+        if isinstance(value, list | dict):
+            fix = "give the text alone"
+        raise BadRow(f"{described(value)} in {key!r}", "a text", fix)
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise BadRow(
+                f"bytes that are not UTF-8 (or half a surrogate pair) in {key!r}",
+                "UTF-8 text",
+                "save the file as UTF-8, for example with: iconv -f latin1 -t utf-8",
+            ) from None
+    return value
+
+
+def text(row: Row, *keys: str) -> str:
+    """A text; it may be empty (an empty response is counted later, not refused)."""
+    key = key_of(row, keys)
+    return checked_text(row.get(key), key)
+
+
+def optional_text(row: Row, *keys: str) -> str:
+    """A text, or "" where there is none."""
+    key = key_of(row, keys)
+    return "" if absent(row.get(key)) else checked_text(row[key], key)
+
+
+def number(value: Any, key: str) -> float:
+    """A finite number; a text that reads as one (CSV) counts."""
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        result = float(value)
+    except ValueError:
+        raise BadRow(
+            f"{described(value)} in {key!r}", "a number", f"give {key!r} a number"
+        ) from None
+    if not math.isfinite(result):
+        fix = "put a finite number there, or take the row out"
+        raise BadRow(f"{described(value)} in {key!r}", "a finite number", fix)
+    return result
+
+
+def optional_number(row: Row, key: str) -> float | None:
+    """A finite number, or None where there is none."""
+    return None if absent(row.get(key)) or row[key] == "" else number(row[key], key)
+
+
+def label(row: Row) -> bool:
+    """A thumb: true/false, 1/0, 1/-1, good/bad, up/down, desirable/undesirable."""
+    key = key_of(row, LABEL)
+    value = row.get(key)
+    word = str(int(value) if isinstance(value, bool | float) and value == value else value)
+    if isinstance(value, list | dict) or word.strip().lower() not in GOOD:
+        raise BadRow(f"{described(value)} in {key!r}", "true or false", f'write "{key}": true')
+    return GOOD[word.strip().lower()]
+
+
+def choice(row: Row, key: str, first: int) -> int:
+    """Which of two: 0 or 1, written as ``first`` and ``first + 1``."""
+    value = number(row.get(key), key)
+    if value not in (first, first + 1):
+        expected = f"{first} or {first + 1}"
+        raise BadRow(f"{described(row[key])} in {key!r}", expected, f"write {expected}")
+    return int(value) - first
+
+
+def listed(value: Any, key: str) -> list[Any]:
+    """A list; a text that holds one as JSON (a cell of a CSV) counts."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError as reason:
+            raise BadRow(
+                f"{described(value)} in {key!r} ({reason})",
+                "a list, in JSON where the file has only text cells",
+                "write the cell as JSON, with double quotes",
+            ) from None
+    if not isinstance(value, list):
+        raise BadRow(f"{described(value)} in {key!r}", "a list", f"give {key!r} a list: [ … ]")
+    return value
+
+
+def message(value: Any, key: str, place: int) -> Message:
+    """One turn: ``{"role", "content"}`` or ShareGPT's ``{"from", "value"}``."""
+    where = f"turn {place} of {key!r}"
+    if not isinstance(value, dict):
+        fix = 'write {"role": "user", "content": "…"}'
+        raise BadRow(f"{described(value)} as {where}", "an object with role and content", fix)
+    role = value.get("role", value.get("from"))
+    content = value.get("content", value.get("value"))
+    if value.get("tool_calls") or role in TOOLS:
+        raise BadRow(f"a tool call in {where}", "turns of system, user and assistant",
+                     "take the row out: tools are not trained here")  # fmt: skip
+    if isinstance(content, list):  # OpenAI's parts
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        if len(parts) != len(content):
+            kinds = sorted({str(p.get("type") if isinstance(p, dict) else p) for p in content})
+            raise BadRow(f"parts of type {', '.join(kinds)} in {where}", "text alone",
+                         "take out what is not text")  # fmt: skip
+        content = "".join(checked_text(part.get("text"), f"content of {where}") for part in parts)
+    if not isinstance(role, str) or role.strip().lower() not in (*ROLES, "text"):
+        hint = nearest(str(role), {"system", "user", "assistant"})
+        raise BadRow(f"the role {described(role)} in {where}", "system, user or assistant", hint)
+    role = role.strip().lower()
+    return {"role": ROLES.get(role, role), "content": checked_text(content, f"content of {where}")}
+
+
+def messages(row: Row, *keys: str) -> list[Message]:
+    """One or more turns; a plain list of texts (LIMA) is user and assistant in turn."""
+    key = key_of(row, keys)
+    values = listed(row.get(key), key)
+    if not values:
+        raise BadRow(f"an empty list in {key!r}", "at least one turn", "take the row out")
+    if all(isinstance(value, str) for value in values):
+        sides = ("user", "assistant")
+        return [
+            {"role": sides[i % 2], "content": checked_text(value, f"turn {i + 1} of {key!r}")}
+            for i, value in enumerate(values)
+        ]
+    turns = [message(value, key, place) for place, value in enumerate(values, 1)]
+    if any(turn["role"] == "text" for turn in turns) and len(turns) > 1:
+        raise BadRow(f"the role \"text\" among other turns in {key!r}", "one text, or turns",
+                     'use {"text": "…"} for plain text')  # fmt: skip
+    return turns
+
+
+def checked_prompt(turns: list[Message], key: str) -> Prompt:
+    """``turns``, if they can be answered: the last one is the user's and says something."""
+    if not turns or turns[-1]["role"] != "user":
+        last = turns[-1]["role"] if turns else "nothing"
+        raise BadRow(f"{key!r} that ends with {last}", "a prompt that ends with the user's turn",
+                     "let the prompt end with a user message")  # fmt: skip
+    if not turns[-1]["content"].strip():
+        raise BadRow(
+            f"an empty text in {key!r}", "a prompt", "write the prompt, or take the row out"
+        )
+    return turns
+
+
+def prompt(row: Row, *keys: str) -> Prompt:
+    """A prompt: a text (one user message, or an HH-RLHF transcript), or messages.
+
+    The row's ``system`` column, where it has one, goes first.
+    """
+    key = key_of(row, keys or PROMPT)
+    value = row.get(key)
+    if isinstance(value, str) and not _holds_messages(value):
+        checked_text(value, key)
+        turns = transcripts.open_prompt(value) or [{"role": "user", "content": value}]
+    else:
+        turns = messages(row, key)
+    return with_system(row, checked_prompt(turns, key))
+
+
+def _holds_messages(value: str) -> bool:
+    """Whether a text cell is a list of messages written as JSON; any other text is a prompt."""
+    if not value.lstrip().startswith("[{"):
+        return False
+    try:
+        first = json.loads(value)[0]
+    except ValueError:
+        return False
+    return isinstance(first, dict) and ("role" in first or "from" in first)
+
+
+def with_system(row: Row, turns: list[Message]) -> list[Message]:
+    """``turns`` behind the row's ``system`` text, if it has one and they have none."""
+    system = optional_text(row, "system")
+    if not system.strip() or turns[0]["role"] == "system":
+        return turns
+    return [{"role": "system", "content": system}, *turns]
+
+
+def instruction(row: Row) -> Prompt:
+    """Alpaca's and Dolly's prompt: the instruction, then a blank line and its input or context."""
+    task = text(row, "instruction")
+    context = optional_text(row, "input", "context")
+    if context.strip().lower() in ("", "<noinput>", "noinput"):
+        context = ""
+    content = "\n\n".join(part for part in (task, context) if part.strip())
+    history: list[Message] = []
+    for place, pair in enumerate(listed(row.get("history") or [], "history"), 1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadRow(f"{described(pair)} as turn {place} of 'history'",
+                         "a list of [question, answer]", "write both texts in a list")  # fmt: skip
+        for role, part in zip(("user", "assistant"), pair, strict=True):
+            history.append({"role": role, "content": checked_text(part, "history")})
+    turns = checked_prompt([*history, {"role": "user", "content": content}], "instruction")
+    return with_system(row, turns)
+
+
+def response(row: Row, *keys: str) -> str:
+    """An answer: a text, one assistant message, or a list of just that."""
+    key = key_of(row, keys or RESPONSE)
+    value = row.get(key)
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise BadRow(f"{described(value)} in {key!r}", "one assistant message",
+                         "leave the prompt's turns to the prompt")  # fmt: skip
+        value = value[0]
+    if not isinstance(value, dict):
+        return checked_text(value, key)
+    turn = message(value, key, 1)
+    if turn["role"] != "assistant":
+        raise BadRow(f"a turn of the {turn['role']} in {key!r}", "a turn of the assistant",
+                     'its role must be "assistant"')  # fmt: skip
+    return turn["content"]

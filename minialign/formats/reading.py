@@ -1,0 +1,128 @@
+"""Reading a data file: rows in, records and problems out, in the file's order."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from minialign.errors import UserError, nearest
+from minialign.formats.advice import KEYS, advice
+from minialign.formats.containers import read_rows
+from minialign.formats.folders import data_files
+from minialign.formats.problems import BadRow, Problem, Unused, described
+from minialign.formats.table import format_of
+from minialign.records import Record
+
+
+@dataclass(frozen=True)
+class Item:
+    """What one row gave."""
+
+    source: str  # "file:line"
+    format: str = ""  # "" for a bad row
+    records: list[Record] = field(default_factory=list)
+    unused: list[Unused] = field(default_factory=list)
+    problem: Problem | None = None
+    row: Any = None  # the row itself, its columns renamed
+
+
+@dataclass
+class Read:
+    """All of a file."""
+
+    records: list[Record] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    format: dict[str, int] = field(default_factory=dict)  # rows of each format
+    unused: dict[str, int] = field(default_factory=dict)  # parts that give no record, by reason
+
+
+def _renamed(row: dict[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
+    # A file may mix rows of both spellings.
+    mapping = {name: column for name, column in mapping.items() if column in row or name not in row}
+    missing = [column for column in mapping.values() if column not in row]
+    if missing:
+        raise BadRow(
+            f"no column {missing[0]!r}",
+            f"the column that --map names; the row has {', '.join(map(str, row)) or 'none'}",
+            nearest(missing[0], map(str, row)),
+        )
+    result = {key: value for key, value in row.items() if key not in mapping.values()}
+    return {**result, **{name: row[column] for name, column in mapping.items()}}
+
+
+def read_row(row: Any, source: str, mapping: Mapping[str, str] | None = None) -> Item:
+    """The records of one row, or its problem."""
+    try:
+        if not isinstance(row, dict):
+            raise BadRow(described(row), "an object: { … }", "write one object for each row")
+        renamed = _renamed(row, mapping) if mapping else row
+        form = format_of(renamed)
+        if form is None:
+            raise BadRow(f"the keys {', '.join(map(str, renamed)) or '(none)'}", *advice(renamed))
+        found = form.read(renamed)
+    except BadRow as bad:
+        problem = Problem(source, bad.found, bad.expected, bad.fix, row)
+        return Item(source, problem=problem, row=row)
+    records = [replace(one, source=source) for one in found if not isinstance(one, Unused)]
+    unused = [one for one in found if isinstance(one, Unused)]
+    return Item(source, form.name, records, unused, row=renamed)
+
+
+def files_of(path: Path, split: str = "train") -> list[Path]:
+    """The files to read for ``path``: itself, or a folder's files of that split."""
+    if not path.is_dir():
+        return [path]
+    splits = data_files(path)
+    if split not in splits:
+        raise UserError(f"{path}: it has no {split} file", f"it has: {', '.join(sorted(splits))}")
+    return splits[split]
+
+
+def stream(
+    path: str | Path, *, mapping: Mapping[str, str] | None = None, split: str = "train"
+) -> Iterator[Item]:
+    """Each row of a file (or of a folder's split) as it is read; problems are items too.
+
+    Raises UserError for a file that cannot be opened or is no data file.
+    """
+    row_keys = frozenset(KEYS | set((mapping or {}).values()))
+    for file in files_of(Path(path), split):
+        last_votes: dict[str, str] | None = None
+        for source, value in read_rows(file, row_keys):
+            if isinstance(value, Problem):
+                yield Item(source, problem=value, row=value.row)
+                continue
+            item = read_row(value, source, mapping)
+            if item.format == "votes" and item.row.get("id"):
+                if last_votes is None:
+                    last_votes = _last_votes(file, row_keys)
+                if last_votes.get(str(item.row["id"]), source) != source:
+                    replaced = [Unused("a vote replaced by a later one of its id")]
+                    item = replace(item, records=[], unused=replaced)
+            yield item
+
+
+def _last_votes(file: Path, row_keys: frozenset[str]) -> dict[str, str]:
+    """Where the last good vote of each id stands."""
+    items = (read_row(value, source) for source, value in read_rows(file, row_keys))
+    return {str(item.row["id"]): item.source for item in items if item.format == "votes"
+            and item.row.get("id")}  # fmt: skip
+
+
+def read(
+    path: str | Path, *, mapping: Mapping[str, str] | None = None, split: str = "train"
+) -> Read:
+    """All records of a file (or of a folder's split), and all problems."""
+    formats: Counter[str] = Counter()
+    unused: Counter[str] = Counter()
+    result = Read(format=formats, unused=unused)
+    for item in stream(path, mapping=mapping, split=split):
+        if item.problem:
+            result.problems.append(item.problem)
+            continue
+        formats[item.format] += 1
+        for part in item.unused:
+            unused[part.reason] += part.count
+        result.records += item.records
+    return result

@@ -1,0 +1,96 @@
+"""The records every room speaks: one JSON object a line, readable and writable by hand.
+
+A prompt is a list of messages (``{"role": …, "content": …}``); files may also hold it as a string,
+which reads as one user message. Nothing here knows about tokens or models.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+Prompt = list[Message]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What the assistant should say. ``messages`` ends with an assistant turn, or is one
+    ``{"role": "text"}`` message: plain text without a template, trained on whole."""
+
+    messages: list[Message]
+    source: str = ""  # where it was read: "file:line"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to one prompt; ``chosen`` is the better one."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    margin: float | None = None  # how much better, where the data says so
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """k >= 2 responses to one prompt with a score each (higher is better)."""
+
+    prompt: Prompt
+    responses: list[str]
+    scores: list[float]
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Rated:
+    """One response with a thumb up or down."""
+
+    prompt: Prompt
+    response: str
+    good: bool
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt alone, to sample from; ``extra`` keeps the row's other keys (a reference…)."""
+
+    prompt: Prompt
+    source: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What a person said of two responses, in the order in which they were shown.
+
+    ``choice`` is "a", "b", "tie", "both_bad" or "skip"; ``edited`` is the user's own better text.
+    """
+
+    id: str
+    prompt: Prompt
+    a: str
+    b: str
+    choice: str
+    edited: str | None = None
+    note: str = ""
+    a_from: dict[str, Any] = field(default_factory=dict)  # model, adapter, seed
+    b_from: dict[str, Any] = field(default_factory=dict)
+    time: str = ""  # ISO 8601, UTC
+
+
+Record = Demonstration | Pair | Ranking | Rated | Prompted
+
+
+def as_prompt(value: str | list[Message]) -> Prompt:
+    """A string reads as one user message; a list of messages is itself."""
+    return [{"role": "user", "content": value}] if isinstance(value, str) else list(value)
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """The JSON object of a record, without empty optional fields and without its source."""
+    return {
+        key: value
+        for key, value in asdict(record).items()
+        if key != "source" and value is not None and value != {}
+    }

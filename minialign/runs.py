@@ -1,0 +1,405 @@
+"""A run is a folder, and its state can be told from the files alone.
+
+runs/dpo-1/
+  config.json            the resolved configuration, with the method's name
+  env.json               versions, device, command line
+  metrics.jsonl          append only: one JSON object a step
+  adapters.safetensors   the result, in mlx-lm's format, with adapter_config.json
+  checkpoints/000050/    everything that resuming needs, complete or absent
+  outcome.json           how it ended; absent while it runs or when it was killed
+  run.lock               held (flock) by the training process for as long as it lives
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from minialign.errors import UserError, nearest
+from minialign.home import folder, home
+
+# What a run's folder may hold at its top level, with a word for people. A run outside the home is
+# only removed when it holds nothing else.
+FILES = {
+    "config.json": "the resolved configuration",
+    "env.json": "versions, device, command line",
+    "metrics.jsonl": "one line a logged step",
+    "adapters.safetensors": "the adapter (mlx-lm's format)",
+    "adapter_config.json": "the adapter's shape",
+    "reward_head.safetensors": "the reward head",
+    "best": "the adapter with the best evaluation",
+    "checkpoints": "what resuming needs",
+    "bad_rows.jsonl": "rows of the data that were skipped",
+    "data.sha256": "tells on resuming whether the data changed",
+    "summary.json": "the result in numbers",
+    "outcome.json": "how it ended",
+    "run.lock": "held while it trains",
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run is doing.
+
+    ``status`` is "new" (nothing trained yet), "running" (a live process holds its lock),
+    "finished", "stopped" (Ctrl-C or early stop asked by the user), "failed" (``message`` says why)
+    or "interrupted" (the process died without a word).
+    """
+
+    status: str
+    message: str = ""
+    step: int = 0
+    total: int = 0
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a small text file so that it is never seen half-written, and survives a power cut."""
+    draft = path.with_name(f".{path.name}.tmp")
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file that this program appends to; a line cut by a kill is skipped."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(json.JSONDecodeError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    yield row
+
+
+class Run:
+    """One run's folder. Only the process that trains it holds its lock."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.name = path.name
+        self._lock: TextIO | None = None
+
+    @staticmethod
+    def create(
+        method: str, config: dict[str, Any], out: Path | None = None, name: str | None = None
+    ) -> "Run":
+        """A new run folder under the home (``METHOD-N``), or at ``out``.
+
+        Raises:
+            UserError: when the folder already holds a run.
+        """
+        if out is None:
+            out = _fresh_folder(method, name)
+        elif _holds_a_run(out):
+            raise UserError(
+                f"{out} already holds a run",
+                f"resume it with: minialign runs resume {out}   or choose another folder",
+            )
+        elif (out / "config.json").exists():
+            raise UserError(
+                f"{out} already holds a config.json that is no run's (a model?)",
+                "choose another folder",
+            )
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as reason:
+            raise UserError(
+                f"cannot make the folder of the run: {reason}", "choose another folder"
+            ) from None
+        run = Run(out)
+        write_atomic(out / "config.json", json.dumps({"method": method, **config}, indent=2) + "\n")
+        write_atomic(out / "env.json", json.dumps(_environment(), indent=2) + "\n")
+        return run
+
+    @staticmethod
+    def open(name_or_path: str | Path) -> "Run":
+        """The run of this name under the home, or in this folder.
+
+        Raises:
+            UserError: when there is none; it names the nearest.
+        """
+        named = home() / "runs" / str(name_or_path)
+        is_name = str(name_or_path) not in ("", ".", "..") and "/" not in str(name_or_path)
+        if is_name and (named / "config.json").exists():
+            return Run(named)
+        here = Path(name_or_path).expanduser()
+        if _holds_a_run(here):
+            return Run(here.resolve())
+        if (here / "config.json").exists():
+            raise UserError(f"{here / 'config.json'} is not the configuration of a run")
+        names = [run.name for run in list_runs()]
+        hint = nearest(str(name_or_path), names) if names else "there are no runs yet"
+        raise UserError(f"there is no run {str(name_or_path)!r}", hint)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, with the key "method"."""
+        path = self.path / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(config, dict):
+                raise ValueError("expected a JSON object")
+            return config
+        except FileNotFoundError:
+            raise UserError(f"the run {self.name} has vanished: {path} is not there") from None
+        except (OSError, ValueError) as reason:
+            raise UserError(f"{path}: {reason}", f"minialign runs rm {self.name}") from None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for training.
+
+        Raises:
+            UserError: when another process trains it.
+        """
+        try:
+            file = open(self.path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115
+        except OSError as reason:
+            raise UserError(f"cannot train in {self.path}: {reason.strerror}") from None
+        if not _flock(file, fcntl.LOCK_EX, patience=1.0):
+            file.close()
+            raise UserError(
+                f"run {self.name} is being trained by another process",
+                f"look at it: minialign runs show {self.name}",
+            )
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._lock = file
+        (self.path / "outcome.json").unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            self._lock = None
+            file.close()
+
+    def is_locked(self) -> bool:
+        """Whether a live process trains this run."""
+        try:
+            with open(self.path / "run.lock", encoding="utf-8") as file:
+                return not _flock(file, fcntl.LOCK_SH)
+        except OSError:
+            return False  # never trained, vanished, or not ours to read
+
+    def pid(self) -> int | None:
+        """The process that trains this run, while it lives."""
+        if not self.is_locked():
+            return None
+        try:
+            text = (self.path / "run.lock").read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+        return int(text) if text.isdecimal() else None
+
+    def started(self) -> float:
+        """When the run was made, in seconds since 1970; 0 when its folder has vanished."""
+        for name in ("env.json", "config.json"):
+            with contextlib.suppress(OSError):
+                return (self.path / name).stat().st_mtime
+        return 0.0
+
+    def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append one line to the metrics.
+
+        Raises:
+            UserError: when the run's folder was taken away meanwhile.
+        """
+        row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+        line = json.dumps(row) + "\n"
+        path = self.path / "metrics.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                if file.tell() and not _ends_with_newline(path):
+                    line = "\n" + line  # a kill cut the last line: do not glue this one to it
+                file.write(line)
+        except FileNotFoundError:
+            raise UserError(f"the folder of run {self.name} has vanished: {self.path}") from None
+
+    def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The rows logged, in order of step; of steps done again after a resume, the last."""
+        rows: dict[tuple[str, int], dict[str, Any]] = {}
+        for row in read_jsonl(self.path / "metrics.jsonl"):
+            if isinstance(row.get("step"), int) and (kind is None or row.get("kind") == kind):
+                rows[str(row.get("kind", "")), row["step"]] = row
+        return sorted(rows.values(), key=lambda row: row["step"])
+
+    def finish(self, status: str, message: str = "") -> None:
+        """Record how the run ended."""
+        write_atomic(
+            self.path / "outcome.json", json.dumps({"status": status, "message": message}) + "\n"
+        )
+
+    def state(self) -> State:
+        """What the run is doing, from its files."""
+        rows = self.metrics("train")
+        step = rows[-1]["step"] if rows else 0
+        total = int(self.config.get("total_steps") or 0)
+        if self.is_locked():
+            return State("running", step=step, total=total)
+        try:
+            outcome = json.loads((self.path / "outcome.json").read_text(encoding="utf-8"))
+            return State(str(outcome["status"]), str(outcome.get("message", "")), step, total)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            began = bool(rows) or (self.path / "run.lock").exists()
+            return State("interrupted" if began else "new", step=step, total=total)
+
+    def set_total(self, steps: int) -> None:
+        """Write the number of steps into the configuration, once the data are counted."""
+        config = {**self.config, "total_steps": steps}
+        write_atomic(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+
+    def checkpoints(self) -> list[int]:
+        """Steps with a complete checkpoint, ascending."""
+        names = (path.name for path in (self.path / "checkpoints").glob("[0-9]*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def checkpoint_path(self, step: int) -> Path:
+        """The folder of the checkpoint of a step."""
+        return self.path / "checkpoints" / f"{step:06d}"
+
+    def save_checkpoint(self, step: int, write: Callable[[Path], None], keep: int = 2) -> None:
+        """Call ``write(folder)`` and then make that folder the checkpoint of ``step``, whole or not
+        at all; the newest ``keep`` checkpoints stay."""
+        final = self.checkpoint_path(step)
+        for left_over in final.parent.glob(".*.tmp"):  # of a process killed while it wrote
+            shutil.rmtree(left_over, ignore_errors=True)
+        draft = final.with_name(f".{final.name}.tmp")
+        draft.mkdir(parents=True)
+        try:
+            write(draft)
+            for path in draft.rglob("*"):
+                if path.is_file():
+                    with open(path, "rb") as file:
+                        os.fsync(file.fileno())
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        if final.exists():
+            _discard(final)
+        os.replace(draft, final)
+        for old in self.checkpoints()[:-keep]:
+            _discard(self.checkpoint_path(old))
+
+
+def _discard(path: Path) -> None:
+    """Delete a folder so that a kill never leaves half of it under its name."""
+    doomed = path.with_name(f".{path.name}.old.tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _flock(file: TextIO, kind: int, patience: float = 0.0) -> bool:
+    """Lock a file; False when another process holds it for longer than ``patience`` seconds.
+
+    A watcher that asks ``is_locked`` holds the lock for an instant, and must not turn a trainer
+    away by that.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+
+
+def _holds_a_run(path: Path) -> bool:
+    """Whether a folder's config.json is a run's (models have a file of that name too)."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "method" in config
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _fresh_folder(method: str, name: str | None) -> Path:
+    try:
+        runs = folder("runs")
+    except OSError as reason:
+        raise UserError(
+            f"cannot make the folder of the runs: {reason}",
+            "set MINIALIGN_HOME to a folder of yours",
+        ) from None
+    if name is not None:
+        if not re.fullmatch(r"\w[\w.+-]*", name):
+            raise UserError(
+                f"{name!r} is no name for a run",
+                "use letters, digits and . _ + - ; a folder elsewhere is given by --out",
+            )
+        try:
+            (runs / name).mkdir()
+        except FileExistsError:
+            raise UserError(
+                f"there is a run {name!r} already", f"minialign runs rm {name}, or another --name"
+            ) from None
+        return runs / name
+    number = 1
+    while True:
+        try:
+            (runs / f"{method}-{number}").mkdir()
+            return runs / f"{method}-{number}"
+        except FileExistsError:
+            number += 1
+
+
+def _environment() -> dict[str, Any]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for package in ("minialign", "mlx", "mlx-lm", "numpy", "tokenizers"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "argv": sys.argv,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def list_runs() -> list[Run]:
+    """All runs under the home, oldest first."""
+    runs = [Run(path.parent) for path in (home() / "runs").glob("[!.]*/config.json")]
+    return sorted(runs, key=lambda run: (run.started(), run.name))
+
+
+def remove_run(run: Run) -> None:
+    """Delete a run's folder.
+
+    Raises:
+        UserError: when it is being trained, or lies outside the home beside files that are not its.
+    """
+    if run.is_locked():
+        raise UserError(f"run {run.name} is being trained", f"stop it first: kill {run.pid()}")
+    if run.path.parent.resolve() == (home() / "runs").resolve():
+        _discard(run.path) if not run.path.is_symlink() else run.path.unlink()
+        return
+    others = sorted(path.name for path in run.path.iterdir() if path.name not in FILES)
+    if others:
+        raise UserError(
+            f"{run.path} holds files that are not the run's: {', '.join(others[:5])}",
+            "move them away, or delete the folder yourself",
+        )
+    shutil.rmtree(run.path)
