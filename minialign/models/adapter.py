@@ -1,0 +1,248 @@
+"""LoRA adapters in mlx-lm's own format, to the letter.
+
+``adapters.safetensors`` holds only ``*.lora_a``, ``*.lora_b`` (and ``*.m`` for DoRA), and
+``adapter_config.json`` what mlx-lm's ``load_adapters`` reads, so that ``mlx_lm.generate``,
+``mlx_lm.fuse`` and ``mlx_lm.server`` use a run's folder as it is.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from minialign.errors import UserError
+from minialign.runs import Run, write_atomic
+
+LEAVES = ("lora_a", "lora_b", "m")
+WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Which low-rank updates to train. ``scale`` is alpha / rank; rsLoRA (Kalajdzievski 2023,
+    arXiv:2312.03732) makes it alpha / sqrt(rank)."""
+
+    kind: str = "lora"  # or "dora"
+    rank: int = 8
+    scale: float = 2.0
+    dropout: float = 0.0
+    num_layers: int = -1  # the last n blocks; -1: all
+    keys: tuple[str, ...] | None = None  # module names within a block; None: every linear layer
+    rslora: bool = False
+
+    def effective_scale(self) -> float:
+        """The factor on the low-rank product, as it is stored in the adapter's config."""
+        return self.scale * math.sqrt(self.rank) if self.rslora else self.scale
+
+
+def _parameters(lora: Lora) -> dict[str, Any]:
+    parameters: dict[str, Any] = {
+        "rank": lora.rank,
+        "scale": lora.effective_scale(),
+        "dropout": lora.dropout,
+    }
+    if lora.keys is not None:
+        parameters["keys"] = list(lora.keys)
+    return parameters
+
+
+def _known_keys(module: nn.Module) -> list[str]:
+    kinds = (nn.Linear, nn.QuantizedLinear)
+    return sorted(
+        {
+            name
+            for layer in module.layers
+            for name, part in layer.named_modules()
+            if isinstance(part, kinds)
+        }
+    )
+
+
+def attach(module: nn.Module, lora: Lora) -> None:
+    """Freeze the model and add fresh adapters to it, in place (the update starts at zero).
+
+    Raises:
+        UserError: when ``keys`` name no layer, or there are fewer blocks than ``num_layers``.
+    """
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    blocks = len(module.layers)
+    if lora.num_layers > blocks:
+        raise UserError(f"num_layers = {lora.num_layers}, but the model has {blocks} layers")
+    if lora.keys is not None:
+        known = _known_keys(module)
+        for key in lora.keys:
+            if key not in known and key not in dict(module.named_modules()):
+                raise UserError(f"keys: no layer is named {key!r}", f"known: {', '.join(known)}")
+    module.freeze()
+    linear_to_lora_layers(module, lora.num_layers, _parameters(lora), use_dora=lora.kind == "dora")
+
+
+def named_arrays(tree: Any) -> dict[str, mx.array]:
+    """The arrays of a tree of parameters by their dotted names."""
+    return dict(tree_flatten(tree))  # type: ignore[arg-type]
+
+
+def adapter_weights(module: nn.Module) -> dict[str, mx.array]:
+    """The adapter's arrays by name."""
+    return {
+        name: value
+        for name, value in named_arrays(module.trainable_parameters()).items()
+        if name.rsplit(".", 1)[-1] in LEAVES
+    }
+
+
+def save_weights(path: Path, weights: dict[str, mx.array]) -> None:
+    """Write a safetensors file so that it is never seen half-written."""
+    draft = path.with_name(f".{path.stem}.tmp.safetensors")
+    mx.save_safetensors(str(draft), weights, metadata={"format": "mlx"})
+    with open(draft, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def load_arrays(path: Path) -> dict[str, mx.array]:
+    """The arrays of a safetensors file by name.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
+    try:
+        return dict(mx.load(str(path)))  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, OSError) as reason:
+        raise UserError(f"{path} cannot be read: {reason}") from None
+
+
+def save_adapter(folder: Path, module: nn.Module, lora: Lora, base: str) -> None:
+    """Write the adapter and its config into ``folder``; ``base`` is the model's name or path."""
+    blocks = len(module.layers)
+    config = {
+        "fine_tune_type": lora.kind,
+        "num_layers": blocks if lora.num_layers <= 0 else lora.num_layers,
+        "lora_parameters": _parameters(lora),
+        "model": base,
+    }
+    save_weights(folder / WEIGHTS, adapter_weights(module))
+    write_atomic(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def resolve_adapter(name_or_path: str | Path) -> Path:
+    """The folder of an adapter: a run by name, or any folder in mlx-lm's format.
+
+    Raises:
+        UserError: when there is none.
+    """
+    path = Path(name_or_path).expanduser()
+    if not (path / CONFIG).exists():
+        path = Run.open(name_or_path).path
+    if not (path / WEIGHTS).exists() or not (path / CONFIG).exists():
+        raise UserError(
+            f"{path} has no adapter yet", "train it further: minialign runs resume " + path.name
+        )
+    return path
+
+
+def read_lora(folder: Path) -> Lora:
+    """The ``Lora`` that an adapter folder was trained with."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kind = config.get("fine_tune_type", "lora")
+        parameters = config["lora_parameters"]
+        keys = parameters.get("keys")
+        return Lora(
+            kind=kind,
+            rank=parameters["rank"],
+            scale=parameters["scale"],
+            dropout=parameters.get("dropout", 0.0),
+            num_layers=config["num_layers"],
+            keys=None if keys is None else tuple(keys),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as reason:
+        raise UserError(
+            f"{folder / CONFIG} is no adapter config: {reason!r}",
+            "it needs fine_tune_type (lora or dora), num_layers and lora_parameters",
+        ) from None
+
+
+def load_adapter(module: nn.Module, folder: Path) -> Lora:
+    """Attach the adapter of ``folder`` to a bare model, in place; returns its settings.
+
+    Raises:
+        UserError: when it is damaged or belongs to a model of another shape.
+    """
+    lora = read_lora(folder)
+    if lora.kind not in ("lora", "dora"):
+        raise UserError(
+            f"{folder}: fine_tune_type {lora.kind!r}", "only lora and dora are adapters"
+        )
+    attach(module, lora)
+    load_weights(module, folder / WEIGHTS)
+    return lora
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Put saved adapter arrays into the attached adapters.
+
+    Raises:
+        UserError: when names or shapes differ.
+    """
+    weights = load_arrays(path)
+    expected = adapter_weights(module)
+    for name in sorted(set(expected) ^ set(weights)):
+        where = "is not in the file" if name in expected else "is in no layer of this model"
+        raise UserError(f"{path}: {name} {where}", "the adapter belongs to another base model")
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise UserError(
+                f"{path}: {name} has shape {value.shape}, the model needs {expected[name].shape}",
+                "the adapter belongs to another base model",
+            )
+    module.load_weights(list(weights.items()), strict=False)
+    mx.eval(module.trainable_parameters())
+
+
+def adapter_modules(module: nn.Module) -> list[nn.Module]:
+    """The layers that carry an adapter."""
+    return [part for _, part in module.named_modules() if "lora_b" in part]
+
+
+@contextlib.contextmanager
+def adapter_off(module: nn.Module) -> Iterator[None]:
+    """Within it the model is its base: the low-rank updates count for nothing.
+
+    For LoRA the scale is set to 0; DoRA also renormalises, so there ``m`` is the base's own norms.
+    """
+    changed: list[tuple[nn.Module, float, mx.array | None]] = []
+    try:
+        for part in adapter_modules(module):
+            magnitude = part.get("m")
+            changed.append((part, part.scale, magnitude))
+            part.scale = 0.0
+            if magnitude is not None:
+                weight = part._dequantized_weight()
+                part.m = mx.linalg.norm(weight.astype(mx.float32), axis=1).astype(magnitude.dtype)
+        yield
+    finally:
+        for part, scale, magnitude in changed:
+            part.scale = scale
+            if magnitude is not None:
+                part.m = magnitude
+
+
+def adapter_hash(folder: Path | None) -> str:
+    """A hash of an adapter's files; "" for none."""
+    if folder is None:
+        return ""
+    digest = hashlib.sha256()
+    for name in (WEIGHTS, CONFIG):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,55 @@
+"""The reward head: one linear unit on the last token's hidden state, beside the adapter.
+
+Ouyang et al. 2022 (arXiv:2203.02155) section 3.5: the language-model head is replaced by a scalar.
+It is a file of its own, ``reward_head.safetensors``, so that the adapter stays in mlx-lm's format.
+"""
+
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from minialign.errors import UserError
+from minialign.models.adapter import load_arrays, save_weights
+
+FILE = "reward_head.safetensors"
+
+
+class RewardHead(nn.Module):
+    """hidden (N, D) -> reward (N,), float32. Starts at zero weights: every reward is 0."""
+
+    def __init__(self, dims: int):
+        super().__init__()
+        self.weight = mx.zeros((dims,))
+        self.bias = mx.zeros((1,))
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        hidden = hidden.astype(mx.float32)
+        # The final norm leaves hidden states of size sqrt(D): scale so that learning rates carry
+        # over between widths.
+        return (hidden * self.weight).sum(axis=-1) / hidden.shape[-1] ** 0.5 + self.bias
+
+
+def save_head(folder: Path, head: RewardHead) -> None:
+    """Write the head beside an adapter."""
+    save_weights(folder / FILE, {"weight": head.weight, "bias": head.bias})
+
+
+def load_head(folder: Path, dims: int) -> RewardHead:
+    """The reward head of a run.
+
+    Raises:
+        UserError: when the run has none, or its width is not ``dims``.
+    """
+    path = folder / FILE
+    if not path.exists():
+        raise UserError(f"{folder} has no reward head", "train one: minialign reward --data FILE")
+    head = RewardHead(dims)
+    weights = load_arrays(path)
+    if weights["weight"].shape != (dims,):
+        raise UserError(
+            f"{path}: the head is {weights['weight'].shape[0]} wide, the model {dims}",
+            "it was trained on another base model",
+        )
+    head.load_weights(list(weights.items()))
+    return head

@@ -1,0 +1,213 @@
+"""The one training loop. Every method's loss goes through ``fit``; nobody copies it.
+
+``fit`` is a generator of steps: the command line prints them, a run logs them, a test collects
+them, and closing it stops the training. Evaluation, checkpoints and progress live with its callers.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_map, tree_unflatten
+
+from minialign.batch import Batch
+from minialign.errors import UserError
+from minialign.forward import Policy
+from minialign.models.adapter import load_arrays, named_arrays, save_weights
+
+# (policy, batch) -> (sum of the loss over the batch's units, sums of metrics over the same units)
+Loss = Callable[[Policy, Batch], tuple[mx.array, dict[str, mx.array]]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update: means over its units (trained tokens, or pairs), and what it cost."""
+
+    step: int  # counts from 1
+    loss: float
+    metrics: dict[str, float]
+    tokens: int  # tokens read by the forward pass, padding left out
+    padding: float  # the share of what was computed that was padding
+    grad_norm: float  # before clipping
+    learning_rate: float
+    seconds: float
+
+
+class Diverged(Exception):
+    """The loss or a gradient is NaN or infinite; weights are those before this step."""
+
+    def __init__(self, step: int, what: str):
+        super().__init__(f"{what} is not finite at step {step}")
+        self.step = step
+
+
+def schedule(kind: str, peak: float, warmup: int, total: int) -> Callable[[int], float]:
+    """Learning rate of step 1, 2, …: linear warm-up, then "constant", "linear" or "cosine" to 0."""
+
+    def rate(step: int) -> float:
+        if step <= warmup:
+            return peak * step / max(warmup, 1)
+        done = (step - warmup - 1) / max(total - warmup, 1)
+        if kind == "linear":
+            return peak * max(0.0, 1 - done)
+        if kind == "cosine":
+            return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return peak
+
+    return rate
+
+
+def adamw(betas: tuple[float, float], weight_decay: float) -> optim.AdamW:
+    """AdamW with bias correction (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+    return optim.AdamW(
+        learning_rate=0.0, betas=list(betas), weight_decay=weight_decay, bias_correction=True
+    )
+
+
+def _reseed(seed: int, step: int) -> None:
+    # Dropout depends on the step alone, so a resumed run draws what the first would have drawn.
+    mx.random.seed((seed * 1_000_003 + step) % 2**63)
+
+
+def _finite(values: Iterable[float]) -> bool:
+    return all(math.isfinite(value) for value in values)
+
+
+def fit(
+    policy: Policy,
+    loss: Loss,
+    batches: Iterator[list[Batch]],
+    optimizer: optim.Optimizer,
+    *,
+    rate: Callable[[int], float],
+    weight: Callable[[Batch], float],
+    clip: float = 1.0,
+    first: int = 1,
+    last: int | None = None,
+    seed: int = 0,
+) -> Iterator[Step]:
+    """Train ``policy.trainable`` in place and yield a ``Step`` after each update.
+
+    Args:
+        batches: lists of micro-batches; each list is one update. Sums are divided by the total
+            weight of the list, so accumulation equals one large batch exactly.
+        rate: learning rate by step (1, 2, …).
+        weight: how many units (trained tokens, pairs) a batch's loss is a sum of.
+        clip: largest global norm of the gradient; 0 clips nothing.
+        first, last: the numbers of the first and last step; a resumed run does not start at 1.
+
+    Raises:
+        Diverged: when the loss or the gradient is not finite; the weights are then untouched.
+    """
+
+    def summed(batch: Batch) -> tuple[mx.array, dict[str, mx.array]]:
+        return loss(policy, batch)
+
+    value_and_grad = nn.value_and_grad(policy.trainable, summed)
+    policy.trainable.train()
+    step = first
+    while last is None or step <= last:
+        micro = next(batches)
+        start = time.perf_counter()
+        _reseed(seed, step)
+        units = sum(weight(batch) for batch in micro)
+        total, gradient = 0.0, None
+        sums: dict[str, float] = {}
+        for batch in micro:
+            (value, parts), grads = value_and_grad(batch)
+            mx.eval(value, parts, grads)  # one graph a micro-batch: memory is that of one
+            total += float(value)
+            gradient = grads if gradient is None else tree_map(mx.add, gradient, grads)
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0.0) + float(part)
+        gradient, norm = _clipped(gradient, units, clip)
+        if not _finite([total, norm]):
+            raise Diverged(step, "the loss" if not math.isfinite(total) else "the gradient")
+        optimizer.learning_rate = rate(step)
+        optimizer.update(policy.trainable, gradient)
+        mx.eval(policy.trainable.trainable_parameters(), optimizer.state)
+        yield Step(
+            step=step,
+            loss=total / units,
+            metrics={name: value / units for name, value in sums.items()},
+            tokens=sum(example.tokens for batch in micro for example in batch.examples),
+            padding=_padding(micro),
+            grad_norm=norm,
+            learning_rate=rate(step),
+            seconds=time.perf_counter() - start,
+        )
+        policy.trainable.train()
+        step += 1
+
+
+def _padding(micro: list[Batch]) -> float:
+    real = sum(
+        len(example.prompt) + sum(map(len, example.responses))
+        for batch in micro
+        for example in batch.examples
+    )
+    return 1 - real / sum(batch.prompts.size + batch.responses.size for batch in micro)
+
+
+def _clipped(gradient: Any, units: float, most: float) -> tuple[Any, float]:
+    """(the mean gradient of a sum over ``units``, cut to norm ``most``; its norm before)."""
+    gradient = tree_map(lambda g: g / units, gradient)
+    squares = [mx.square(value).sum() for value in named_arrays(gradient).values()]
+    norm = float(mx.sqrt(mx.stack(squares).sum()))
+    if most and norm > most:
+        gradient = tree_map(lambda g: g * (most / norm), gradient)
+    return gradient, norm
+
+
+def evaluate(
+    policy: Policy, loss: Loss, batches: Iterable[Batch], weight: Callable[[Batch], float]
+) -> dict[str, float]:
+    """Means of the loss ("loss") and its metrics over some batches, without dropout or gradient."""
+    policy.trainable.eval()
+    policy.gradient = False
+    total, units = 0.0, 0.0
+    sums: dict[str, float] = {}
+    try:
+        for batch in batches:
+            value, parts = loss(policy, batch)
+            mx.eval(value, parts)
+            total += float(value)
+            units += weight(batch)
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0.0) + float(part)
+    finally:
+        policy.gradient = True
+        policy.trainable.train()
+    return {"loss": total / units, **{name: value / units for name, value in sums.items()}}
+
+
+def save_state(folder: Path, policy: Policy, optimizer: optim.Optimizer) -> None:
+    """Write what resuming needs: trained weights and the optimizer's state, exactly."""
+    save_weights(
+        folder / "trainable.safetensors",
+        named_arrays(policy.trainable.trainable_parameters()),
+    )
+    save_weights(folder / "optimizer.safetensors", named_arrays(optimizer.state))
+
+
+def load_state(folder: Path, policy: Policy, optimizer: optim.Optimizer) -> None:
+    """Put back what ``save_state`` wrote.
+
+    Raises:
+        UserError: when a file is missing or of another model.
+    """
+    weights = load_arrays(folder / "trainable.safetensors")
+    state = load_arrays(folder / "optimizer.safetensors")
+    expected = named_arrays(policy.trainable.trainable_parameters())
+    if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in weights.items()}:
+        raise UserError(f"the checkpoint {folder} is of another model or other LoRA settings")
+    policy.trainable.update(tree_unflatten(list(weights.items())))
+    optimizer.init(policy.trainable.trainable_parameters())
+    optimizer.state = tree_unflatten(list(state.items()))
+    mx.eval(policy.trainable.trainable_parameters(), optimizer.state)
