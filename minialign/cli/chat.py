@@ -1,0 +1,244 @@
+"""``minialign chat``: a conversation in this terminal; from a pipe, one question a line."""
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minialign.cli import console
+from minialign.cli.sampling import (
+    model_arguments,
+    open_from,
+    printable,
+    sampling_arguments,
+    sampling_from,
+)
+from minialign.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from minialign.engine import Engine, Sampling
+    from minialign.tasks.chat import Conversation
+
+# command: what the help says
+COMMANDS = {
+    "/regen": "another answer to the last question",
+    "/undo": "take the last question and its answer back",
+    "/reset": "start anew; the system prompt stays",
+    "/system": "TEXT: set the system prompt and start anew; alone: show it",
+    "/save": "FILE: append the conversation to a JSONL file, ready to train on",
+    "/load": "FILE: go on with the last conversation of such a file",
+    "/help": "this list",
+    "/quit": "leave (Ctrl-D)",
+}
+PROMPT = "you> "
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Model, adapter, system prompt and sampling."""
+    parser.epilog = (
+        "In the chat: "
+        + " ".join(COMMANDS)
+        + ". Ctrl-C stops an answer, Ctrl-D leaves; a line that "
+        "ends in \\ goes on in the next."
+    )
+    model_arguments(parser)
+    parser.add_argument("--system", metavar="TEXT", default="", help="a system prompt")
+    parser.add_argument("--load", metavar="FILE", help="go on with a conversation that was saved")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the answers (0)")
+    sampling_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Talk until the user leaves."""
+    from minialign.tasks.chat import Conversation
+
+    sampling = sampling_from(arguments)
+    if arguments.load:
+        conversation = Conversation.load(Path(arguments.load).expanduser(), arguments.seed)
+        conversation.system = arguments.system or conversation.system
+    else:
+        conversation = Conversation(arguments.system, arguments.seed)
+    chat = Chat(open_from(arguments), conversation, sampling)
+    with _input_lines() as lines:
+        if sys.stdin.isatty():
+            with_adapter = f" with {arguments.adapter}" if arguments.adapter else ""
+            console.say(f"{chat.engine.model.name}{with_adapter}; /help lists the commands")
+        for line in lines:
+            if not chat.take(line):
+                break
+    return 0
+
+
+class Chat:
+    """What happens to each line that is typed."""
+
+    def __init__(self, engine: "Engine", conversation: "Conversation", sampling: "Sampling"):
+        self.engine = engine
+        self.conversation = conversation
+        self.sampling = sampling
+
+    def take(self, line: str) -> bool:
+        """Answer a question or obey a command; False when the user wants to leave."""
+        if not line.strip():
+            return True
+        word, _, rest = line.strip().partition(" ")
+        try:
+            if word in ("/quit", "/exit"):
+                return False
+            if line.startswith("/") and not line.startswith("//"):
+                self._command(word, rest.strip())
+            else:
+                text = line[1:] if line.startswith("//") else line
+                self._answer(lambda: self.conversation.ask(text))
+        except UserError as error:
+            console.say(error.problem + (f"\n  {error.hint}" if error.hint else ""))
+        return True
+
+    def _command(self, word: str, rest: str) -> None:
+        conversation = self.conversation
+        match word:
+            case "/help":
+                for name, text in COMMANDS.items():
+                    console.say(f"  {name:<8} {text}")
+                console.say("  //text   a question that begins with /")
+            case "/reset":
+                conversation.reset()
+                console.say("a new conversation")
+            case "/undo":
+                console.say(f"taken back: {conversation.undo()}")
+            case "/regen":
+                self._answer(conversation.reopen)
+            case "/system" if not rest:
+                console.say(conversation.system or "there is no system prompt")
+            case "/system":
+                conversation.system = rest
+                conversation.reset()
+                console.say("system prompt set; a new conversation")
+            case "/save" | "/load" if not rest:
+                raise UserError(f"{word} needs a file", f"{word} chat.jsonl")
+            case "/save":
+                conversation.save(Path(rest).expanduser())
+                console.say(f"saved in {rest}")
+            case "/load":
+                self.conversation = type(conversation).load(
+                    Path(rest).expanduser(), conversation.seed
+                )
+                turns = len(self.conversation.turns)
+                console.say(f"{turns} message{'s' * (turns != 1)} loaded")
+            case _:
+                raise UserError(
+                    f"there is no command {word}: {nearest(word, COMMANDS)}",
+                    "a question that begins with / is written with //",
+                )
+
+    def _answer(self, change: Callable[[], Any]) -> None:
+        """Change the conversation and stream the answer; all is as before when none comes."""
+        from minialign.tasks.chat import reply
+
+        before = (list(self.conversation.turns), self.conversation.attempts)
+        change()
+        drawn, reason = False, None  # whether there is an answer, however short
+        line = console.Line(every=5)
+
+        with stoppable() as asked_to_stop:
+
+            def on_prefill(done: int, total: int) -> None:
+                if asked_to_stop():
+                    raise Stopped
+                if total > 1024:
+                    line.update(f"reading {done}/{total} tokens")
+
+            pieces = reply(self.engine, self.conversation, self.sampling, on_prefill)
+            try:
+                for piece in pieces:
+                    line.clear()
+                    print(printable(piece.text), end="", flush=True)
+                    reason = piece.finish_reason
+                    if reason is None and asked_to_stop():
+                        reason = "cancelled"
+                        break
+            except Stopped:
+                reason = "cancelled"
+            finally:
+                line.clear()
+                pieces.close()
+                turns = self.conversation.turns
+                drawn = bool(turns) and turns[-1]["role"] == "assistant"
+                if not drawn:
+                    self.conversation.turns[:], self.conversation.attempts = before
+        if drawn:
+            print(flush=True)
+        if reason == "cancelled":
+            console.say("(stopped)" if drawn else "(stopped; the question is taken back)")
+        elif reason == "length":
+            console.say(f"(cut at {self.sampling.max_tokens} tokens or the end of the context)")
+
+
+class Stopped(Exception):
+    """Ctrl-C while a prompt was read."""
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Within it Ctrl-C only makes the given function true; a second time it interrupts."""
+    pressed = False
+
+    def press(number: int, frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _input_lines() -> Iterator[Iterator[str]]:
+    """The lines that are typed, with editing and a history in the home; or the lines of a pipe."""
+    if not sys.stdin.isatty():
+        yield (line.rstrip("\n") for line in sys.stdin)
+        return
+    import readline
+
+    from minialign.home import home
+
+    history = home() / "chat_history"
+    with contextlib.suppress(OSError):
+        readline.read_history_file(history)
+    readline.set_history_length(2000)
+    readline.set_completer_delims(" ")
+    readline.set_completer(lambda text, n: [*(c for c in COMMANDS if c.startswith(text)), None][n])
+    readline.parse_and_bind("tab: complete")
+    try:
+        yield _typed()
+    finally:
+        with contextlib.suppress(OSError):
+            history.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(history)
+
+
+def _typed() -> Iterator[str]:
+    """Lines from the keyboard until Ctrl-D; Ctrl-C drops the line that is being typed."""
+    parts: list[str] = []
+    while True:
+        try:
+            part = input("...> " if parts else PROMPT)
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        except KeyboardInterrupt:
+            console.say("\n(Ctrl-D leaves)")
+            parts = []
+            continue
+        if part.endswith("\\"):
+            parts.append(part[:-1])
+            continue
+        yield "\n".join([*parts, part])
+        parts = []

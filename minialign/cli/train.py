@@ -1,0 +1,169 @@
+"""``minialign sft | reward | dpo``: settings from flags and files, events as lines."""
+
+import argparse
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from minialign.cli.console import Line, duration, emit, next_steps, say, size
+from minialign.cli.options import add_fields, read_config, to_toml
+
+if TYPE_CHECKING:
+    from minialign.runs import Run
+    from minialign.tasks.session import Event
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """The flags of one method: its own, and those of every training run."""
+    from minialign.methods import METHODS
+    from minialign.tasks.settings import Settings
+
+    method = METHODS[command]
+    parser.description = f"{parser.description}. Rows: {method.needs}."
+    parser.set_defaults(command=command)
+    parser.add_argument("-c", "--config", metavar="FILE", help="settings in TOML or mlx-lm's YAML")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the settings in force and stop"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object an event, on stdout")
+    add_fields(parser, method.config, f"{command}'s own settings")
+    add_fields(parser, Settings, "training")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start a run and show it until it ends."""
+    from minialign.config import check_keys, resolve
+    from minialign.methods import METHODS
+    from minialign.tasks.settings import Settings
+    from minialign.tasks.train import start
+
+    method = METHODS[arguments.command]
+    typed = vars(arguments)
+    values = read_config(arguments.config) if arguments.config else {}
+    where = arguments.config or "defaults"
+    values.pop("method", None)
+    check_keys(values, (Settings, method.config), where)
+    settings = resolve(Settings, values, typed, where)
+    config = resolve(method.config, values, typed, where)
+    if arguments.print_config:
+        emit(to_toml({**dataclasses.asdict(config), **dataclasses.asdict(settings)}))
+        return 0
+    with stop_on_interrupt() as stop:
+        started, events = start(method, settings, config, stop)
+        if not arguments.json:
+            say(f"run {started.name} in {started.path}")
+        return show(started, events, as_json=arguments.json)
+
+
+@contextlib.contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C or SIGTERM sets the event once, so that a run can save; the second time it kills."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        say("\nstopping after this step (again: at once) …")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show(started: "Run", events: "Iterator[Event]", *, as_json: bool = False) -> int:
+    """Print a run's events as they come; returns the exit code (130 when it was stopped)."""
+    line, status = Line(), "stopped"
+    for event in events:
+        if as_json:
+            emit({key: value for key, value in dataclasses.asdict(event).items() if value})
+        else:
+            show_event(event, line)
+        if event.kind == "end":
+            status = event.values["status"]
+    if status == "stopped":
+        if not as_json:
+            say(f"stopped; go on with: minialign runs resume {_handle(started)}")
+        return 130
+    if not as_json:
+        _end(started)
+    return 0
+
+
+def _handle(started: "Run") -> str:
+    from minialign.home import folder
+
+    return started.name if started.path.parent == folder("runs") else str(started.path)
+
+
+def show_event(event: "Event", line: Line) -> None:
+    """One event as a line for people."""
+    match event.kind:
+        case "note":
+            line.clear()
+            say(event.text)
+        case "reference":
+            cached = event.values["cached"]
+            text = f"reference log-probs {event.step}/{event.total}"
+            if cached:
+                text += f" ({cached} were on disk)"
+            if event.step == event.total:
+                line.clear()
+                say(text)
+            elif cached < event.total:
+                line.update(text)
+        case "step":
+            line.update(_step_text(event), force=event.step in (1, event.total))
+        case "eval":
+            line.clear()
+            say(_eval_text(event))
+
+
+def _step_text(event: "Event") -> str:
+    values = event.values
+    parts = [f"step {event.step}/{event.total}", f"loss {values['loss']:.4f}"]
+    if "rewards/accuracies" in values:
+        parts.append(f"accuracy {values['rewards/accuracies']:.2f}")
+        parts.append(f"margin {values['rewards/margins']:.3f}")
+    parts.append(f"{values['tokens_per_second']:.0f} tokens/s")
+    parts.append(size(values["peak_memory"]))
+    if event.step < event.total:
+        parts.append(f"{duration(values['eta'])} left")
+    return ", ".join(parts)
+
+
+def _eval_text(event: "Event") -> str:
+    from minialign.stats import share_text
+
+    values = event.values
+    text = f"held out, step {event.step}: loss {values['loss']:.4f}"
+    if "rewards/accuracies" in values and event.step:
+        rows = values["rows"]
+        text += f", accuracy {share_text(round(values['rewards/accuracies'] * rows), rows)}"
+        text += f"; shorter answer wins {100 * values['shorter_wins']:.1f} %"
+    if "rewards/length_correlation" in values and event.step:
+        text += f"; correlation of reward and length {values['rewards/length_correlation']:+.2f}"
+    return text
+
+
+def _end(started: "Run") -> None:
+    import json
+
+    summary = json.loads((started.path / "summary.json").read_text(encoding="utf-8"))
+    say(
+        f"finished: {summary['steps']} steps in {duration(summary['seconds'])}, "
+        f"{summary['tokens']} tokens, peak {size(summary['peak_memory'])}; "
+        f"prompts shared in {summary['shared_batches']} of "
+        f"{summary['shared_batches'] + summary['separate_batches']} batches"
+    )
+    handle = _handle(started)
+    commands = [f"minialign chat --adapter {handle}", f"minialign runs plot {handle}"]
+    if started.config["method"] == "reward":
+        commands[0] = f"minialign score FILE --reward {handle}"
+    next_steps(*commands)

@@ -1,0 +1,174 @@
+"""What a run holds while it trains, and how it is made: data, model, adapter, reference."""
+
+import hashlib
+import itertools
+import math
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from minialign.batch import Example, endless
+from minialign.errors import UserError
+from minialign.forward import Policy, checkpoint_layers, plain_cache
+from minialign.methods import Method
+from minialign.models.adapter import (
+    Lora,
+    adapter_hash,
+    attach,
+    load_adapter,
+    read_lora,
+    resolve_adapter,
+)
+from minialign.models.head import FILE as HEAD
+from minialign.models.head import RewardHead, load_head
+from minialign.models.load import Model, load, split_head
+from minialign.runs import Run, write_atomic
+from minialign.tasks import memory
+from minialign.tasks.reference import example_key, reference_logps
+from minialign.tasks.rows import Rows, load_rows
+from minialign.tasks.settings import Settings
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened: "note", "reference", "step", "eval", "saved" or "end"."""
+
+    kind: str
+    text: str = ""
+    step: int = 0
+    total: int = 0
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Session:
+    """A run that is ready to train."""
+
+    run: Run
+    method: Method
+    settings: Settings
+    config: Any
+    model: Model
+    policy: Policy
+    rows: Rows
+    total: int
+    lora: Lora
+
+
+def prepare(
+    run: Run, method: Method, settings: Settings, config: Any, stop: threading.Event
+) -> Iterator[Event | Session]:
+    """Data, model, reference and adapter, in this order; the session comes last, unless stopped.
+
+    Raises:
+        UserError: for bad rows, a model or adapter that is not there, too little memory.
+    """
+    start_from = resolve_adapter(settings.adapter) if settings.adapter else None
+    other = resolve_adapter(settings.reference_adapter) if settings.reference_adapter else None
+    model = load(settings.model)
+    rows = load_rows(settings, method, config, model.tokenizer)
+    for note in rows.notes:
+        yield Event("note", note)
+    _same_data(run, rows)
+    each = settings.batch_size * settings.grad_accumulation_steps
+    total = settings.iters or max(1, round(settings.epochs * math.ceil(len(rows.train) / each)))
+    run.set_total(total)
+    heldout = f", {len(rows.held_out)} held out" if rows.held_out else ""
+    yield Event(
+        "note", f"{len(rows.train)} examples to train on{heldout}; {total} steps of {each} examples"
+    )
+    lora = read_lora(start_from) if start_from else settings.lora()
+    need = memory.estimate(model, rows.train, settings, lora, method)
+    yield Event("note", memory.describe(need), values={"memory_estimate": need.total})
+    memory.refuse(need, model, rows.train, settings, lora, method)
+
+    base = other or start_from
+    if base is not None:
+        load_adapter(model.module, base)
+    policy = make_policy(model, method)
+    if method.reference:
+        key = f"{model.fingerprint} {adapter_hash(base)}"
+        needed = _visited(rows.train, settings, total) + rows.held_out
+        for done, count, cached in reference_logps(policy, needed, key):
+            yield Event("reference", step=done, total=count, values={"cached": cached})
+            if stop.is_set():
+                return
+    if other is not None:
+        # The reference's log-probs are in the examples now; training starts from its own adapter.
+        model = load(settings.model)
+        policy = make_policy(model, method)
+        if start_from is not None:
+            load_adapter(model.module, start_from)
+    if start_from is None:
+        mx.random.seed(settings.seed)
+        attach(model.module, lora)
+    if method.reward_head:
+        add_reward_head(policy, start_from)
+    if settings.grad_checkpoint:
+        checkpoint_layers(model.module)
+    policy.share_prompts = settings.share_prompts and plain_cache(model.module)
+    yield Session(run, method, settings, config, model, policy, rows, total, lora)
+
+
+def _visited(examples: list[Example], settings: Settings, total: int) -> list[Example]:
+    """The examples that ``total`` updates will see: a short run does not need all."""
+    order = endless([example.length for example in examples], settings.batch_size, settings.seed)
+    batches = itertools.islice(order, total * settings.grad_accumulation_steps)
+    return [examples[i] for i in sorted({i for batch in batches for i in batch})]
+
+
+def make_policy(model: Model, method: Method | None = None) -> Policy:
+    """The model as training and scoring see it.
+
+    Raises:
+        UserError: when a method with a reward head gets an architecture without hidden states.
+    """
+    parts = split_head(model.module)
+    if parts is None:
+        if method is not None and method.reward_head:
+            raise UserError(
+                f"{model.name}: this architecture shows no hidden states to put a reward head on",
+                "use a Llama, Qwen, Mistral or SmolLM model",
+            )
+        parts = (model.module, _identity)  # its own logits then stand for hidden states
+    backbone, head = parts
+    module = model.module
+    return Policy(module, backbone, head, module, share_prompts=plain_cache(module))
+
+
+def _identity(logits: mx.array) -> mx.array:
+    return logits
+
+
+def add_reward_head(policy: Policy, folder: Path | None) -> None:
+    """Put a reward head on a policy: the one in ``folder`` if there is one, else a fresh one."""
+    dims = policy.backbone(mx.array([[0]])).shape[-1]
+    container = nn.Module()
+    container.model = policy.module
+    container.reward_head = (
+        RewardHead(dims)
+        if folder is None or not (folder / HEAD).exists()
+        else load_head(folder, dims)
+    )
+    policy.trainable = container
+    policy.reward = container.reward_head
+
+
+def _same_data(run: Run, rows: Rows) -> None:
+    """A resumed run must see the rows that it started with."""
+    digest = hashlib.sha256()
+    for example in rows.train + rows.held_out:
+        digest.update(example_key(example).encode())
+    file = run.path / "data.sha256"
+    if not file.exists():
+        write_atomic(file, digest.hexdigest() + "\n")
+    elif file.read_text(encoding="utf-8").strip() != digest.hexdigest():
+        raise UserError(
+            f"the data of run {run.name} changed since it started",
+            "put the files back as they were, or start a new run",
+        )

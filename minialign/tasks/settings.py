@@ -1,0 +1,140 @@
+"""What every training run can be told, whatever its method: one dataclass, read by all faces."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from minialign.errors import UserError
+from minialign.models.adapter import Lora
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a training run; mlx-lm's names where it has one."""
+
+    # a name of `minialign models list`, a hub id, a folder or a GGUF file
+    model: str = "smollm2-135m-4bit"
+    # files, folders or hub data sets to train on; none: the pairs you labelled here
+    data: tuple[str, ...] = ()
+    # rename columns: chosen=better
+    map: tuple[str, ...] = ()
+    # go on past bad rows; they are counted and written beside the run
+    skip_bad: bool = False
+    # files to evaluate on, never trained on
+    eval_data: tuple[str, ...] = ()
+    # the share of the data held out for evaluation when there is no --eval-data
+    eval_split: float = 0.1
+    # start from this run or adapter; it is then the reference too
+    adapter: str | None = None
+    # another run or adapter as the reference
+    reference_adapter: str | None = None
+    # folder of the run (default: under the home, by --name)
+    out: str | None = None
+    # name of the run (default: METHOD-1, METHOD-2, …)
+    name: str | None = None
+    # low-rank updates, plain or weight-decomposed
+    fine_tune_type: Literal["lora", "dora"] = "lora"
+    # adapt the last n blocks (-1: all)
+    num_layers: int = -1
+    # rank of the updates
+    rank: int = 8
+    # factor on the updates, alpha / rank
+    scale: float = 2.0
+    # rank-stabilised: the factor is alpha / sqrt(rank)
+    rslora: bool = False
+    # dropout before the updates
+    dropout: float = 0.0
+    # module names within a block, self_attn.q_proj … (default: every linear layer)
+    keys: tuple[str, ...] | None = None
+    # examples in a batch
+    batch_size: int = 4
+    # batches summed into one update, weighted by their tokens or examples
+    grad_accumulation_steps: int = 1
+    # passes over the data (a part of one is fine)
+    epochs: float = 1.0
+    # number of updates, instead of --epochs
+    iters: int | None = None
+    # most tokens of a prompt with one response
+    max_seq_length: int = 1024
+    # peak learning rate
+    learning_rate: float = 1e-4
+    # how the learning rate falls after the warm-up
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    # updates of linear warm-up (a number below 1: share of all updates)
+    warmup: float = 0.1
+    # AdamW's decay rates of its two averages
+    betas: tuple[float, ...] = (0.9, 0.999)
+    # AdamW's decoupled weight decay
+    weight_decay: float = 0.0
+    # largest gradient norm (0: do not clip)
+    grad_clip: float = 1.0
+    # recompute activations block by block: slower, far less memory
+    grad_checkpoint: bool = False
+    # compute a prompt once for all its responses where that pays
+    share_prompts: bool = True
+    # log every n updates
+    steps_per_report: int = 1
+    # evaluate every n updates, and at the end (0: only at start and end)
+    steps_per_eval: int = 0
+    # checkpoint every n updates, and at the end
+    save_every: int = 50
+    # stop after n evaluations without a better loss, keep the best (0: never)
+    patience: int = 0
+    # which weights the run ends with
+    select: Literal["last", "best"] = "last"
+    # seed of the data order, the adapter's start and dropout
+    seed: int = 0
+    # refuse to start above this many GB (default: what is free)
+    memory_limit: float | None = None
+
+    def lora(self) -> Lora:
+        """The adapter these settings ask for."""
+        return Lora(
+            kind=self.fine_tune_type,
+            rank=self.rank,
+            scale=self.scale,
+            dropout=self.dropout,
+            num_layers=self.num_layers,
+            keys=self.keys,
+            rslora=self.rslora,
+        )
+
+
+def check(settings: Settings) -> None:
+    """Raise a UserError for a value that no run can use."""
+    for name, low in (
+        ("rank", 1),
+        ("batch_size", 1),
+        ("grad_accumulation_steps", 1),
+        ("max_seq_length", 16),
+        ("save_every", 1),
+        ("steps_per_report", 1),
+        ("steps_per_eval", 0),
+        ("patience", 0),
+        ("warmup", 0),
+        ("weight_decay", 0),
+        ("grad_clip", 0),
+        ("seed", 0),
+    ):
+        if getattr(settings, name) < low:
+            raise UserError(f"{name} = {getattr(settings, name)}", f"it must be at least {low}")
+    if settings.iters is not None and settings.iters < 1:
+        raise UserError(f"iters = {settings.iters}", "it must be at least 1")
+    if settings.iters is None and settings.epochs <= 0:
+        raise UserError(f"epochs = {settings.epochs}", "it must be above 0")
+    if settings.learning_rate <= 0:
+        raise UserError(f"learning_rate = {settings.learning_rate}", "it must be above 0")
+    if settings.num_layers == 0 or settings.num_layers < -1:
+        raise UserError(f"num_layers = {settings.num_layers}", "-1 is all, n the last n blocks")
+    if not 0 <= settings.dropout < 1:
+        raise UserError(f"dropout = {settings.dropout}", "0 <= it < 1")
+    if not 0 <= settings.eval_split < 1:
+        raise UserError(f"eval_split = {settings.eval_split}", "0 <= it < 1")
+    if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
+        raise UserError(f"betas = {settings.betas}", "two numbers, each 0 <= it < 1")
+    if settings.patience and not settings.steps_per_eval:
+        raise UserError("patience needs evaluations to wait for", "--steps-per-eval 20")
+    if settings.reference_adapter and settings.adapter == settings.reference_adapter:
+        raise UserError(
+            "--reference-adapter is the adapter that training starts from already",
+            "leave --reference-adapter out",
+        )

@@ -1,0 +1,275 @@
+"""A training run, from its settings to its adapter, as a stream of events.
+
+``start`` makes the run's folder, ``resume`` goes on with one; both give the events of the same
+generator. Whoever consumes them (the command line, a test) decides how they look; another process
+reads the run's files.
+"""
+
+import dataclasses
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+
+from minialign.batch import Batch, Example, collate, endless, index_batches
+from minialign.config import resolve
+from minialign.errors import UserError
+from minialign.methods import METHODS, Method
+from minialign.models.adapter import CONFIG, WEIGHTS, save_adapter
+from minialign.models.head import FILE as HEAD
+from minialign.models.head import save_head
+from minialign.runs import Run, write_atomic
+from minialign.stats import wilson
+from minialign.tasks.session import Event, Session, prepare
+from minialign.tasks.settings import Settings, check
+from minialign.train import (
+    Diverged,
+    Step,
+    adamw,
+    evaluate,
+    fit,
+    load_state,
+    save_state,
+    schedule,
+)
+
+
+def start(
+    method: Method, settings: Settings, config: Any, stop: threading.Event | None = None
+) -> tuple[Run, Iterator[Event]]:
+    """A new run's folder, and its events; nothing is trained before the first event is taken.
+
+    Setting ``stop`` ends the run after the step under way, with a checkpoint.
+
+    Raises:
+        UserError: for settings that no run can use, or a folder that is taken.
+    """
+    check(settings)
+    method.check(config)
+    out = Path(settings.out).expanduser() if settings.out else None
+    values = {**dataclasses.asdict(settings), **dataclasses.asdict(config)}
+    run = Run.create(method.name, values, out, settings.name)
+    return run, _train(run, method, settings, config, stop or threading.Event())
+
+
+def resume(run: Run, stop: threading.Event | None = None) -> Iterator[Event]:
+    """Go on with a run that was stopped or killed, to the same weights as if it had not been.
+
+    Raises:
+        UserError: when the run is finished, running, or no training run.
+    """
+    stored = run.config
+    method = METHODS.get(stored.get("method", ""))
+    if method is None:
+        raise UserError(f"run {run.name}: method {stored.get('method')!r} cannot be resumed")
+    if run.state().status == "finished":
+        raise UserError(
+            f"run {run.name} is finished",
+            f"to train on from it: minialign {method.name} --adapter {run.name} --data FILE",
+        )
+    where = str(run.path / "config.json")
+    settings = resolve(Settings, stored, {}, where)
+    config = resolve(method.config, stored, {}, where)
+    return _train(run, method, settings, config, stop or threading.Event())
+
+
+def _train(
+    run: Run, method: Method, settings: Settings, config: Any, stop: threading.Event
+) -> Iterator[Event]:
+    with run.locked():
+        try:
+            session = None
+            for event in prepare(run, method, settings, config, stop):
+                if isinstance(event, Session):
+                    session = event
+                else:
+                    yield event
+            if session is None:
+                run.finish("stopped", "before the first step")
+                yield Event("end", values={"status": "stopped"})
+                return
+            yield from _steps(session, stop)
+        except UserError as reason:
+            run.finish("failed", reason.problem)
+            raise
+
+
+def _batch(examples: list[Example], indices: list[int]) -> Batch:
+    batch = collate([examples[i] for i in indices])
+    if "reference" in batch.examples[0].meta:
+        values = [logp for example in batch.examples for logp in example.meta["reference"]]
+        batch.extra["reference"] = mx.array(values)
+    return batch
+
+
+def _updates(session: Session, done: int) -> Iterator[list[Batch]]:
+    """Micro-batches of each update, from the one after ``done`` on."""
+    settings = session.settings
+    lengths = [example.length for example in session.rows.train]
+    order = endless(lengths, settings.batch_size, settings.seed)
+    each = settings.grad_accumulation_steps
+    for _ in range(done * each):
+        next(order)
+    while True:
+        yield [_batch(session.rows.train, next(order)) for _ in range(each)]
+
+
+def _evaluated(session: Session, step: int) -> Event:
+    """Evaluate on the held-out rows, log it, and keep the adapter if it is the best so far."""
+    rows, method, run = session.rows.held_out, session.method, session.run
+    order = index_batches(
+        [example.length for example in rows], 4 * session.settings.batch_size, 0, 0
+    )
+    batches = (_batch(rows, indices) for indices in order)
+    means = evaluate(session.policy, method.loss(session.config), batches, method.weight)
+    values: dict[str, Any] = method.derived(means)
+    values["rows"] = len(rows)
+    if "rewards/accuracies" in values:
+        low, high = wilson(values["rewards/accuracies"] * len(rows), len(rows))
+        values["accuracy_low"], values["accuracy_high"] = low, high
+        values["shorter_wins"] = _shorter_wins(rows)
+    earlier = [row["loss"] for row in run.metrics("eval") if row["step"] < step]
+    run.log("eval", step, values)
+    if step > 0 and values["loss"] < min(earlier, default=float("inf")):
+        _save_result(session, run.path / "best")
+    return Event("eval", step=step, total=session.total, values=values)
+
+
+def _shorter_wins(rows: list[Example]) -> float:
+    """The accuracy of preferring the response with fewer tokens; a draw counts half."""
+    pairs = [(len(row.responses[0]), len(row.responses[1])) for row in rows]
+    return sum((a < b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
+
+
+def _before(session: Session) -> dict[str, float] | None:
+    """What the held-out rows looked like before the first step."""
+    if session.method.reference:
+        pairs = [example.meta["reference"] for example in session.rows.held_out]
+        share = sum(chosen > rejected for chosen, rejected in pairs) / max(len(pairs), 1)
+        return {"logps/accuracies": share} if pairs else None
+    return next((row for row in session.run.metrics("eval") if row["step"] == 0), None)
+
+
+def _waited(run: Run, step: int) -> int:
+    """How many evaluations have passed since the best one, up to ``step``."""
+    losses = [row["loss"] for row in run.metrics("eval") if row["step"] <= step]
+    return len(losses) - 1 - losses.index(min(losses))
+
+
+def _save_result(session: Session, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    save_adapter(folder, session.model.module, session.lora, str(session.model.path))
+    if session.policy.reward is not None:
+        save_head(folder, session.policy.reward)
+
+
+def _save(session: Session, step: int, optimizer: optim.Optimizer) -> None:
+    """A checkpoint, and the same weights as the run's adapter."""
+    session.run.save_checkpoint(step, lambda folder: save_state(folder, session.policy, optimizer))
+    _save_result(session, session.run.path)
+
+
+def _values(step: Step, method: Method) -> dict[str, float]:
+    return {
+        "loss": step.loss,
+        **method.derived(step.metrics),
+        "grad_norm": step.grad_norm,
+        "learning_rate": step.learning_rate,
+        "tokens": step.tokens,
+        "tokens_per_second": step.tokens / step.seconds,
+        "padding": step.padding,
+        "seconds": step.seconds,
+        "peak_memory": mx.get_peak_memory(),
+    }
+
+
+def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
+    run, settings, policy, total = session.run, session.settings, session.policy, session.total
+    optimizer = adamw((settings.betas[0], settings.betas[1]), settings.weight_decay)
+    optimizer.init(policy.trainable.trainable_parameters())
+    done = 0
+    if checkpoints := run.checkpoints():
+        done = checkpoints[-1]
+        load_state(run.checkpoint_path(done), policy, optimizer)
+        yield Event("note", f"going on after step {done}", done, total)
+    elif session.rows.held_out and not session.method.reference:
+        yield _evaluated(session, 0)  # before training a policy is its reference: nothing to see
+    warmup = settings.warmup * total if settings.warmup < 1 else settings.warmup
+    mx.reset_peak_memory()
+    began, first = time.monotonic(), done
+    steps = fit(
+        policy,
+        session.method.loss(session.config),
+        _updates(session, done),
+        optimizer,
+        rate=schedule(settings.lr_schedule, settings.learning_rate, round(warmup), total),
+        weight=session.method.weight,
+        clip=settings.grad_clip,
+        first=done + 1,
+        last=total,
+        seed=settings.seed,
+    )
+    try:
+        for step in steps:
+            done = step.step
+            values = _values(step, session.method)
+            if done % settings.steps_per_report == 0 or done == total:
+                run.log("train", done, values)
+            eta = (time.monotonic() - began) / (done - first) * (total - done)
+            yield Event("step", step=done, total=total, values={**values, "eta": eta})
+            evaluates = settings.steps_per_eval and done % settings.steps_per_eval == 0
+            if session.rows.held_out and (evaluates or done == total):
+                yield _evaluated(session, done)
+            enough = bool(settings.patience) and _waited(run, done) >= settings.patience
+            if done % settings.save_every == 0 or done == total or stop.is_set() or enough:
+                _save(session, done, optimizer)
+                yield Event("saved", step=done, total=total)
+            if enough:
+                yield Event("note", f"no better loss in {settings.patience} evaluations: stopped")
+                break
+            if stop.is_set() and done < total:
+                run.finish("stopped", f"after step {done}")
+                yield Event("end", step=done, total=total, values={"status": "stopped"})
+                return
+    except Diverged as reason:
+        kept = run.checkpoints()
+        if not kept and done:
+            _save(session, done, optimizer)
+        raise UserError(
+            f"{reason}; the weights of step {kept[-1] if kept else done} are kept",
+            "try a smaller --learning-rate, a longer --warmup or --grad-clip 0.5",
+        ) from None
+    yield _finished(session, done, optimizer)
+
+
+def _finished(session: Session, done: int, optimizer: optim.Optimizer) -> Event:
+    run = session.run
+    if not (run.path / WEIGHTS).exists() or done not in run.checkpoints():
+        _save(session, done, optimizer)
+    wants_best = session.settings.select == "best" or session.settings.patience
+    if wants_best and (run.path / "best" / WEIGHTS).exists():
+        for name in (WEIGHTS, CONFIG, HEAD):
+            if (run.path / "best" / name).exists():
+                shutil.copyfile(run.path / "best" / name, run.path / name)
+    evaluations = run.metrics("eval")
+    steps = run.metrics("train")
+    summary = {
+        "status": "finished",
+        "steps": done,
+        "seconds": sum(row["seconds"] for row in steps),
+        "tokens": sum(row["tokens"] for row in steps),
+        "peak_memory": mx.get_peak_memory(),
+        "shared_batches": session.policy.shared,
+        "separate_batches": session.policy.separate,
+        "before": _before(session),
+        "after": evaluations[-1] if evaluations else None,
+    }
+    write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    run.finish("finished")
+    return Event("end", step=done, total=session.total, values=summary)
