@@ -21,7 +21,7 @@ from conftest import ROOT
 
 # Rooms by floor, the lowest first; within a floor in the order in which they may import each other.
 FLOORS = (
-    ("minialign", "errors", "records", "stats", "home", "config", "runs", "formats"),
+    ("minialign", "errors", "records", "control", "stats", "home", "config", "runs", "formats"),
     ("cpu", "ops", "losses"),
     (
         "models", "batch", "forward", "train",

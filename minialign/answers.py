@@ -1,0 +1,154 @@
+"""One answer while it is written: its tokens, its text, and why it ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from minialign.sampling import Sampling, choose, sample_seed, uniforms
+
+
+class Detokenizer(Protocol):
+    """Ids in, the text that is certain out; never half a character."""
+
+    def add(self, token: int) -> str: ...
+
+    def finish(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of a streamed answer and the text that is now certain, possibly ""."""
+
+    text: str
+    id: int
+    finish_reason: str | None = None  # on the last piece
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to be drawn; ``seed`` alone decides which."""
+
+    prompt: tuple[int, ...]
+    prompt_index: int = 0
+    sample_index: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished answer. ``ids`` has every generated token: the end token where there is one, and
+    the tokens of a stop string; ``text`` ends before either."""
+
+    prompt_index: int
+    sample_index: int
+    ids: list[int]
+    text: str
+    finish_reason: str  # "stop" (end token) | "length" | "stop_string" | "cancelled"
+    seed: int  # ``stream(prompt, sampling, seed)`` gives this answer again
+
+
+def requests(prompts: Sequence[Sequence[int]], n: int = 1, seed: int = 0) -> list[Request]:
+    """n requests a prompt, each with its own seed."""
+    return [
+        Request(tuple(ids), p, i, sample_seed(seed, p, i))
+        for p, ids in enumerate(prompts)
+        for i in range(n)
+    ]
+
+
+class Answer:
+    """One answer while it is written.
+
+    Args:
+        limit: most tokens it may have.
+        ends: the ids that end it.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        sampling: Sampling,
+        limit: int,
+        ends: frozenset[int],
+        detokenizer: Detokenizer,
+    ):
+        self.request = request
+        self.limit = limit
+        self.uniforms = None if sampling.greedy else uniforms(request.seed, limit)
+        self.seen: np.ndarray | None = None  # (V,) bool, with a repetition penalty
+        self.ids: list[int] = []
+        self.text = ""
+        self.finish_reason: str | None = None
+        self._ends = ends
+        self._detokenizer = detokenizer
+        self._stop = sampling.stop
+        self._held = ""  # text that may be the beginning of a stop string
+
+    def accept(self, token: int) -> Piece:
+        """Take the next token; returns what it adds."""
+        self.ids.append(token)
+        if self.seen is not None:
+            self.seen[token] = True
+        new = ""
+        if token in self._ends:
+            self.finish_reason = "stop"
+        else:
+            new = self._detokenizer.add(token)
+            if len(self.ids) >= self.limit:
+                self.finish_reason = "length"
+        if self.finish_reason:
+            new += self._detokenizer.finish()
+        text = self._released(new)
+        self.text += text
+        return Piece(text, token, self.finish_reason)
+
+    def _released(self, new: str) -> str:
+        """The text that no stop string can reach any more; ends the answer at a stop string."""
+        text = self._held + new
+        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            self.finish_reason, self._held = "stop_string", ""
+            return text[: min(found)]
+        hold = 0
+        if not self.finish_reason:
+            hold = max(
+                (
+                    size
+                    for stop in self._stop
+                    for size in range(1, min(len(stop), len(text) + 1))
+                    if text.endswith(stop[:size])
+                ),
+                default=0,
+            )
+        self._held = text[len(text) - hold :]
+        return text[: len(text) - hold]
+
+    def completion(self) -> Completion:
+        """The answer as it is now; "cancelled" when it has not ended."""
+        # What was held back of an answer cut off is text after all.
+        text = self.text if self.finish_reason else self.text + self._held
+        return Completion(
+            self.request.prompt_index,
+            self.request.sample_index,
+            self.ids,
+            text,
+            self.finish_reason or "cancelled",
+            self.request.seed,
+        )
+
+
+def draw(answers: Sequence[Answer], logits: np.ndarray, sampling: Sampling) -> list[Piece]:
+    """Draw the next token of each answer from (B, V) logits and give it to the answer."""
+    seen = None
+    if sampling.repetition_penalty != 1:
+        for answer in answers:
+            if answer.seen is None:
+                answer.seen = np.zeros(logits.shape[1], bool)
+        seen = np.stack([answer.seen for answer in answers])  # type: ignore[misc]
+    uniform = np.array(
+        [0.0 if answer.uniforms is None else answer.uniforms[len(answer.ids)] for answer in answers]
+    )
+    chosen = choose(logits, sampling, uniform, seen).tolist()
+    return [answer.accept(token) for answer, token in zip(answers, chosen, strict=True)]

@@ -1,0 +1,249 @@
+"""The one door to a loaded model for inference: stream, sample n, log-probs. Ids in, ids out.
+
+A prompt is prefilled once for all its samples, and what prompts have in common once for all of
+them; finished rows leave the batch and waiting ones take their place. What a row becomes depends on
+its prompt and its seed, not on the batch (up to the float noise of differently shaped matmuls).
+An engine belongs to one thread. How rows advance is in ``rows`` and ``kv``, prompts in ``prefill``,
+how a token is drawn in ``sampling``, when an answer ends in ``answers``.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minialign.answers import Answer, Completion, Piece, Request, draw, requests
+from minialign.batch import Example, collate
+from minialign.errors import UserError
+from minialign.forward import Policy, plain_cache, response_logps
+from minialign.kv import BatchRows
+from minialign.prefill import Progress, Prompts, common_length, prefill
+from minialign.rows import OneRow, Rows, last_logits, ragged_agrees
+from minialign.sampling import Sampling
+
+if TYPE_CHECKING:
+    from minialign.models.load import Model
+
+__all__ = ["Completion", "Engine", "Piece", "Request", "Sampling", "requests"]
+
+
+class Engine:
+    """A loaded model, for inference."""
+
+    def __init__(self, model: "Model"):
+        from minialign.models.load import split_head
+
+        self.model = model
+        self.tokenizer = model.tokenizer
+        self._split = split_head(model.module)
+        self._forward = last_logits(model.module, self._split)
+        self._kept: tuple[list[int], Rows] | None = None  # of the last stream
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of prompt and answer together, where the model says so."""
+        return self.context_of(self.model.config)
+
+    @staticmethod
+    def context_of(config: dict[str, Any]) -> int | None:
+        """The same, of a model's config."""
+        for settings in (config, config.get("text_config", {})):
+            for key in ("max_position_embeddings", "n_positions"):
+                if settings.get(key):
+                    return settings[key]
+        return None
+
+    def forget(self) -> None:
+        """Drop the keys and values kept for the next turn; needed when the weights change."""
+        self._kept = None
+
+    def stream(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        on_prefill: Progress | None = None,
+    ) -> Generator[Piece, None, None]:
+        """The pieces of one answer as they are drawn; closing the iterator stops it.
+
+        What this prompt has in common with the last stream's prompt and answer is not computed
+        again. ``on_prefill`` may raise to stop in the middle of a long prompt.
+        """
+        sampling = sampling or Sampling()
+        self._check([prompt_ids])
+        tokens = list(prompt_ids)
+        rows, held = self._resume(tokens)
+        answer = self._answer(Request(tuple(tokens), seed=seed), sampling)
+        whole = False  # whether the rows hold what they say
+        try:
+            logits = prefill(rows, np.array([tokens[held:]]), on_prefill)
+            while True:
+                whole = True
+                (piece,) = draw([answer], logits, sampling)
+                tokens.append(piece.id)
+                yield piece
+                if piece.finish_reason:
+                    return
+                whole = False
+                logits = rows.advance(np.array([[piece.id]]))
+        finally:
+            if whole:
+                self._kept = (tokens[: rows.lengths[0]], rows)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | None = None,
+        n: int = 1,
+        seed: int = 0,
+        batch_size: int = 16,
+        on_prefill: Progress | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Completion]:
+        """n answers to each prompt, in the order in which they finish."""
+        return self.complete(
+            requests(prompts, n, seed), sampling, batch_size, on_prefill, cancelled
+        )
+
+    def complete(
+        self,
+        waiting: Sequence[Request],
+        sampling: Sampling | None = None,
+        batch_size: int = 16,
+        on_prefill: Progress | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Completion]:
+        """An answer to each request, in the order in which they finish.
+
+        When ``cancelled`` turns true the answers being written come back as they are, with the
+        finish reason "cancelled", and the iterator ends.
+        """
+        sampling = sampling or Sampling()
+        if batch_size < 1:
+            raise UserError(f"batch size is {batch_size}", "it must be 1 or more")
+        self._check([request.prompt for request in waiting])
+        root = self._root if len(waiting) == 1 or batch_size == 1 else self._batch_root
+        most = min(batch_size, root.most)
+        queue = deque(waiting)
+        prompts = Prompts(root, list(waiting), on_prefill)
+        rows, slots = root, []  # type: tuple[Rows, list[Answer]]
+        while queue or slots:
+            if cancelled():
+                yield from (answer.completion() for answer in slots if not answer.finish_reason)
+                return
+            slots_free = most - sum(not answer.finish_reason for answer in slots)
+            fresh: list[tuple[Answer, tuple[Rows, int]]] = []
+            while queue and slots_free:
+                taken = [queue.popleft() for _ in range(min(slots_free, len(queue)))]
+                sources, logits = prompts.take(taken)
+                answers = [self._answer(request, sampling) for request in taken]
+                draw(answers, logits, sampling)
+                for answer, source in zip(answers, sources, strict=True):
+                    if answer.finish_reason:
+                        yield answer.completion()
+                    else:
+                        fresh.append((answer, source))
+                        slots_free -= 1
+            rows, slots = _placed(rows, slots, fresh)
+            del fresh
+            if not slots:
+                continue
+            logits = rows.advance(np.array([[answer.ids[-1]] for answer in slots]))
+            draw(slots, logits, sampling)
+            yield from (answer.completion() for answer in slots if answer.finish_reason)
+
+    def logps(self, prompt_ids: Sequence[int], responses: Sequence[Sequence[int]]) -> list[float]:
+        """The log-prob of each response behind the prompt, summed over its tokens, float32; the
+        prompt is computed once, by the very code that training uses."""
+        self._check([prompt_ids])
+        full = [list(ids) for ids in responses if len(ids)]
+        if not full:
+            return [0.0] * len(responses)
+        masks = [[1] * len(ids) for ids in full]
+        sums, _ = response_logps(self.policy, collate([Example(list(prompt_ids), full, masks)]))
+        values = iter(np.array(sums, np.float64))
+        return [float(next(values)) if len(ids) else 0.0 for ids in responses]
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The model as ``forward`` sees it, for log-probs without a backward pass."""
+        module: Any = self.model.module
+        backbone, head = self._split or (module, lambda logits: logits)
+        share = plain_cache(module)
+        return Policy(module, backbone, head, module, share_prompts=share, gradient=False)
+
+    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
+        self.model.module.eval()  # no dropout in an adapter
+        for index, ids in enumerate(prompts):
+            if not len(ids):
+                which = f"prompt {index + 1}" if len(prompts) > 1 else "the prompt"
+                raise UserError(f"{which} is empty", "give it some text")
+            if self.context and len(ids) >= self.context:
+                raise UserError(
+                    f"prompt {index + 1} is {len(ids):,} tokens long; {self.model.name} reads at"
+                    f" most {self.context:,}, the answer included",
+                    "shorten the prompt",
+                )
+
+    def _answer(self, request: Request, sampling: Sampling) -> Answer:
+        room = (self.context or 2**62) - len(request.prompt)
+        return Answer(
+            request,
+            sampling,
+            min(sampling.max_tokens, room),
+            self.tokenizer.eos_ids,
+            self.tokenizer.stream(),
+        )
+
+    @cached_property
+    def _root(self) -> Rows:
+        """A single row without tokens, from which all rows come."""
+        from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+        module: Any = self.model.module
+        if all(type(cache) is KVCache for cache in make_prompt_cache(module)):
+            return BatchRows(self._forward, len(make_prompt_cache(module)))
+        return OneRow(self._forward, lambda: make_prompt_cache(module))
+
+    @cached_property
+    def _batch_root(self) -> Rows:
+        """``_root``, if this model gives rows of different lengths in one batch what it gives each
+        alone, which is tried on a few tokens; else rows that come one at a time."""
+        root = self._root
+        if root.most == 1 or ragged_agrees(root):
+            return root
+        from mlx_lm.models.cache import make_prompt_cache
+
+        return OneRow(self._forward, lambda: make_prompt_cache(self.model.module))
+
+    def _resume(self, tokens: list[int]) -> tuple[Rows, int]:
+        """(a row that holds the first tokens, how many), from the last stream where they agree."""
+        kept, self._kept = self._kept, None  # two streams at once never share a row
+        if kept is not None:
+            held = kept[1].truncate(min(common_length(kept[0], tokens), len(tokens) - 1))
+            if held:
+                return kept[1], held
+        return self._root.fan_out([0], 0), 0
+
+
+def _placed(
+    rows: Rows, slots: list[Answer], fresh: Sequence[tuple[Answer, tuple[Rows, int]]]
+) -> tuple[Rows, list[Answer]]:
+    """Rows and answers without the finished and with the fresh: in the finished ones' place where
+    that goes, which copies one row; else everything is laid out anew."""
+    slots = list(slots)
+    free = [index for index, answer in enumerate(slots) if answer.finish_reason]
+    rest = []
+    for answer, source in fresh:
+        if free and rows.replace(free[-1], *source):
+            slots[free.pop()] = answer
+        else:
+            rest.append((answer, source))
+    if not free and not rest:
+        return rows, slots
+    kept = [(a, (rows, i)) for i, a in enumerate(slots) if not a.finish_reason] + rest
+    if not kept:
+        return rows, []
+    return rows.assemble([source for _, source in kept]), [answer for answer, _ in kept]

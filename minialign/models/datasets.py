@@ -1,0 +1,153 @@
+"""Data sets of the Hugging Face hub by id: ``ORG/NAME``, ``ORG/NAME/FOLDER``, ``ORG/NAME/FILE``.
+
+Only data files (JSON, CSV, Parquet) are taken, into the hub's own cache; no code of a data set is
+run. ``@REVISION`` behind the id picks a branch, tag or commit.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from minialign.errors import UserError
+from minialign.formats.containers import ENDINGS, ending
+from minialign.models.layout import need_space
+
+Progress = Callable[[str, int, int], None]
+
+_ID = re.compile(r"(?:hub:)?([\w.-]+/[\w.-]+?)(/[^@]+)?(?:@([\w./-]+))?")
+_NO_DATA = ("dataset_infos.json", "dataset_dict.json", "state.json")
+
+
+def _parsed(spec: str) -> tuple[str, str, str | None]:
+    """(ORG/NAME, path inside or "", revision); UserError when it is a path to nothing."""
+    match = _ID.fullmatch(spec)
+    local = Path(spec).expanduser()
+    named_file = ending(local) in ENDINGS and spec.count("/") < 2
+    if not match or named_file or (local.parent.is_dir() and local.parent != Path(".")):
+        near = [path.name for path in local.parent.glob("*")] if local.parent.is_dir() else []
+        raise UserError(f"{spec}: there is no such file or folder", _near(local.name, near))
+    return match[1], (match[2] or "").strip("/"), match[3]
+
+
+def _near(name: str, names: list[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "check the path; a data set of the hub is ORG/NAME"
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def _wanted(spec: str, inside: str, files: list[str]) -> tuple[str, list[str]]:
+    """(the file or folder that holds the data, the files to download)."""
+    data = [
+        name
+        for name in sorted(files)
+        if ending(PurePosixPath(name)) in ENDINGS  # type: ignore[arg-type]
+        and PurePosixPath(name).name not in _NO_DATA
+        and not PurePosixPath(name).name.startswith(".")
+    ]
+    if inside in data:
+        return inside, [inside]
+    if inside:
+        data = [name for name in data if name.startswith(f"{inside}/")]
+    if not data:
+        known = f"it has: {', '.join(sorted(files)[:8])}" if files else "it has no files"
+        raise UserError(f"{spec}: no data files there ({', '.join(ENDINGS)})", known)
+    folders = sorted({str(PurePosixPath(name).parent) for name in data})
+    if len(folders) > 1:
+        base = spec.split("@")[0].removesuffix(f"/{inside}") if inside else spec.split("@")[0]
+        choices = [base if folder == "." else f"{base}/{folder}" for folder in folders]
+        raise UserError(
+            f"{spec} has data in {len(folders)} folders", f"name one: {'  '.join(choices[:12])}"
+        )
+    return folders[0], data
+
+
+def fetch_dataset(spec: str, progress: Progress | None = None) -> Path:
+    """Download a data set (what is in the cache already is not); returns its file or folder.
+
+    Raises:
+        UserError: no such path, id or file; gated; no network; no space.
+    """
+    hub_id, inside, revision = _parsed(spec)
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        return _in_cache(spec, hub_id, inside, revision)
+    try:
+        info = HfApi(endpoint=_endpoint()).dataset_info(
+            hub_id, revision=revision, files_metadata=True
+        )
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        place, files = _wanted(spec, inside, list(sizes))
+        total = sum(sizes[name] for name in files)
+        need_space(Path(constants.HF_HUB_CACHE), total)
+        if progress:
+            progress(f"downloading {hub_id}", 0, total)
+        folder = snapshot_download(
+            hub_id,
+            repo_type="dataset",
+            revision=revision,  # not the commit: so the cache knows the name when offline
+            allow_patterns=files,
+            endpoint=_endpoint(),
+        )
+        if progress:
+            progress(f"downloading {hub_id}", total, total)
+    except UserError:
+        raise
+    except Exception as reason:
+        network = type(reason).__module__.split(".")[0] in (
+            "httpx",
+            "httpx2",
+            "httpcore",
+            "requests",
+        )
+        known = (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError)
+        if not isinstance(reason, known) and not network:
+            raise
+        raise _explained(spec, hub_id, reason) from None
+    return Path(folder) / place
+
+
+def _in_cache(spec: str, hub_id: str, inside: str, revision: str | None) -> Path:
+    """The place of a data set that was downloaded before."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE) / f"datasets--{hub_id.replace('/', '--')}"
+    named = cache / "refs" / (revision or "main")
+    commit = named.read_text().strip() if named.is_file() else revision
+    folder = cache / "snapshots" / (commit or "none")
+    if not folder.is_dir():
+        raise UserError(
+            f"{spec}: no such file here, and not in the Hugging Face cache (HF_HUB_OFFLINE is set)",
+            "check the path, or unset HF_HUB_OFFLINE to download it",
+        )
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return folder / _wanted(spec, inside, files)[0]
+
+
+def _explained(spec: str, hub_id: str, reason: Exception) -> UserError:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    text = " ".join(str(reason).split())[:200]
+    if isinstance(reason, GatedRepoError):
+        return UserError(
+            f"{hub_id} is gated: its owner asks you to accept its terms first",
+            f"accept them at {_endpoint()}/datasets/{hub_id}, then: hf auth login, or HF_TOKEN=…",
+        )
+    if isinstance(reason, RepositoryNotFoundError):
+        return UserError(
+            f"{spec}: no such file here, and no data set {hub_id} on {_endpoint()}",
+            "check the spelling; for a private data set log in (hf auth login, or HF_TOKEN=…)",
+        )
+    return UserError(
+        f"{spec}: no such file here, and the hub could not be asked ({text})",
+        "check the path or the network; HF_ENDPOINT may name a mirror",
+    )

@@ -1,0 +1,96 @@
+"""What is known of a model: from its folder when it is here, else from the catalogue."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from minialign.errors import UserError, nearest
+from minialign.models import fetch, names, weights_file
+from minialign.models.tokenizer import Tokenizer
+
+
+def overview() -> list[dict[str, Any]]:
+    """One row a model: the named ones, then those that were imported or pulled by hub id."""
+    known = names.catalog()
+    here = {entry.name: entry for entry in fetch.installed()}
+    rows = []
+    for name, named in known.items():
+        row = asdict(named) | {"installed": name in here, "path": None}
+        if name in here:
+            row |= _sizes(here[name])
+        rows.append(row)
+    for name, entry in here.items():
+        if name not in known:
+            row = asdict(names.Name(name, entry.source)) | {"installed": True}
+            rows.append(row | _sizes(entry))
+    return rows
+
+
+def _sizes(entry: fetch.Installed) -> dict[str, Any]:
+    values: dict[str, Any] = {"path": str(entry.path), "disk_bytes": entry.disk_bytes}
+    try:
+        values["params"] = weights_file.parameters(entry.path)
+    except UserError:  # damaged: listed all the same, so that it can be removed
+        return values | {"note": "damaged: remove it and get it again"}
+    values["run_bytes"], values["train_bytes"] = names.memory(values["params"])
+    return values
+
+
+def describe(model: str) -> dict[str, Any]:
+    """Everything about a model, as one JSON object.
+
+    Raises:
+        UserError: neither a known name nor here; damaged.
+    """
+    known = names.catalog().get(model)
+    path = fetch.find(model)
+    if path is None and known is None:
+        everything = {*names.catalog(), *(entry.name for entry in fetch.installed())}
+        raise UserError(
+            f"the model {model!r} is not here: {nearest(model, everything)}",
+            f"minialign models pull {model}"
+            if fetch.is_hub_id(model)
+            else "minialign models list shows the names",
+        )
+    facts: dict[str, Any] = {"name": model, "installed": path is not None}
+    if known is not None:
+        facts |= {"source": known.source, "note": known.note}
+    if path is None:
+        assert known is not None
+        return facts | {
+            key: getattr(known, key)
+            for key in ("bits", "params", "disk_bytes", "run_bytes", "train_bytes")
+        }
+    weights_file.check_folder(path)
+    entry = next((found for found in fetch.installed() if found.path == path), None)
+    if entry is not None:
+        facts |= {"source": entry.source} | {
+            key: entry.record[key]
+            for key in ("revision", "license", "types", "time")
+            if entry.record.get(key)
+        }
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config") or config
+    params = weights_file.parameters(path)
+    run_bytes, train_bytes = names.memory(params)
+    tokenizer = Tokenizer.load(path)
+    ids = sorted(tokenizer.eos_ids)
+    quantization = config.get("quantization") or {}
+    return facts | {
+        "path": str(path),
+        "architecture": config.get("model_type"),
+        "bits": quantization.get("bits"),
+        "group_size": quantization.get("group_size"),
+        "params": params,
+        "disk_bytes": fetch.folder_bytes(path),
+        "run_bytes": run_bytes,
+        "train_bytes": train_bytes,
+        "layers": text.get("num_hidden_layers"),
+        "hidden_size": text.get("hidden_size"),
+        "heads": text.get("num_attention_heads"),
+        "kv_heads": text.get("num_key_value_heads"),
+        "context": text.get("max_position_embeddings"),
+        "vocabulary": tokenizer.vocab_size,
+        "end_tokens": [tokenizer.fast.id_to_token(index) for index in ids],
+        "chat_template": tokenizer.template is not None,
+    }

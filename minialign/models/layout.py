@@ -1,0 +1,145 @@
+"""Write a model folder so that it is there whole or not at all.
+
+Everything is written into a hidden folder beside the target, brought to the disk, and renamed.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from minialign.errors import UserError
+
+SHARD_BYTES = 4 << 30  # a safetensors file of the folder is at most about this large
+RECORD = "minialign.json"  # where a folder came from
+PART = ".part-"  # the prefix of folders that are being written
+
+
+def to_disk(path: Path) -> None:
+    """fsync a file or folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def sweep(parent: Path) -> None:
+    """Remove what killed writers left in ``parent``."""
+    for path in parent.glob(f"{PART}*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def need_space(folder: Path, count: int) -> None:
+    """Raise UserError unless ``count`` bytes are free where ``folder`` is (or will be)."""
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < count:
+        raise UserError(
+            f"not enough space in {place}: {free / 1e9:.1f} GB free, {count / 1e9:.1f} GB needed",
+            "make room (minialign models rm NAME), or set MINIALIGN_HOME to another disk",
+        )
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into; it becomes ``target`` when the block ends without an error.
+
+    If another process made ``target`` in the meantime, that one stays.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target.parent)
+    part = target.parent / f"{PART}{target.name}-{os.getpid()}"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        for path in sorted(part.rglob("*")):
+            to_disk(path)
+        to_disk(part)
+        try:
+            part.rename(target)
+        except OSError:
+            if not (target / RECORD).exists():
+                raise
+        to_disk(target.parent)
+    except OSError as reason:
+        if reason.errno == 28:
+            raise UserError(
+                f"the disk of {target.parent} is full",
+                "make room (minialign models rm NAME), or set MINIALIGN_HOME to another disk",
+            ) from None
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file for people and programs."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class Shards:
+    """Collects arrays and writes ``model*.safetensors`` of limited size as they come."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.files: list[Path] = []
+        self.index: dict[str, int] = {}  # array name: number of its file
+        self.total = 0
+        self._pending: dict[str, mx.array] = {}
+        self._bytes = 0
+
+    def add(self, name: str, array: mx.array) -> None:
+        """Take one array; it may be written, and its memory given back, at once."""
+        mx.eval(array)
+        self._pending[name] = array
+        self._bytes += array.nbytes
+        self.total += array.nbytes
+        if self._bytes >= SHARD_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        path = self.folder / f"part-{len(self.files)}.safetensors"
+        mx.save_safetensors(str(path), self._pending, metadata={"format": "mlx"})
+        self.index.update(dict.fromkeys(self._pending, len(self.files)))
+        self.files.append(path)
+        self._pending, self._bytes = {}, 0
+
+    def finish(self) -> None:
+        """Write the rest, name the files, and write their index."""
+        if self._pending or not self.files:
+            self._write()
+        count = len(self.files)
+        names = [
+            "model.safetensors" if count == 1 else f"model-{i + 1:05}-of-{count:05}.safetensors"
+            for i in range(count)
+        ]
+        for path, name in zip(self.files, names, strict=True):
+            path.rename(self.folder / name)
+        write_json(
+            self.folder / "model.safetensors.index.json",
+            {
+                "metadata": {"total_size": self.total},
+                "weight_map": {key: names[i] for key, i in sorted(self.index.items())},
+            },
+        )

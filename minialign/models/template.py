@@ -1,0 +1,102 @@
+"""Chat templates: Jinja in a sandbox, with what Hugging Face's renderer gives to templates."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from minialign.errors import UserError
+
+# For models that have no template: roles as headings, and the end token after every answer.
+FALLBACK = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ '### Assistant:\n' + message['content'] + eos_token + '\n\n' }}"
+    "{% elif message['role'] == 'user' %}{{ '### User:\n' + message['content'] + '\n\n' }}"
+    "{% else %}{{ message['content'] + '\n\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
+)
+
+
+def _raise(message: str) -> NoReturn:
+    raise UserError(f"the model's chat template refuses these messages: {message}")
+
+
+def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+
+
+@lru_cache(maxsize=16)
+def _compiled(source: str) -> Any:
+    import jinja2
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """``{% generation %}…{% endgeneration %}`` marks the assistant's text; here it is plain."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[Generation, "jinja2.ext.loopcontrols"],
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as reason:
+        raise UserError(
+            f"the model's chat template cannot be read: line {reason.lineno}: {reason.message}",
+            "get the model again, or mend chat_template in its tokenizer_config.json",
+        ) from None
+
+
+def render(
+    source: str,
+    messages: Sequence[dict[str, Any]],
+    add_generation_prompt: bool,
+    special: dict[str, str],
+) -> str:
+    """The text of ``messages``; ``special`` holds ``bos_token``, ``eos_token`` and so on.
+
+    Raises:
+        UserError: the template refuses the messages (two user turns in a row…), or fails on them.
+    """
+    import jinja2
+
+    try:
+        return _compiled(source).render(
+            messages=list(messages),
+            add_generation_prompt=add_generation_prompt,
+            tools=None,
+            documents=None,
+            **special,
+        )
+    except jinja2.TemplateError as reason:
+        roles = ", ".join(str(message.get("role")) for message in messages)
+        raise UserError(
+            f"the model's chat template fails on messages with the roles {roles}: {reason}",
+            "each message needs a role (system, user, assistant) and a content",
+        ) from None
+
+
+def chosen_template(value: Any) -> str | None:
+    """The template of a ``chat_template`` entry: a string, or a list of named ones ("default")."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, list):
+        named = {
+            entry["name"]: entry["template"]
+            for entry in value
+            if isinstance(entry, dict) and "name" in entry and "template" in entry
+        }
+        return named.get("default") or next(iter(named.values()), None)
+    return None

@@ -1,0 +1,224 @@
+"""Build a fast tokenizer (``tokenizers``) from a bare vocabulary: byte-level BPE or SentencePiece.
+
+Two sources have a vocabulary and no ``tokenizer.json``: a GGUF file's metadata, and a
+SentencePiece ``tokenizer.model``. What is built splits text exactly as the original does; it is
+saved as ``tokenizer.json``, which every other program reads too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+
+from minialign.errors import UserError, nearest
+
+# GGUF's and SentencePiece's types of a vocabulary entry (the numbers are the same)
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+# The patterns of llama.cpp's unicode pre-tokenizers, by the names in ``tokenizer.ggml.pre``.
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """How text is cut into words before BPE."""
+
+    patterns: tuple[str, ...]  # each cuts what the one before left
+    digits: bool = False  # every digit is a word of its own, before the patterns
+    ignore_merges: bool = False  # a word that is a token is that token, whatever the merges say
+    nfc: bool = False  # composed characters first
+
+
+_GPT2 = Splitting((GPT2,))
+_SMOLLM = Splitting((GPT2,), digits=True)
+_LLAMA3 = Splitting((LLAMA3,), ignore_merges=True)
+_QWEN2 = Splitting((QWEN2,), nfc=True)
+SPLITTINGS = {
+    "gpt-2": _GPT2,
+    "gpt2": _GPT2,
+    "phi-2": _GPT2,
+    "olmo": _GPT2,
+    "mpt": _GPT2,
+    "roberta-bpe": _GPT2,
+    "smollm": _SMOLLM,
+    "starcoder": _SMOLLM,
+    "refact": _SMOLLM,
+    "command-r": _SMOLLM,
+    "codeshell": _SMOLLM,
+    "exaone": _SMOLLM,
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "smaug-bpe": Splitting((LLAMA3,)),
+    "dbrx": Splitting((LLAMA3,)),
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
+    "stablelm2": Splitting((QWEN2,)),
+    "default": Splitting(
+        (
+            r"[\p{P}\$\+<=>\^~\|]+",
+            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+            r"\p{N}+",
+            r"[0-9][0-9][0-9]",
+        )
+    ),
+}
+
+
+def _add_tokens(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> None:
+    """Mark control tokens as special, and user-defined ones as never split."""
+    for kind, special in ((CONTROL, True), (UNKNOWN, True), (USER_DEFINED, False)):
+        found = [
+            AddedToken(token, special=special, normalized=False)
+            for token, its_kind in zip(tokens, types, strict=True)
+            if its_kind == kind and token
+        ]
+        if special:
+            tokenizer.add_special_tokens(found)
+        else:
+            tokenizer.add_tokens(found)
+
+
+def _add_bos(tokenizer: Tokenizer, bos: tuple[str, int] | None) -> None:
+    if bos is not None:
+        tokenizer.post_processor = processors.Sequence(
+            [
+                *([tokenizer.post_processor] if tokenizer.post_processor else []),
+                processors.TemplateProcessing(
+                    single=[bos[0], "$A"],
+                    pair=[bos[0], "$A", f"{bos[0]}:1", "$B:1"],
+                    special_tokens=[bos],
+                ),
+            ]
+        )
+
+
+def byte_level_bpe(
+    tokens: Sequence[str],
+    types: Sequence[int],
+    merges: Sequence[str],
+    splitting: str,
+    bos: tuple[str, int] | None,
+) -> Tokenizer:
+    """A GPT-2 style tokenizer. ``merges`` are "left right"; ``bos`` is put before a text.
+
+    Raises:
+        UserError: a splitting that is not known here.
+    """
+    if splitting not in SPLITTINGS:
+        raise UserError(
+            f"the pre-tokenizer {splitting!r} is not known here: {nearest(splitting, SPLITTINGS)}",
+            "take the model's tokenizer.json from its hub page: minialign models pull ORG/REPO",
+        )
+    rules = SPLITTINGS[splitting]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    pairs = []
+    for merge in merges:
+        left, _, right = merge.partition(" ")
+        if " " in right:  # the left part begins with a space; does not happen in byte-level BPE
+            raise UserError(f"the vocabulary has a merge of more than two parts: {merge!r}")
+        pairs.append((left, right))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=rules.ignore_merges)
+    )
+    if rules.nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if rules.digits else []
+    if rules.patterns == (GPT2,):
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
+    else:
+        steps += [pre_tokenizers.Split(Regex(text), "isolated") for text in rules.patterns]
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    _add_bos(tokenizer, bos)
+    _add_tokens(tokenizer, tokens, types)
+    return tokenizer
+
+
+def spm_merges(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str, str]]:
+    """The merges that make BPE join what SentencePiece's BPE joins: every way to cut a piece in
+    two known pieces, best score first (SentencePiece joins the pair whose result scores best)."""
+    ids = {token: index for index, token in enumerate(tokens)}
+    found: list[tuple[float, int, int, str, str]] = []
+    for piece, score in zip(tokens, scores, strict=True):
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in ids and right in ids:
+                found.append((-score, ids[left], ids[right], left, right))
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+def sentencepiece(
+    tokens: Sequence[str],
+    types: Sequence[int],
+    scores: Sequence[float],
+    *,
+    unigram: bool = False,
+    add_space_prefix: bool = True,
+    remove_extra_spaces: bool = False,
+    charsmap: bytes = b"",
+    bos: tuple[str, int] | None = None,
+) -> Tokenizer:
+    """A SentencePiece tokenizer (BPE, or unigram) with byte fallback where it has byte pieces.
+
+    ``charsmap`` is the model's compiled normalizer, empty for identity.
+    """
+    unknown = next((i for i, kind in enumerate(types) if kind == UNKNOWN), None)
+    fallback = BYTE in types
+    if unigram:
+        model: Any = models.Unigram(
+            list(zip(tokens, scores, strict=True)), unk_id=unknown, byte_fallback=fallback
+        )
+    else:
+        joined = [
+            token if kind in (NORMAL, USER_DEFINED, UNUSED) else "" for token, kind in
+            zip(tokens, types, strict=True)
+        ]  # fmt: skip
+        pieces = {token for token in joined if token}
+        merges = [
+            pair for pair in spm_merges(tokens, scores) if pair[0] in pieces and pair[1] in pieces
+        ]
+        model = models.BPE(
+            vocab={token: index for index, token in enumerate(tokens)},
+            merges=merges,
+            unk_token=None if unknown is None else tokens[unknown],
+            fuse_unk=True,
+            byte_fallback=fallback,
+        )
+    tokenizer = Tokenizer(model)
+    steps: list[Any] = []
+    if charsmap:
+        steps.append(normalizers.Precompiled(charsmap))
+    if remove_extra_spaces:
+        steps += [
+            normalizers.Replace(Regex(r"\A +|[ ▁]+\z"), ""),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    if add_space_prefix:
+        steps.append(normalizers.Prepend("▁"))
+    steps.append(normalizers.Replace(" ", "▁"))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    ending = [decoders.Strip(" ", 1, 0)] if add_space_prefix else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *ending]
+    )
+    _add_bos(tokenizer, bos)
+    _add_tokens(tokenizer, tokens, types)
+    return tokenizer
