@@ -21,9 +21,12 @@ class TokenizerLike(Protocol):
     """What is asked of a tokenizer here (see ``models.tokenizer.Tokenizer``)."""
 
     bos_id: int | None
+    adds_bos: bool
     eos_ids: frozenset[int]
 
     def encode(self, text: str) -> list[int]: ...
+
+    def render(self, messages: list[Message], add_generation_prompt: bool) -> list[int]: ...
 
     def render_text(self, messages: list[Message], add_generation_prompt: bool) -> str: ...
 
@@ -74,12 +77,13 @@ def _turn_ids(rest: str, text: str, tokenizer: TokenizerLike) -> tuple[list[int]
 
 
 def _end_id(tokenizer: TokenizerLike) -> int:
-    return getattr(tokenizer, "eos_id", None) or min(tokenizer.eos_ids)
+    # Of a model's end tokens the end of a text has the lowest id, ends of turns came later.
+    return min(tokenizer.eos_ids)
 
 
 def encode_prompt(prompt: Prompt, tokenizer: TokenizerLike) -> list[int]:
     """The ids a model sees before it answers: the chat template with its generation prompt."""
-    return _ids(tokenizer.render_text(prompt, True), tokenizer)
+    return tokenizer.render(prompt, True)
 
 
 def encode_response(prompt: Prompt, response: str, tokenizer: TokenizerLike) -> list[int]:
@@ -134,7 +138,7 @@ def _demonstration(
     row: Demonstration, tokenizer: TokenizerLike, limit: int, train_on: str
 ) -> Example | TooLong:
     if row.messages[0]["role"] == "text":
-        start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+        start = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
         ids = start + _ids(row.messages[0]["content"], tokenizer) + [_end_id(tokenizer)]
         if len(ids) > limit:
             return TooLong(row.source, len(ids), limit)
@@ -181,7 +185,8 @@ def _turns(
         rest = whole[len(head) :] if whole.startswith(head) else messages[turn]["content"]
         turn_ids, behind = _turn_ids(rest, messages[turn]["content"], tokenizer)
         if prompt is None:
-            prompt = pending
+            # the same ids, with the BOS that a template may leave to the tokenizer
+            prompt = tokenizer.render(messages[:turn], True)
         else:
             ids += pending
             mask += [0] * len(pending)

@@ -1,5 +1,7 @@
 """Which tokens are trained, by hand; cutting; batches that visit every row once."""
 
+import json
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -83,13 +85,36 @@ def test_trained_tokens_by_hand(tokenizer, messages, train_on, expected):
     assert ids == whole[: len(ids)]
 
 
-def test_plain_text_is_trained_whole_after_one_bos(tokenizer):
+def test_plain_text_is_trained_whole(tokenizer):
     example = encode(Demonstration([say("text", "the fox")]), tokenizer, 100)
     ids = example.prompt + example.responses[0]
-    assert ids.count(tokenizer.bos_id) == 1
-    assert ids[0] == tokenizer.bos_id
-    assert ids[-1] in tokenizer.eos_ids
+    assert ids == [*tokenizer.encode("the fox"), tokenizer.encode("<|endoftext|>")[0]]
     assert example.masks == [[1] * (len(ids) - 1)]
+
+
+def test_one_bos_where_the_model_wants_one(tiny_model, tmp_path):
+    """The template writes none, as TinyLlama's: prompts, demonstrations and texts get one."""
+    for file in tiny_model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config |= {"add_bos_token": True, "bos_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = Tokenizer.load(tmp_path)
+    rows = [
+        Pair([USER], "yes", "no"),
+        Demonstration([USER, say("assistant", "yes")]),
+        Demonstration([USER, say("assistant", "a"), USER, say("assistant", "b")]),
+        Demonstration([say("text", "the fox")]),
+    ]
+    for row in rows:
+        example = encode(row, tokenizer, 500)
+        ids = example.prompt + [i for i in example.responses[0] if i not in tokenizer.eos_ids]
+        assert ids[0] == tokenizer.bos_id
+        assert ids.count(tokenizer.bos_id) == 1
+        # a cut prompt keeps it
+    cut = encode(Pair([say("user", "fox " * 200)], "yes", "no"), tokenizer, 64)
+    assert cut.prompt[0] == tokenizer.bos_id
+    assert cut.length == 64
 
 
 def test_pairs_rankings_and_ratings_share_a_prompt(tokenizer):

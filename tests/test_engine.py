@@ -195,7 +195,7 @@ def test_logits_are_computed_for_the_last_position_only(tiny):
         widths.append(hidden.shape[1])
         return head(hidden)
 
-    from minialign.rows import last_logits
+    from minialign.engine.rows import last_logits
 
     engine._root.forward = last_logits(tiny.module, (backbone, counting_head))
     list(engine.generate([[5] * 40, [6] * 30], Sampling(temperature=0, max_tokens=3)))
@@ -203,7 +203,7 @@ def test_logits_are_computed_for_the_last_position_only(tiny):
 
 
 def test_a_model_without_a_separate_head_gives_the_same(engine, tiny, prompts):
-    from minialign.rows import last_logits
+    from minialign.engine.rows import last_logits
 
     whole = Engine(tiny)
     whole._split, whole._forward = None, last_logits(tiny.module, None)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from minialign.batch import encode_prompt
 from minialign.engine import Engine, Piece, Sampling
+from minialign.engine.prefill import Progress
+from minialign.engine.sampling import sample_seed
 from minialign.errors import UserError
-from minialign.prefill import Progress
 from minialign.records import Message
-from minialign.sampling import sample_seed
 
 
 @dataclass

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from minialign.answers import Request
-from minialign.rows import Rows
+from minialign.engine.answers import Request
+from minialign.engine.rows import Rows
 
 CHUNK = 512  # prompt tokens of one forward pass
 SHARED = 16  # a common prefix shorter than this is not worth a pass of its own

@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from minialign.rows import Forward, on_host
+from minialign.engine.rows import Forward, on_host
 
 STEP = 256  # columns by which a cache grows, so that there are few shapes
 
@@ -94,6 +94,13 @@ class BatchRows:
             layer.end = new.end
         mx.eval([(layer.keys, layer.values) for layer in new.layers])
         return new
+
+    def past(self, row: int) -> tuple[list[mx.array], list[mx.array]]:
+        """(keys, values) of one row: (1, heads, length, D) for each layer."""
+        held = slice(int(self.starts[row]), self.end)
+        keys = [layer.keys[row : row + 1, :, held] for layer in self.layers]  # type: ignore[index]
+        values = [layer.values[row : row + 1, :, held] for layer in self.layers]  # type: ignore[index]
+        return keys, values
 
     def replace(self, index: int, other: "BatchRows", row: int) -> bool:
         length = other.lengths[row]

@@ -14,19 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minialign.answers import Answer, Completion, Piece, Request, draw, requests
 from minialign.batch import Example, collate
+from minialign.engine.answers import Answer, Completion, Piece, Request, draw, requests
+from minialign.engine.kv import BatchRows
+from minialign.engine.native import NativeRows, native_rows
+from minialign.engine.prefill import Progress, Prompts, common_length, prefill
+from minialign.engine.rows import OneRow, Rows, Writing, last_logits, ragged_agrees
+from minialign.engine.sampling import Sampling
 from minialign.errors import UserError
 from minialign.forward import Policy, plain_cache, response_logps
-from minialign.kv import BatchRows
-from minialign.prefill import Progress, Prompts, common_length, prefill
-from minialign.rows import OneRow, Rows, last_logits, ragged_agrees
-from minialign.sampling import Sampling
 
 if TYPE_CHECKING:
     from minialign.models.load import Model
-
-__all__ = ["Completion", "Engine", "Piece", "Request", "Sampling", "requests"]
 
 
 class Engine:
@@ -79,6 +78,9 @@ class Engine:
         whole = False  # whether the rows hold what they say
         try:
             logits = prefill(rows, np.array([tokens[held:]]), on_prefill)
+            writing: Writing = rows
+            if (native := self._native(rows)) is not None:
+                writing = native.assemble([(rows, 0)])  # type: ignore[list-item]
             while True:
                 whole = True
                 (piece,) = draw([answer], logits, sampling)
@@ -87,7 +89,7 @@ class Engine:
                 if piece.finish_reason:
                     return
                 whole = False
-                logits = rows.advance(np.array([[piece.id]]))
+                logits = writing.advance(np.array([[piece.id]]))
         finally:
             if whole:
                 self._kept = (tokens[: rows.lengths[0]], rows)
@@ -125,10 +127,12 @@ class Engine:
             raise UserError(f"batch size is {batch_size}", "it must be 1 or more")
         self._check([request.prompt for request in waiting])
         root = self._root if len(waiting) == 1 or batch_size == 1 else self._batch_root
-        most = min(batch_size, root.most)
+        native = self._native(root)
+        rows: Writing = native if native is not None else root
+        slots: list[Answer] = []
+        most = min(batch_size, rows.most)
         queue = deque(waiting)
         prompts = Prompts(root, list(waiting), on_prefill)
-        rows, slots = root, []  # type: tuple[Rows, list[Answer]]
         while queue or slots:
             if cancelled():
                 yield from (answer.completion() for answer in slots if not answer.finish_reason)
@@ -197,6 +201,10 @@ class Engine:
             self.tokenizer.stream(),
         )
 
+    def _native(self, rows: Rows) -> NativeRows | None:
+        """Rows in the native decoder, where there is one, for prompts that ``rows`` have read."""
+        return native_rows(self.model.module) if isinstance(rows, BatchRows) else None
+
     @cached_property
     def _root(self) -> Rows:
         """A single row without tokens, from which all rows come."""
@@ -229,8 +237,8 @@ class Engine:
 
 
 def _placed(
-    rows: Rows, slots: list[Answer], fresh: Sequence[tuple[Answer, tuple[Rows, int]]]
-) -> tuple[Rows, list[Answer]]:
+    rows: Writing, slots: list[Answer], fresh: Sequence[tuple[Answer, tuple[Rows, int]]]
+) -> tuple[Writing, list[Answer]]:
     """Rows and answers without the finished and with the fresh: in the finished ones' place where
     that goes, which copies one row; else everything is laid out anew."""
     slots = list(slots)
@@ -243,7 +251,10 @@ def _placed(
             rest.append((answer, source))
     if not free and not rest:
         return rows, slots
-    kept = [(a, (rows, i)) for i, a in enumerate(slots) if not a.finish_reason] + rest
+    kept: list[tuple[Answer, tuple[Writing, int]]] = [
+        (answer, (rows, i)) for i, answer in enumerate(slots) if not answer.finish_reason
+    ]
+    kept += rest
     if not kept:
         return rows, []
     return rows.assemble([source for _, source in kept]), [answer for answer, _ in kept]

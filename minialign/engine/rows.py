@@ -17,8 +17,8 @@ import numpy as np
 Forward = Callable[[mx.array, list[Any]], mx.array]
 
 
-class Rows(Protocol):
-    """Sequences of possibly different lengths behind one model (``Any``: rows of the same kind)."""
+class Writing(Protocol):
+    """Rows that answers are written in, a token at a time (``Any``: rows they can be made of)."""
 
     most: int  # how many rows can be held
 
@@ -31,17 +31,21 @@ class Rows(Protocol):
         """Append (B, N) tokens to all rows; returns the logits (B, V) after the last, float32."""
         ...
 
-    def fan_out(self, lengths: Sequence[int], width: int) -> Any:
-        """New rows that begin with this single row's tokens: row b holds as many of them as are
-        missing when the last ``width`` of its ``lengths[b]`` tokens are advanced next."""
-        ...
-
     def assemble(self, parts: Sequence[tuple[Any, int]]) -> Any:
         """New rows, each a copy of (rows, index)."""
         ...
 
     def replace(self, index: int, other: Any, row: int) -> bool:
         """Put a copy of a row of ``other`` in place of a row; False when it does not fit."""
+        ...
+
+
+class Rows(Writing, Protocol):
+    """Sequences of possibly different lengths behind one model, which prompts are read into too."""
+
+    def fan_out(self, lengths: Sequence[int], width: int) -> Any:
+        """New rows that begin with this single row's tokens: row b holds as many of them as are
+        missing when the last ``width`` of its ``lengths[b]`` tokens are advanced next."""
         ...
 
     def truncate(self, length: int) -> int:

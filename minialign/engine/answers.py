@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from minialign.sampling import Sampling, choose, sample_seed, uniforms
+from minialign.engine.sampling import Sampling, choose, sample_seed, uniforms
 
 
 class Detokenizer(Protocol):
