@@ -1,0 +1,98 @@
+"""What makes MLX fast on a plain CPU; nothing above this room knows how.
+
+``activate()`` is called by ``minialign.ops`` at import, ``prepare(model)`` after a model is loaded.
+Both do nothing on a machine whose default device is a GPU.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from minialign.cpu import blas, extension, pure
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is in force, for ``minialign doctor``."""
+
+    device: str  # "cpu" or "gpu"
+    blas: str  # the BLAS behind float32 matmuls, and why not a better one
+    blas_ok: bool
+    kernels: str  # which kernels run, and why not better ones
+    native: bool
+
+
+def on_cpu() -> bool:
+    """Whether MLX's default device is the CPU."""
+    return mx.default_device().type == mx.DeviceType.cpu
+
+
+def activate() -> None:
+    """Put the optimized BLAS behind MLX's CPU matmuls (idempotent; only on the CPU device)."""
+    if on_cpu():
+        blas.install()
+
+
+def native() -> bool:
+    """Whether the native kernels are loaded and in use."""
+    return on_cpu() and extension.load()[0] is not None
+
+
+def prepare(model: nn.Module) -> nn.Module:
+    """Swap the modules of a freshly loaded model for ones that are fast here, in place."""
+    if native():
+        from minialign.cpu import swap
+
+        return swap.prepare(model)
+    return pure.prepare(model) if on_cpu() else model
+
+
+def selected_logps(
+    hidden: mx.array, head: object, targets: mx.array, gradient: bool
+) -> mx.array | None:
+    """The native form of ``ops.selected_logps``, or None where it does not apply."""
+    if not native() or hidden.dtype != mx.float32:
+        return None
+    from minialign.cpu import modules
+
+    weight = modules.head_weight(head)
+    if weight is None:
+        return None
+    kernels = extension.load()[0]
+    return kernels.selected_logps(hidden, targets, *weight, gradient=gradient)  # type: ignore[union-attr]
+
+
+def softmax(x: mx.array) -> mx.array:
+    """Over the last dimension; float32 natively where the kernels are in use."""
+    if native() and x.dtype == mx.float32:
+        return extension.load()[0].softmax(x)  # type: ignore[union-attr]
+    return mx.softmax(x, axis=-1)
+
+
+def logsumexp(x: mx.array) -> mx.array:
+    """Over the last dimension, which goes; float32 natively where the kernels are in use."""
+    if native() and x.dtype == mx.float32:
+        return extension.load()[0].logsumexp(x)  # type: ignore[union-attr]
+    return mx.logsumexp(x, axis=-1)
+
+
+def decoder(module: nn.Module) -> Any:
+    """A native decoder that reads this model's weights as they are now, or None."""
+    if not native():
+        return None
+    from minialign.cpu.decode import Decoder
+
+    return Decoder(module) if Decoder.supports(module) else None
+
+
+def status() -> Status:
+    """What is in force now."""
+    if not on_cpu():
+        return Status("gpu", "not used", True, "MLX's own", False)
+    ok, text = blas.status()
+    loaded, kernels = extension.load()
+    if loaded is None:
+        kernels = f"MLX's own, on dequantized float32 weights (native kernels: {kernels})"
+    return Status("cpu", text, ok, kernels, loaded is not None)

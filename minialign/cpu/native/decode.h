@@ -1,0 +1,320 @@
+// What a decoding step needs beside the products: several layers in one hand-over to the pool, and
+// attention of single tokens over paged keys and values.
+#pragma once
+
+#include "lora.h"
+#include "pointwise.h"
+#include "some_rows.h"
+
+namespace minialign {
+namespace MINIALIGN_ISA {
+
+// ---- several linear layers on the same few rows ----
+
+// x in the forms that the kernels read it in.
+struct Input {
+  long m;
+  const float* plain;  // (m, K)
+  const float* split;  // for 4-bit weights, see few_rows.h
+  const float* lanes;  // for more than kFewRows rows, see some_rows.h
+  const float* split_lanes;
+};
+
+template <int Bits>
+INLINE void job_rows(const Input& x, const Weight& w, long n0, long n1, float* y, bool add) {
+  if (x.m > kFewRows)
+    some_rows_task<Bits>(Bits == 4 ? x.split_lanes : x.lanes, x.m, w, n0, n1, y, add);
+  else
+    pick_few_rows<Bits, kFewRows>(x.m)(Bits == 4 ? x.split : x.plain, w.cols, w, n0, n1, y, w.rows,
+                                       add);
+}
+
+// Outputs [n0, n1) of a job; z (m, rank) is its low-rank projection.
+INLINE void run_job(const LinearJob& job, const Input& x, const float* z, long n0, long n1) {
+  const Weight& w = job.w;
+  const long m = x.m;
+  switch (w.bits) {
+    case 4: job_rows<4>(x, w, n0, n1, job.y, job.add); break;
+    case 8: job_rows<8>(x, w, n0, n1, job.y, job.add); break;
+    default: job_rows<32>(x, w, n0, n1, job.y, job.add);
+  }
+  for (long i = 0; i < m; i++) {
+    float* y = job.y + i * w.rows;
+    for (long r = 0; r < job.rank; r++) {
+      const float factor = job.scale * z[i * job.rank + r];
+      const float* b = job.b + r * w.rows;
+      for (long n = n0; n < n1; n++) y[n] += factor * b[n];
+    }
+    if (job.bias)
+      for (long n = n0; n < n1; n++) y[n] += job.bias[n];
+  }
+}
+
+INLINE void gate(float* y, const float* up, long n0, long n1) {
+  long n = n0;
+  for (; n + kLanes <= n1; n += kLanes) {
+    const Vec g = load(y + n);
+    store(y + n, g * sigmoid(g) * load(up + n));
+  }
+  if (n < n1) {
+    const Vec g = load_part(y + n, n1 - n);
+    store_part(y + n, g * sigmoid(g) * load_part(up + n, n1 - n), n1 - n);
+  }
+}
+
+static void linears_few(const float* x, long m, const LinearJob* jobs, long count, bool gated) {
+  const long k = jobs[0].w.cols, wide = lane_vectors(m) * kLanes;
+  long ranks = 0, rows = 0, widest = 0;
+  bool any_split = false, any_plain = false;
+  for (long j = 0; j < count; j++) {
+    ranks += jobs[j].rank;
+    rows += jobs[j].w.rows;
+    widest = jobs[j].w.rows > widest ? jobs[j].w.rows : widest;
+    any_split |= jobs[j].w.bits == 4;
+    any_plain |= jobs[j].w.bits != 4 || jobs[j].rank > 0;
+  }
+  float* room = (float*)scratch(kPackedA, (k * (2 * wide + m + kLanes) + m * ranks + 64) * 4);
+  float *lanes = room, *split_lanes = lanes + k * wide, *split = split_lanes + k * wide;
+  float* z = split + k * (m > kLanes ? m : kLanes);
+  if (m > kFewRows) {
+    if (any_plain) pack_lanes(x, m, k, k, false, lanes, split);
+    if (any_split) pack_lanes(x, m, k, k, true, split_lanes, split);
+  } else if (any_split) {
+    for (long i = 0; i < m; i++) split_columns(x + i * k, k, split + i * k);
+  }
+  const Input input{m, x, split, lanes, split_lanes};
+  const float* z_of[8];
+  for (long j = 0; j < count; j++) {
+    z_of[j] = z;
+    if (jobs[j].rank == 0) continue;
+    const Weight a = dense_matrix(jobs[j].a_transposed, jobs[j].rank, k);
+    job_rows<32>(input, a, 0, a.rows, z, false);
+    z += m * jobs[j].rank;
+  }
+  const long most = 4 * thread_count();
+  if (gated) {  // both jobs have the same rows: a chunk finishes its part of the result
+    long chunks = 2 * widest * k * m / 40000;
+    chunks = chunks < 1 ? 1 : chunks > most ? most : chunks;
+    const long step = ((widest + chunks - 1) / chunks + 15) & ~15l;
+    parallel((widest + step - 1) / step, [&](long c) {
+      const long n0 = c * step, n1 = n0 + step < widest ? n0 + step : widest;
+      for (long j = 0; j < 2; j++) run_job(jobs[j], input, z_of[j], n0, n1);
+      for (long i = 0; i < m; i++)
+        gate(jobs[0].y + i * widest, jobs[1].y + i * widest, n0, n1);
+    });
+    return;
+  }
+  long chunks = rows * k * m / 40000;
+  chunks = chunks < 1 ? 1 : chunks > most ? most : chunks;
+  const long step = ((rows + chunks - 1) / chunks + 15) & ~15l;
+  parallel((rows + step - 1) / step, [&](long c) {
+    long from = c * step, to = from + step < rows ? from + step : rows;
+    for (long j = 0; j < count && from < to; j++) {
+      const long n = jobs[j].w.rows;
+      if (from < n) run_job(jobs[j], input, z_of[j], from, to < n ? to : n);
+      from = from > n ? from - n : 0;
+      to -= n;
+    }
+  });
+}
+
+template <int Bits>
+static void linear_job(const float* x, long m, const LinearJob& job) {
+  const Weight& w = job.w;
+  if (job.rank) {
+    LoraArgs l{};
+    l.x = x;
+    l.a = job.a;
+    l.b = job.b;
+    l.w = &w;
+    l.m = m;
+    l.rank = job.rank;
+    l.scale = job.scale;
+    l.y = job.y;
+    l.add = job.add;
+    l.z = (float*)scratch(kTaskC, job.rank * m * 4);
+    lora_bits<Bits>(l);
+  } else {
+    gemm(RowsOf{x, w.cols, w.cols}, m, w.rows, w.cols, TransposedWeight<Bits>{w}, job.y, w.rows,
+         job.add);
+  }
+}
+
+static void linears(const float* x, long m, const LinearJob* jobs, long count, bool gated) {
+  if (m <= kSomeRows) return linears_few(x, m, jobs, count, gated);
+  for (long j = 0; j < count; j++) {
+    const LinearJob& job = jobs[j];
+    switch (job.w.bits) {
+      case 4: linear_job<4>(x, m, job); break;
+      case 8: linear_job<8>(x, m, job); break;
+      default: linear_job<32>(x, m, job);
+    }
+    if (job.bias)
+      for (long i = 0; i < m; i++)
+        for (long n = 0; n < job.w.rows; n++) job.y[i * job.w.rows + n] += job.bias[n];
+  }
+  if (gated) swiglu(jobs[0].y, jobs[1].y, m * jobs[0].w.rows, jobs[0].y);
+}
+
+// ---- attention of single tokens ----
+
+INLINE long rounded_up_to_page(long n) { return (n + kPageTokens - 1) / kPageTokens * kPageTokens; }
+INLINE long values_start(long kv_heads, long width) { return kv_heads * kPageTokens * width; }
+
+static void fill_page(float* page, long kv_heads, long width, long at, long n, const float* k,
+                      const float* v, const long* k_stride, const long* v_stride) {
+  for (long i = 0; i < n; i++) {
+    const long token = at + i;
+    for (long h = 0; h < kv_heads; h++) {
+      const float* key = k + i * k_stride[0] + h * k_stride[1];
+      float* block = page + (h * kPageTokens + token / kLanes * kLanes) * width + token % kLanes;
+      for (long d = 0; d < width; d++) block[d * kLanes] = key[d];
+      memcpy(page + values_start(kv_heads, width) + (h * kPageTokens + token) * width,
+             v + i * v_stride[0] + h * v_stride[1], width * 4);
+    }
+  }
+}
+
+// scores[h][0 .. 2 * kLanes) = q[h] . two blocks of keys, for Heads heads `stride` apart.
+template <int Heads>
+INLINE void score_blocks(const float* q, const float* keys, long width, float* scores,
+                         long stride) {
+  Vec s0[Heads], s1[Heads];
+#pragma GCC unroll 4
+  for (int h = 0; h < Heads; h++) s0[h] = s1[h] = Vec{};
+  for (long d = 0; d < width; d++) {
+    const Vec k0 = load(keys + d * kLanes), k1 = load(keys + (width + d) * kLanes);
+#pragma GCC unroll 4
+    for (int h = 0; h < Heads; h++) {
+      s0[h] += q[h * width + d] * k0;
+      s1[h] += q[h * width + d] * k1;
+    }
+  }
+#pragma GCC unroll 4
+  for (int h = 0; h < Heads; h++) {
+    store(scores + h * stride, s0[h]);
+    store(scores + h * stride + kLanes, s1[h]);
+  }
+}
+
+// out[h] (width,) += sum over n tokens of weights[h][token] * values[token].
+template <int Heads>
+INLINE void add_values(const float* weights, long stride, const float* values, long n, long width,
+                       float* out) {
+  for (long d = 0; d < width; d += kLanes) {
+    Vec sums[Heads];
+#pragma GCC unroll 4
+    for (int h = 0; h < Heads; h++) sums[h] = load(out + h * width + d);
+    for (long i = 0; i < n; i++) {
+      const Vec v = load(values + i * width + d);
+#pragma GCC unroll 4
+      for (int h = 0; h < Heads; h++) sums[h] += weights[h * stride + i] * v;
+    }
+#pragma GCC unroll 4
+    for (int h = 0; h < Heads; h++) store(out + h * width + d, sums[h]);
+  }
+}
+
+// A group of heads in runs of at most four: body(first head, number of heads as a constant).
+#define FOR_HEADS(group, call)                                    \
+  for (long h = 0; h < (group);) {                                \
+    const long left = (group)-h;                                  \
+    if (left >= 4) { call(4); h += 4; }                           \
+    else if (left == 3) { call(3); h += 3; }                      \
+    else if (left == 2) { call(2); h += 2; }                      \
+    else { call(1); h += 1; }                                     \
+  }
+
+// Pages [p0, p1) of one row and key head: adds to out (group, width) with maximum and total.
+INLINE void attend_pages(const DecodeArgs& a, long row, long kv, long p0, long p1, float* scores,
+                         float* out, float* maximum, float* total) {
+  const long group = a.heads / a.kv_heads, width = a.width;
+  const long t0 = p0 * kPageTokens;
+  const long t1 = p1 * kPageTokens < a.lengths[row] ? p1 * kPageTokens : a.lengths[row];
+  const long stride = rounded_up_to_page(t1 - t0);
+  const float* q = a.q + (row * a.heads + kv * group) * width;
+  const float* const* pages = a.pages + a.first_page[row];
+  for (long p = p0; p < p1; p++)
+    for (long t = 0; t < kPageTokens && p * kPageTokens + t < t1; t += 2 * kLanes) {
+      const float* keys = pages[p] + (kv * kPageTokens + t) * width;
+      float* to = scores + p * kPageTokens + t - t0;
+#define CALL(n) score_blocks<n>(q + h * width, keys, width, to + h * stride, stride)
+      FOR_HEADS(group, CALL)
+#undef CALL
+    }
+  const long n = t1 - t0;
+  for (long h = 0; h < group; h++) {
+    float* s = scores + h * stride;
+    for (long i = n; i % kLanes; i++) s[i] = -3e38f;
+    Vec best = broadcast(-3e38f);
+    for (long i = 0; i < n; i += kLanes) {
+      store(s + i, load(s + i) * a.scale);
+      best = max(best, load(s + i));
+    }
+    maximum[h] = max_lane(best);
+    Vec sums = Vec{};
+    for (long i = 0; i < n; i += kLanes) {
+      const Vec e = exp(load(s + i) - maximum[h]);
+      sums += e;
+      store(s + i, e);
+    }
+    total[h] = sum(sums);
+  }
+  memset(out, 0, group * width * 4);
+  for (long p = p0; p < p1; p++) {
+    const long from = p * kPageTokens;
+    const long tokens = t1 - from < kPageTokens ? t1 - from : kPageTokens;
+    const float* values = pages[p] + values_start(a.kv_heads, width) + kv * kPageTokens * width;
+#define CALL(n)                                                                            \
+  add_values<n>(scores + h * stride + from - t0, stride, values, tokens, width, out + h * width)
+    FOR_HEADS(group, CALL)
+#undef CALL
+  }
+}
+
+static void decode_attention(const DecodeArgs& a) {
+  const long group = a.heads / a.kv_heads, width = a.width;
+  long longest = 0;
+  for (long r = 0; r < a.rows; r++) longest = a.lengths[r] > longest ? a.lengths[r] : longest;
+  const long pages = (longest + kPageTokens - 1) / kPageTokens;
+  // Few rows over a long context: each in several parts, joined afterwards.
+  long parts = (2 * thread_count() + a.rows * a.kv_heads - 1) / (a.rows * a.kv_heads);
+  parts = parts > pages / 4 ? pages / 4 : parts;
+  parts = parts < 1 ? 1 : parts;
+  const long each = group * (width + 2), tasks = a.rows * a.kv_heads * parts;
+  float* partial = (float*)scratch(kTaskD, tasks * each * 4);
+  auto task = [&](long t) {
+    const long part = t % parts, pair = t / parts, row = pair / a.kv_heads;
+    const long own = (a.lengths[row] + kPageTokens - 1) / kPageTokens;
+    const long p0 = own * part / parts, p1 = own * (part + 1) / parts;
+    float* out = partial + t * each;
+    float* scores = (float*)scratch(kTaskA, group * (pages + 1) * kPageTokens * 4);
+    attend_pages(a, row, pair % a.kv_heads, p0, p1, scores, out, out + group * width,
+                 out + group * (width + 1));
+  };
+  if (a.rows * a.heads * longest * width < 40000)
+    for (long t = 0; t < tasks; t++) task(t);
+  else
+    parallel(tasks, task);
+  for (long pair = 0; pair < a.rows * a.kv_heads; pair++)
+    for (long h = 0; h < group; h++) {
+      const float* first = partial + pair * parts * each;
+      float best = -3e38f, total = 0.f;
+      for (long p = 0; p < parts; p++) {
+        const float m = first[p * each + group * width + h];
+        best = m > best ? m : best;
+      }
+      float* out = a.out + (pair * group + h) * width;
+      for (long d = 0; d < width; d++) out[d] = 0.f;
+      for (long p = 0; p < parts; p++) {
+        const float* from = first + p * each;
+        const float share = exp(broadcast(from[group * width + h] - best))[0];
+        total += share * from[group * (width + 1) + h];
+        for (long d = 0; d < width; d++) out[d] += share * from[h * width + d];
+      }
+      for (long d = 0; d < width; d++) out[d] /= total;
+    }
+}
+
+}  // namespace MINIALIGN_ISA
+}  // namespace minialign

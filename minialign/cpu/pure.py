@@ -1,0 +1,48 @@
+"""The CPU path without native kernels: float32 weights, so that every matmul is a BLAS call.
+
+MLX's own ``quantized_matmul`` is scalar on the CPU and half precision is emulated there (some
+hundred times slower than a float32 BLAS call), so the weights are dequantized once, at load.
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map_with_path, tree_unflatten
+
+
+def _dequantized(module: nn.QuantizedLinear | nn.QuantizedEmbedding) -> nn.Module:
+    weight = mx.dequantize(
+        module.weight,
+        module.scales.astype(mx.float32),
+        module.get("biases", mx.zeros_like(module.scales)).astype(mx.float32),
+        group_size=module.group_size,
+        bits=module.bits,
+        mode=module.mode,
+    )
+    plain: nn.Module
+    if isinstance(module, nn.QuantizedEmbedding):
+        plain = nn.Embedding(1, 1)
+    else:
+        plain = nn.Linear(1, 1, bias="bias" in module)
+        if "bias" in module:
+            plain.bias = module.bias
+    plain.weight = weight
+    return plain
+
+
+def prepare(model: nn.Module) -> nn.Module:
+    """Dequantize every affine quantized layer and cast all floating weights to float32."""
+    swapped = [
+        (name, _dequantized(module))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
+        and getattr(module, "mode", "affine") == "affine"
+    ]
+    if swapped:
+        model.update_modules(tree_unflatten(swapped))
+
+    def to_float32(path: str, value: mx.array) -> mx.array:
+        return value.astype(mx.float32) if mx.issubdtype(value.dtype, mx.floating) else value
+
+    model.update(tree_map_with_path(to_float32, model.parameters()))
+    mx.eval(model.parameters())
+    return model
