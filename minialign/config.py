@@ -6,6 +6,7 @@ its help text, so that the help is read where the default is written.
 
 import dataclasses
 import inspect
+import math
 import re
 import types
 import typing
@@ -50,8 +51,6 @@ def field_type(config: type, name: str) -> tuple[type, tuple[str, ...], bool]:
 
 def _checked(config: type, name: str, value: Any, where: str) -> Any:
     kind, choices, many = field_type(config, name)
-    if value is None:
-        return None
     if many:
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(_one(kind, choices, name, item, where) for item in values)
@@ -69,6 +68,8 @@ def _one(kind: type, choices: tuple[str, ...], name: str, value: Any, where: str
             raise UserError(f"{where}: {name} = {value!r} is no number") from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: {name} = {value}", "expected a finite number")
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(
             f"{where}: {name} = {value!r}", f"expected {kind.__name__}, got {type(value).__name__}"
@@ -89,7 +90,8 @@ def resolve(
 ) -> Any:
     """An instance of ``config``: its defaults, overlaid by the file's values, then by the flags.
 
-    Keys of other dataclasses are ignored here; ``check_keys`` is for the unknown ones.
+    Keys of other dataclasses are ignored here; ``check_keys`` is for the unknown ones. A null in
+    the file (YAML has it) leaves the default.
 
     Raises:
         UserError: for a value of the wrong type, with the file's name.
@@ -98,7 +100,7 @@ def resolve(
     for field in dataclasses.fields(config):
         if field.name in flags:
             values[field.name] = _checked(config, field.name, flags[field.name], "command line")
-        elif field.name in file_values:
+        elif file_values.get(field.name) is not None:
             values[field.name] = _checked(config, field.name, file_values[field.name], where)
     return config(**values)
 

@@ -68,3 +68,66 @@ def ipo(chosen: mx.array, rejected: mx.array, beta: float) -> mx.array:
     a response's tokens, not sums, as the authors recommend for responses of unequal length.
     """
     return mx.square(chosen - rejected - 1 / (2 * beta))
+
+
+def slic_rank(chosen: mx.array, rejected: mx.array, delta: float) -> mx.array:
+    """max(0, delta - log pi(y+|x) + log pi(y-|x)); sequence log-probs (B,) -> (B,).
+
+    Zhao et al. 2023, SLiC-HF (arXiv:2305.10425) eq. 1, without its regularization.
+    """
+    return mx.maximum(0.0, delta - chosen + rejected)
+
+
+def worse(scores: mx.array, prompt_of: mx.array) -> mx.array:
+    """(N, N), true where response i has a lower score than j and answers the same prompt."""
+    same = prompt_of[:, None] == prompt_of[None]
+    return same & (scores[:, None] < scores[None])
+
+
+def rrhf_rank(mean_logps: mx.array, worse: mx.array) -> mx.array:
+    """Sum over responses j better than i of max(0, p_i - p_j); (N,) -> (N,).
+
+    Yuan et al. 2023, RRHF (arXiv:2304.05302) eq. 2: p are length-normalised log-probs.
+
+    Args:
+        mean_logps: (N,), of all responses of a batch.
+        worse: (N, N), true where i is worse than j.
+    """
+    gaps = mx.maximum(0.0, mean_logps[:, None] - mean_logps[None])
+    return mx.where(worse, gaps, 0.0).sum(axis=1)
+
+
+def kto(
+    ratios: mx.array, good: mx.array, kl: mx.array | float, beta: float,
+    desirable: float = 1.0, undesirable: float = 1.0,
+) -> mx.array:  # fmt: skip
+    """w (1 - sigmoid(beta (h - kl))) for good answers, w (1 - sigmoid(beta (kl - h))) for bad ones.
+
+    Ethayarajh et al. 2024, KTO (arXiv:2402.01306) eq. 8. Log-ratios h and good (1 or 0) are (B,);
+    kl is the estimate z0 of KL(pi || pi_ref), which carries no gradient.
+    """
+    sign = 2 * good - 1
+    weight = good * desirable + (1 - good) * undesirable
+    return weight * (1 - mx.sigmoid(sign * beta * (ratios - kl)))
+
+
+def log_odds(mean_logps: mx.array) -> mx.array:
+    """log(p / (1 - p)) of probabilities p = exp(mean_logps), which are below 1; (B,) -> (B,)."""
+    below = mx.minimum(mean_logps, -1e-6)  # p = 1 in float32 has no odds
+    return below - mx.log(-mx.expm1(below))
+
+
+def orpo_odds_ratio(chosen: mx.array, rejected: mx.array) -> mx.array:
+    """-log sigmoid(log odds(y+|x) - log odds(y-|x)); length-normalised log-probs (B,) -> (B,).
+
+    Hong et al. 2024, ORPO (arXiv:2403.07691) eq. 7: the part that is added to the NLL.
+    """
+    return -nn.log_sigmoid(log_odds(chosen) - log_odds(rejected))
+
+
+def simpo(chosen: mx.array, rejected: mx.array, beta: float, gamma: float) -> mx.array:
+    """-log sigmoid(beta (p+ - p-) - gamma); length-normalised log-probs (B,) -> (B,).
+
+    Meng et al. 2024, SimPO (arXiv:2405.14734) eq. 6.
+    """
+    return -nn.log_sigmoid(beta * (chosen - rejected) - gamma)

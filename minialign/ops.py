@@ -67,8 +67,10 @@ def selected_logps(
     if hidden.shape[0] == 0:
         return mx.zeros((0,))
     trainable = isinstance(head, nn.Module) and bool(tree_flatten(head.trainable_parameters()))
-    if not trainable and (fast := cpu.selected_logps(hidden, head, targets, gradient)) is not None:
-        return fast
+    if not trainable:
+        table = getattr(head, "embedding", head)  # a tied head is its embedding, read across
+        if (fast := cpu.selected_logps(hidden, table, targets, gradient)) is not None:
+            return fast
     parts: list[mx.array] = []
     for start in range(0, hidden.shape[0], CHUNK):
         rows, wanted = hidden[start : start + CHUNK], targets[start : start + CHUNK]

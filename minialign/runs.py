@@ -35,6 +35,7 @@ FILES = {
     "adapters.safetensors": "the adapter (mlx-lm's format)",
     "adapter_config.json": "the adapter's shape",
     "reward_head.safetensors": "the reward head",
+    "control.json": "the words that its prompts need",
     "best": "the adapter with the best evaluation",
     "checkpoints": "what resuming needs",
     "bad_rows.jsonl": "rows of the data that were skipped",
@@ -290,6 +291,20 @@ class Run:
         os.replace(draft, final)
         for old in self.checkpoints()[:-keep]:
             _discard(self.checkpoint_path(old))
+
+    def drop_checkpoints(self, after: int) -> None:
+        """Delete the checkpoints of the steps after ``after``."""
+        for step in self.checkpoints():
+            if step > after:
+                _discard(self.checkpoint_path(step))
+
+
+def take_back(run: Run) -> None:
+    """Delete what ``Run.create`` made, and the folder when it holds nothing else."""
+    for name in ("config.json", "env.json", "data.sha256", "run.lock"):
+        (run.path / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        run.path.rmdir()
 
 
 def _discard(path: Path) -> None:

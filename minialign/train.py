@@ -40,11 +40,12 @@ class Step:
 
 
 class Diverged(Exception):
-    """The loss or a gradient is NaN or infinite; weights are those before this step."""
+    """The loss or a gradient is NaN or infinite at a step. The weights are the last that are known
+    to be good: those after step ``good``, whose loss was finite."""
 
-    def __init__(self, step: int, what: str):
+    def __init__(self, step: int, what: str, good: int):
         super().__init__(f"{what} is not finite at step {step}")
-        self.step = step
+        self.step, self.good = step, good
 
 
 def schedule(kind: str, peak: float, warmup: int, total: int) -> Callable[[int], float]:
@@ -103,7 +104,8 @@ def fit(
         first, last: the numbers of the first and last step; a resumed run does not start at 1.
 
     Raises:
-        Diverged: when the loss or the gradient is not finite; the weights are then untouched.
+        Diverged: when the loss or the gradient is not finite. The weights are then untouched, or
+            those before the last update when it was this update that broke them.
     """
 
     def summed(batch: Batch) -> tuple[mx.array, dict[str, mx.array]]:
@@ -111,7 +113,7 @@ def fit(
 
     value_and_grad = nn.value_and_grad(policy.trainable, summed)
     policy.trainable.train()
-    step = first
+    step, before = first, None
     while last is None or step <= last:
         micro = next(batches)
         start = time.perf_counter()
@@ -127,8 +129,13 @@ def fit(
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(part)
         gradient, norm = _clipped(gradient, units, clip)
+        if not math.isfinite(total) and before is not None:
+            policy.trainable.update(before)
+            raise Diverged(step, "the loss", good=step - 2)
         if not _finite([total, norm]):
-            raise Diverged(step, "the loss" if not math.isfinite(total) else "the gradient")
+            what = "the gradient" if math.isfinite(total) else "the loss"
+            raise Diverged(step, what, good=step - 1)
+        before = policy.trainable.trainable_parameters()
         optimizer.learning_rate = rate(step)
         optimizer.update(policy.trainable, gradient)
         mx.eval(policy.trainable.trainable_parameters(), optimizer.state)
@@ -167,11 +174,14 @@ def _clipped(gradient: Any, units: float, most: float) -> tuple[Any, float]:
 
 def evaluate(
     policy: Policy, loss: Loss, batches: Iterable[Batch], weight: Callable[[Batch], float]
-) -> dict[str, float]:
-    """Means of the loss ("loss") and its metrics over some batches, without dropout or gradient."""
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Means of the loss ("loss") and its metrics, without dropout or gradient.
+
+    Yields (examples so far, means so far) after each batch; the last is the result.
+    """
     policy.trainable.eval()
     policy.gradient = False
-    total, units = 0.0, 0.0
+    total, units, done = 0.0, 0.0, 0
     sums: dict[str, float] = {}
     try:
         for batch in batches:
@@ -179,12 +189,13 @@ def evaluate(
             mx.eval(value, parts)
             total += float(value)
             units += weight(batch)
+            done += batch.size
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(part)
+            yield done, {"loss": total / units, **{name: s / units for name, s in sums.items()}}
     finally:
         policy.gradient = True
         policy.trainable.train()
-    return {"loss": total / units, **{name: value / units for name, value in sums.items()}}
 
 
 def save_state(folder: Path, policy: Policy, optimizer: optim.Optimizer) -> None:

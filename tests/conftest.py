@@ -1,4 +1,4 @@
-"""Fixtures every test may use. ``home`` is a fresh MINIALIGN_HOME; models are made or fetched once."""
+"""Fixtures every test may use: a fresh MINIALIGN_HOME, models that are made or fetched once."""
 
 import os
 from pathlib import Path

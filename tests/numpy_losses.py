@@ -1,4 +1,4 @@
-"""An independent float64 copy of the preference losses, with derivatives, written from the papers."""
+"""An independent float64 copy of the losses, with derivatives, written from the papers."""
 
 import numpy as np
 

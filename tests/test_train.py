@@ -199,7 +199,7 @@ def test_the_reference_is_cached_and_reused(tiny_model, pairs, home):
 
 
 def test_a_run_starts_from_another_which_is_then_the_reference(tiny_model, pairs, home):
-    sft, _ = finished("sft", settings(tiny_model, pairs, iters=10, name="base"))
+    finished("sft", settings(tiny_model, pairs, iters=10, name="base"))
     _, events = finished("dpo", settings(tiny_model, pairs, iters=1, adapter="base"))
     first = next(event.values for event in events if event.kind == "step")
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-3)
@@ -342,7 +342,7 @@ def test_evaluation_leaves_training_as_it_was(tiny_model, pairs, home):
         for _ in fit(policy, loss, batches, optimizer, rate=lambda _: 1e-2,
                      weight=chosen.weight, last=3):  # fmt: skip
             if looks:
-                evaluate(policy, loss, [batch_of(rows[8:12])], chosen.weight)
+                list(evaluate(policy, loss, [batch_of(rows[8:12])], chosen.weight))
         results.append(dict(tree_flatten(policy.trainable.trainable_parameters())))
     for name, value in results[0].items():
         assert mx.array_equal(value, results[1][name]), name

@@ -1,8 +1,6 @@
 """``minialign demo``: the whole loop, shown as it happens and summed up in numbers."""
 
 import argparse
-import resource
-import sys
 from typing import Any
 
 from minialign.cli.console import Line, duration, emit, next_steps, say, size, table
@@ -75,12 +73,11 @@ def _report(result: dict[str, Any]) -> None:
     ]
     table(("", "before", "after"), rows)
     emit(f"baseline: the shorter answer is the chosen one in {100 * result['shorter_wins']:.0f} %")
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     emit(
         f"{duration(result['seconds'])} in all, {duration(result['training_seconds'])} of them "
-        f"training; peak memory {size(peak)}; run {result['run']} in {result['path']}"
+        f"training; peak memory {size(result['peak_memory'])}"
     )
+    emit(f"run {result['run']} in {result['path']}")
     next_steps(
         f"minialign chat --adapter {result['run']}",
         f"minialign runs show {result['run']}",

@@ -97,10 +97,15 @@ def _schedule(value: dict[str, Any], path: str) -> dict[str, Any]:
     if name not in names:
         raise UserError(f"{path}: lr_schedule {name!r}", f"known: {', '.join(names)}")
     ours: dict[str, Any] = {"lr_schedule": names[name]}
-    if "warmup" in value:
-        ours["warmup"] = float(value["warmup"])
-    if arguments := value.get("arguments"):
-        ours["learning_rate"] = float(arguments[0])
+    try:
+        if value.get("warmup") is not None:
+            ours["warmup"] = float(value["warmup"])
+        if arguments := value.get("arguments"):
+            ours["learning_rate"] = float(arguments[0])
+    except (TypeError, ValueError, KeyError) as reason:
+        raise UserError(
+            f"{path}: lr_schedule: {reason}", "warmup is a number of steps, arguments a list"
+        ) from None
     return ours
 
 

@@ -1,4 +1,4 @@
-"""``minialign sft | reward | dpo``: settings from flags and files, events as lines."""
+"""``minialign sft | reward | dpo …``: settings from flags and files, events as lines."""
 
 import argparse
 import contextlib
@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli.console import Line, duration, emit, next_steps, say, size
+from minialign.cli.models import fetch_progress
 from minialign.cli.options import add_fields, read_config, to_toml
 
 if TYPE_CHECKING:
+    from minialign.methods import Method
     from minialign.runs import Run
     from minialign.tasks.session import Event
 
@@ -19,28 +21,38 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The flags of one method: its own, and those of every training run."""
     from minialign.methods import METHODS
+
+    parser.set_defaults(command=command)
+    add_method_arguments(parser, METHODS[command])
+
+
+def add_method_arguments(parser: argparse.ArgumentParser, method: "Method") -> None:
+    """The same, for a method that need not be in the registry."""
     from minialign.tasks.settings import Settings
 
-    method = METHODS[command]
     parser.description = f"{parser.description}. Rows: {method.needs}."
-    parser.set_defaults(command=command)
     parser.add_argument("-c", "--config", metavar="FILE", help="settings in TOML or mlx-lm's YAML")
     parser.add_argument(
         "--print-config", action="store_true", help="print the settings in force and stop"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object an event, on stdout")
-    add_fields(parser, method.config, f"{command}'s own settings")
+    add_fields(parser, method.config, f"{method.name}'s own settings")
     add_fields(parser, Settings, "training")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Start a run and show it until it ends."""
-    from minialign.config import check_keys, resolve
     from minialign.methods import METHODS
+
+    return run_method(METHODS[arguments.command], arguments)
+
+
+def run_method(method: "Method", arguments: argparse.Namespace) -> int:
+    """The same, for a method that need not be in the registry."""
+    from minialign.config import check_keys, resolve
     from minialign.tasks.settings import Settings
     from minialign.tasks.train import start
 
-    method = METHODS[arguments.command]
     typed = vars(arguments)
     values = read_config(arguments.config) if arguments.config else {}
     where = arguments.config or "defaults"
@@ -51,17 +63,22 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         emit(to_toml({**dataclasses.asdict(config), **dataclasses.asdict(settings)}))
         return 0
-    with stop_on_interrupt() as stop:
-        started, events = start(method, settings, config, stop)
+    stop = threading.Event()
+    fetching, fetched = fetch_progress()
+    try:
+        started, events = start(method, settings, config, stop, fetching)
+    finally:
+        fetched()
+    with stop_on_interrupt(stop):
         if not arguments.json:
             say(f"run {started.name} in {started.path}")
         return show(started, events, as_json=arguments.json)
 
 
 @contextlib.contextmanager
-def stop_on_interrupt() -> Iterator[threading.Event]:
+def stop_on_interrupt(stop: threading.Event | None = None) -> Iterator[threading.Event]:
     """Ctrl-C or SIGTERM sets the event once, so that a run can save; the second time it kills."""
-    stop = threading.Event()
+    stop = stop or threading.Event()
 
     def ask(number: int, frame: Any) -> None:
         if stop.is_set():
@@ -80,13 +97,16 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
 def show(started: "Run", events: "Iterator[Event]", *, as_json: bool = False) -> int:
     """Print a run's events as they come; returns the exit code (130 when it was stopped)."""
     line, status = Line(), "stopped"
-    for event in events:
-        if as_json:
-            emit({key: value for key, value in dataclasses.asdict(event).items() if value})
-        else:
-            show_event(event, line)
-        if event.kind == "end":
-            status = event.values["status"]
+    try:
+        for event in events:
+            if as_json:
+                emit({key: value for key, value in dataclasses.asdict(event).items() if value})
+            else:
+                show_event(event, line)
+            if event.kind == "end":
+                status = event.values["status"]
+    finally:
+        line.clear()
     if status == "stopped":
         if not as_json:
             say(f"stopped; go on with: minialign runs resume {_handle(started)}")
@@ -120,6 +140,8 @@ def show_event(event: "Event", line: Line) -> None:
                 line.update(text)
         case "step":
             line.update(_step_text(event), force=event.step in (1, event.total))
+        case "evaluating":
+            line.update(f"held out {event.step}/{event.total}")
         case "eval":
             line.clear()
             say(_eval_text(event))
@@ -128,8 +150,10 @@ def show_event(event: "Event", line: Line) -> None:
 def _step_text(event: "Event") -> str:
     values = event.values
     parts = [f"step {event.step}/{event.total}", f"loss {values['loss']:.4f}"]
-    if "rewards/accuracies" in values:
-        parts.append(f"accuracy {values['rewards/accuracies']:.2f}")
+    for key in ("rewards/accuracies", "ratings/accuracies"):
+        if key in values:
+            parts.append(f"accuracy {values[key]:.2f}")
+    if "rewards/margins" in values:
         parts.append(f"margin {values['rewards/margins']:.3f}")
     parts.append(f"{values['tokens_per_second']:.0f} tokens/s")
     parts.append(size(values["peak_memory"]))

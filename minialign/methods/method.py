@@ -1,11 +1,42 @@
 """What a training method is: the rows it accepts, its loss, and what the loss is a sum over."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from minialign.batch import Batch
+from minialign.batch import Batch, Example, TokenizerLike, TooLong, encode
+from minialign.control import Control
+from minialign.errors import UserError
+from minialign.records import Ranking, Record
 from minialign.train import Loss
+
+# (rows, tokenizer, most tokens of a prompt with a response, config) -> one for each row
+Encode = Callable[[Sequence[Any], TokenizerLike, int, Any], list[Example | TooLong]]
+
+
+def encode_each(
+    rows: Sequence[Record], tokenizer: TokenizerLike, limit: int, config: Any
+) -> list[Example | TooLong]:
+    """Every row by itself, as ``batch.encode`` does it."""
+    train_on = getattr(config, "train_on", "all")
+    return [encode(row, tokenizer, limit, train_on) for row in rows]
+
+
+def encode_texts(
+    row: Any, texts: list[str], tokenizer: TokenizerLike, limit: int, meta: dict[str, Any]
+) -> Example | TooLong:
+    """An example of any texts behind a row's prompt."""
+    found = encode(Ranking(row.prompt, texts, [], row.source), tokenizer, limit)
+    return replace(found, meta=meta) if isinstance(found, Example) else found
+
+
+def require(config: Any, above_0: Sequence[str] = (), from_0: Sequence[str] = ()) -> None:
+    """Raise a UserError for a setting of these names that is too small."""
+    for name in (*above_0, *from_0):
+        value = getattr(config, name)
+        if value < 0 or (value == 0 and name in above_0):
+            wanted = "above 0" if name in above_0 else "0 or more"
+            raise UserError(f"{name} = {value}", f"it must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -22,7 +53,11 @@ class Method:
             of each response (N,).
         reward_head: whether a scalar head is trained beside the adapter.
         check: raises a ``UserError`` for settings that make no sense together.
+        check_rows: (training rows, config); raises a ``UserError`` when they teach nothing.
+        encode: makes examples of rows; the default encodes each by itself.
+        control: config -> the control text that prompts shall have when the result is used.
         derived: turns the means of a loss's metrics into those that are shown.
+        file: where a method of the user's own was read from; "" for the built-in ones.
     """
 
     name: str
@@ -34,7 +69,11 @@ class Method:
     reference: bool = False
     reward_head: bool = False
     check: Callable[[Any], None] = lambda config: None
+    check_rows: Callable[[Sequence[Any], Any], None] = lambda rows, config: None
+    encode: Encode = encode_each
+    control: Callable[[Any], Control | None] = lambda config: None
     derived: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: metrics
+    file: str = ""
 
     def weight(self, batch: Batch) -> float:
         """How many units the loss of a batch is a sum over."""

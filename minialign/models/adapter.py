@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import math
+import operator
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,14 +68,9 @@ def _known_keys(module: nn.Module) -> list[str]:
     )
 
 
-def attach(module: nn.Module, lora: Lora) -> None:
-    """Freeze the model and add fresh adapters to it, in place (the update starts at zero).
-
-    Raises:
-        UserError: when ``keys`` name no layer, or there are fewer blocks than ``num_layers``.
-    """
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-
+def check_lora(module: nn.Module, lora: Lora) -> None:
+    """Raise a UserError when ``keys`` name no layer, or there are fewer blocks than
+    ``num_layers``."""
     blocks = len(module.layers)
     if lora.num_layers > blocks:
         raise UserError(f"num_layers = {lora.num_layers}, but the model has {blocks} layers")
@@ -83,8 +79,21 @@ def attach(module: nn.Module, lora: Lora) -> None:
         for key in lora.keys:
             if key not in known and key not in dict(module.named_modules()):
                 raise UserError(f"keys: no layer is named {key!r}", f"known: {', '.join(known)}")
+
+
+def attach(module: nn.Module, lora: Lora) -> None:
+    """Freeze the model and add fresh adapters to it, in place (the update starts at zero). Dropout
+    is off until the model's ``train()``.
+
+    Raises:
+        UserError: when ``keys`` name no layer, or there are fewer blocks than ``num_layers``.
+    """
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    check_lora(module, lora)
     module.freeze()
     linear_to_lora_layers(module, lora.num_layers, _parameters(lora), use_dora=lora.kind == "dora")
+    module.eval()
 
 
 def named_arrays(tree: Any) -> dict[str, mx.array]:
@@ -160,13 +169,13 @@ def read_lora(folder: Path) -> Lora:
         keys = parameters.get("keys")
         return Lora(
             kind=kind,
-            rank=parameters["rank"],
-            scale=parameters["scale"],
-            dropout=parameters.get("dropout", 0.0),
-            num_layers=config["num_layers"],
+            rank=operator.index(parameters["rank"]),
+            scale=1.0 * parameters["scale"],
+            dropout=1.0 * parameters.get("dropout", 0.0),
+            num_layers=operator.index(config["num_layers"]),
             keys=None if keys is None else tuple(keys),
         )
-    except (OSError, ValueError, KeyError, TypeError) as reason:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as reason:
         raise UserError(
             f"{folder / CONFIG} is no adapter config: {reason!r}",
             "it needs fine_tune_type (lora or dora), num_layers and lora_parameters",

@@ -39,13 +39,17 @@ def load_head(folder: Path, dims: int) -> RewardHead:
     """The reward head of a run.
 
     Raises:
-        UserError: when the run has none, or its width is not ``dims``.
+        UserError: when the run has none, it is damaged, or its width is not ``dims``.
     """
     path = folder / FILE
     if not path.exists():
         raise UserError(f"{folder} has no reward head", "train one: minialign reward --data FILE")
     head = RewardHead(dims)
     weights = load_arrays(path)
+    shapes = [weights[name].shape for name in ("weight", "bias") if name in weights]
+    if len(weights) != 2 or list(map(len, shapes)) != [1, 1] or shapes[1] != (1,):
+        held = ", ".join(f"{name} {value.shape}" for name, value in weights.items()) or "nothing"
+        raise UserError(f"{path} is no reward head: it holds {held}", "train it again")
     if weights["weight"].shape != (dims,):
         raise UserError(
             f"{path}: the head is {weights['weight'].shape[0]} wide, the model {dims}",

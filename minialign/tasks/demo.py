@@ -20,6 +20,7 @@ from minialign.methods import METHODS
 from minialign.models.load import load
 from minialign.records import Pair, Prompt
 from minialign.runs import Run, list_runs, remove_run, write_atomic
+from minialign.tasks import memory
 from minialign.tasks.session import Event
 from minialign.tasks.settings import Settings
 from minialign.tasks.style import follows
@@ -52,9 +53,9 @@ def settings(model: str) -> Settings:
         data=(str(folder / "train.jsonl"),),
         eval_data=(str(folder / "heldout.jsonl"),),
         name=NAME,
-        iters=40,
+        iters=32,
         num_layers=16,
-        learning_rate=3e-4,
+        learning_rate=1e-3,
         max_seq_length=512,
         save_every=10,
     )
@@ -89,7 +90,7 @@ def demo(
             yield Event("answers", step=len([a for a in answers if a]), total=len(prompts))
     yield Event("phase", "preference training on the shipped pairs (DPO)")
     if run is None:
-        run, events = start(method, chosen, method.config(beta=0.1, nll_weight=0.1), stop)
+        run, events = start(method, chosen, method.config(nll_weight=1.0), stop)
     else:
         events = resume(run, stop)
     write_atomic(run.path / "answers_before.json", json.dumps(before))
@@ -147,4 +148,5 @@ def _result(
         "style_after": sum(map(follows, after)),
         "training_seconds": summary["seconds"],
         "seconds": seconds,
+        "peak_memory": memory.peak(),
     }

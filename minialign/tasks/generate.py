@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minialign import formats
+from minialign import control, formats
 from minialign.batch import encode_prompt
 from minialign.engine import Completion, Engine, Request, Sampling, requests
 from minialign.errors import UserError
@@ -36,14 +36,18 @@ def open_engine(
     adapter: str | Path | None = None,
     progress: Fetching | None = None,
 ) -> Engine:
-    """An engine for a model, by default the adapter's base or the embedded one.
+    """An engine for a model, by default the adapter's base or the embedded one. An adapter's
+    control text, if it has one, goes into every prompt that its tokenizer renders.
 
     Raises:
         UserError: when there is no such model or adapter, or they do not fit together.
     """
     name = model or base_of(adapter) or DEFAULT
     ensure(name, progress)
-    return Engine(load(name, adapter))
+    opened = load(name, adapter)
+    if adapter is not None and (words := control.read(resolve_adapter(adapter))):
+        opened.tokenizer = control.Controlled(opened.tokenizer, words)  # type: ignore[assignment]
+    return Engine(opened)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +107,12 @@ def available() -> float:
     if limit := info.get("max_recommended_working_set_size"):
         return float(limit)
     return 0.75 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak() -> int:
+    """Most bytes that this process ever held."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def describe(need: Need) -> str:

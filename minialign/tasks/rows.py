@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minialign import formats
-from minialign.batch import Example, TooLong, encode
+from minialign.batch import Example, TooLong
 from minialign.errors import UserError
 from minialign.formats.folders import data_files
 from minialign.formats.kinds import answers_of, digest, opening_of
@@ -87,9 +87,10 @@ def _read(
 
 
 def _encoded(
-    records: Sequence[Record], tokenizer: Any, settings: Settings, train_on: str, rows: Rows
-) -> list[Example]:
-    coded = [encode(record, tokenizer, settings.max_seq_length, train_on) for record in records]
+    records: Sequence[Record], tokenizer: Any, settings: Settings, method: Method, config: Any,
+    rows: Rows,
+) -> list[Example]:  # fmt: skip
+    coded = method.encode(records, tokenizer, settings.max_seq_length, config)
     long = [row for row in coded if isinstance(row, TooLong)]
     examples = [row for row in coded if isinstance(row, Example)]
     if long:
@@ -131,9 +132,10 @@ def load_rows(settings: Settings, method: Method, config: Any, tokenizer: Any) -
         records = kept
     else:
         records, held = hold_out(records, settings.eval_split, settings.seed)
-    train_on = getattr(config, "train_on", "all")
-    rows.train = _encoded(records, tokenizer, settings, train_on, rows)
-    rows.held_out = _encoded(held, tokenizer, settings, train_on, rows)
+    if records:
+        method.check_rows(records, config)
+    rows.train = _encoded(records, tokenizer, settings, method, config, rows)
+    rows.held_out = _encoded(held, tokenizer, settings, method, config, rows)
     if not rows.train:
         raise UserError(
             f"nothing to train on: {len(records)} rows, none usable",

@@ -94,7 +94,7 @@ def changed_options(run: Run) -> dict[str, tuple[Any, Any]]:
     from minialign.tasks.settings import Settings
 
     config = run.config
-    method = METHODS.get(str(config.get("method")))
+    method = METHODS.get(str(config.get("method")))  # looking runs no file of the user's own
     changed: dict[str, tuple[Any, Any]] = {}
     for options in (Settings, *([method.config] if method else [])):
         for option in fields(options):

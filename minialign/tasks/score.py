@@ -228,7 +228,7 @@ def open_scorer(
         settings = run_settings(adapter)
         scorer.beta = beta or settings.get("beta") or scorer.beta
         start = settings.get("reference_adapter") or settings.get("adapter")
-        scorer.reference = _reference(scorer.policy, start)
+        scorer.reference = reference_measure(scorer.policy, start)
     elif beta is not None:
         raise UserError("--beta is for the implicit reward of an adapter", "give --adapter RUN")
     if reward is not None:
@@ -238,7 +238,7 @@ def open_scorer(
     return scorer
 
 
-def _reference(engine: Engine, start: str | None) -> Measure:
+def reference_measure(engine: Engine, start: str | None) -> Measure:
     """Log-probs of the reference: the engine's model without its adapter, or with ``start``."""
     if start:
         model = load(engine.model.name, start)

@@ -5,7 +5,7 @@ import itertools
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from minialign.models.adapter import (
     Lora,
     adapter_hash,
     attach,
+    check_lora,
     load_adapter,
     read_lora,
     resolve_adapter,
@@ -36,7 +37,7 @@ from minialign.tasks.settings import Settings
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened: "note", "reference", "step", "eval", "saved" or "end"."""
+    """What happened: "note", "reference", "step", "evaluating", "eval", "saved" or "end"."""
 
     kind: str
     text: str = ""
@@ -71,10 +72,19 @@ def prepare(
     start_from = resolve_adapter(settings.adapter) if settings.adapter else None
     other = resolve_adapter(settings.reference_adapter) if settings.reference_adapter else None
     model = load(settings.model)
+    lora = read_lora(start_from) if start_from else settings.lora()
+    check_lora(model.module, lora)
     rows = load_rows(settings, method, config, model.tokenizer)
     for note in rows.notes:
         yield Event("note", note)
+    if start_from and (lost := _lost(settings, lora)):
+        yield Event("note", f"{', '.join(lost)}: as in {settings.adapter}, where training starts")
     _same_data(run, rows)
+    if not rows.held_out and (settings.patience or settings.select == "best"):
+        raise UserError(
+            "patience and select = best need held-out rows, and there are none",
+            "--eval-data FILE, or more data and --eval-split 0.1",
+        )
     each = settings.batch_size * settings.grad_accumulation_steps
     total = settings.iters or max(1, round(settings.epochs * math.ceil(len(rows.train) / each)))
     run.set_total(total)
@@ -82,7 +92,6 @@ def prepare(
     yield Event(
         "note", f"{len(rows.train)} examples to train on{heldout}; {total} steps of {each} examples"
     )
-    lora = read_lora(start_from) if start_from else settings.lora()
     need = memory.estimate(model, rows.train, settings, lora, method)
     yield Event("note", memory.describe(need), values={"memory_estimate": need.total})
     memory.refuse(need, model, rows.train, settings, lora, method)
@@ -113,6 +122,19 @@ def prepare(
         checkpoint_layers(model.module)
     policy.share_prompts = settings.share_prompts and plain_cache(model.module)
     yield Session(run, method, settings, config, model, policy, rows, total, lora)
+
+
+def _lost(settings: Settings, lora: Lora) -> list[str]:
+    """The settings of the adapter's shape that were given, but that an adapter decides."""
+    wanted, usual = settings.lora(), Settings().lora()
+    wanted, usual = (
+        replace(one, scale=one.effective_scale(), rslora=False) for one in (wanted, usual)
+    )
+    return [
+        {"kind": "fine_tune_type"}.get(one.name, one.name)
+        for one in fields(Lora)
+        if getattr(wanted, one.name) not in (getattr(usual, one.name), getattr(lora, one.name))
+    ]
 
 
 def _visited(examples: list[Example], settings: Settings, total: int) -> list[Example]:

@@ -1,10 +1,12 @@
 """What every training run can be told, whatever its method: one dataclass, read by all faces."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from minialign.errors import UserError
-from minialign.models.adapter import Lora
+from minialign.models.adapter import CONFIG, Lora
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Settings:
     data: tuple[str, ...] = ()
     # rename columns: chosen=better
     map: tuple[str, ...] = ()
-    # go on past bad rows; they are counted and written beside the run
+    # go on past bad rows; they are counted and kept in FILE.bad.jsonl
     skip_bad: bool = False
     # files to evaluate on, never trained on
     eval_data: tuple[str, ...] = ()
@@ -99,6 +101,27 @@ class Settings:
         )
 
 
+def with_whole_paths(settings: Settings) -> Settings:
+    """The settings with absolute paths, so that a run can be resumed from any folder. What is not
+    here (a name, a hub id) stays as it is."""
+
+    def whole(path: str, part: str = "") -> str:
+        found = (Path(path).expanduser() / part).exists()
+        return os.path.abspath(Path(path).expanduser()) if found else path
+
+    is_path = settings.model.startswith((".", "~")) or "/" in settings.model
+    other = settings.reference_adapter
+    return replace(
+        settings,
+        model=whole(settings.model) if is_path else settings.model,
+        data=tuple(whole(path) for path in settings.data),
+        eval_data=tuple(whole(path) for path in settings.eval_data),
+        adapter=settings.adapter and whole(settings.adapter, CONFIG),
+        reference_adapter=other and whole(other, CONFIG),
+        out=settings.out and os.path.abspath(Path(settings.out).expanduser()),
+    )
+
+
 def check(settings: Settings) -> None:
     """Raise a UserError for a value that no run can use."""
     for name, low in (
@@ -121,8 +144,14 @@ def check(settings: Settings) -> None:
         raise UserError(f"iters = {settings.iters}", "it must be at least 1")
     if settings.iters is None and settings.epochs <= 0:
         raise UserError(f"epochs = {settings.epochs}", "it must be above 0")
-    if settings.learning_rate <= 0:
-        raise UserError(f"learning_rate = {settings.learning_rate}", "it must be above 0")
+    for name in ("learning_rate", "scale", "memory_limit"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise UserError(f"{name} = {value}", "it must be above 0")
+    if settings.seed >= 2**63:
+        raise UserError(f"seed = {settings.seed}", "it must be below 2^63")
+    if settings.out is not None and settings.name is not None:
+        raise UserError("--out and --name both say where the run goes", "leave one of them out")
     if settings.num_layers == 0 or settings.num_layers < -1:
         raise UserError(f"num_layers = {settings.num_layers}", "-1 is all, n the last n blocks")
     if not 0 <= settings.dropout < 1:

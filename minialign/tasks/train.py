@@ -10,7 +10,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,20 @@ import mlx.optimizers as optim
 
 from minialign.batch import Batch, Example, collate, endless, index_batches
 from minialign.config import resolve
+from minialign.control import FILE as CONTROL
+from minialign.control import to_text
 from minialign.errors import UserError
-from minialign.methods import METHODS, Method
+from minialign.methods import Method
+from minialign.methods.own import method_of
 from minialign.models.adapter import CONFIG, WEIGHTS, save_adapter
+from minialign.models.fetch import ensure
 from minialign.models.head import FILE as HEAD
 from minialign.models.head import save_head
-from minialign.runs import Run, write_atomic
+from minialign.records import Pair
+from minialign.runs import Run, take_back, write_atomic
 from minialign.stats import wilson
 from minialign.tasks.session import Event, Session, prepare
-from minialign.tasks.settings import Settings, check
+from minialign.tasks.settings import Settings, check, with_whole_paths
 from minialign.train import (
     Diverged,
     Step,
@@ -41,21 +46,31 @@ from minialign.train import (
 
 
 def start(
-    method: Method, settings: Settings, config: Any, stop: threading.Event | None = None
+    method: Method,
+    settings: Settings,
+    config: Any,
+    stop: threading.Event | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Run, Iterator[Event]]:
     """A new run's folder, and its events; nothing is trained before the first event is taken.
 
-    Setting ``stop`` ends the run after the step under way, with a checkpoint.
+    Setting ``stop`` ends the run after the step under way, with a checkpoint; ``progress`` is
+    called with (what, done, total) while the model is fetched.
 
     Raises:
-        UserError: for settings that no run can use, or a folder that is taken.
+        UserError: for settings that no run can use, a model that is not to be had, or a folder
+            that is taken.
     """
     check(settings)
     method.check(config)
-    out = Path(settings.out).expanduser() if settings.out else None
+    settings = with_whole_paths(settings)
+    ensure(settings.model, progress)
+    out = Path(settings.out) if settings.out else None
     values = {**dataclasses.asdict(settings), **dataclasses.asdict(config)}
+    if method.file:
+        values["method_file"] = method.file
     run = Run.create(method.name, values, out, settings.name)
-    return run, _train(run, method, settings, config, stop or threading.Event())
+    return run, _train(run, method, settings, config, stop or threading.Event(), fresh=True)
 
 
 def resume(run: Run, stop: threading.Event | None = None) -> Iterator[Event]:
@@ -65,13 +80,14 @@ def resume(run: Run, stop: threading.Event | None = None) -> Iterator[Event]:
         UserError: when the run is finished, running, or no training run.
     """
     stored = run.config
-    method = METHODS.get(stored.get("method", ""))
+    method = method_of(stored)
     if method is None:
         raise UserError(f"run {run.name}: method {stored.get('method')!r} cannot be resumed")
     if run.state().status == "finished":
         raise UserError(
             f"run {run.name} is finished",
-            f"to train on from it: minialign {method.name} --adapter {run.name} --data FILE",
+            f"to train on from it: minialign {method.file and 'train '}{method.file or method.name}"
+            f" --adapter {run.name} --data FILE",
         )
     where = str(run.path / "config.json")
     settings = resolve(Settings, stored, {}, where)
@@ -80,11 +96,12 @@ def resume(run: Run, stop: threading.Event | None = None) -> Iterator[Event]:
 
 
 def _train(
-    run: Run, method: Method, settings: Settings, config: Any, stop: threading.Event
-) -> Iterator[Event]:
+    run: Run, method: Method, settings: Settings, config: Any, stop: threading.Event,
+    fresh: bool = False,
+) -> Iterator[Event]:  # fmt: skip
+    session = None
     with run.locked():
         try:
-            session = None
             for event in prepare(run, method, settings, config, stop):
                 if isinstance(event, Session):
                     session = event
@@ -96,7 +113,10 @@ def _train(
                 return
             yield from _steps(session, stop)
         except UserError as reason:
-            run.finish("failed", reason.problem)
+            if fresh and session is None:
+                take_back(run)  # nothing began: name and folder are free for the next try
+            else:
+                run.finish("failed", reason.problem)
             raise
 
 
@@ -120,40 +140,61 @@ def _updates(session: Session, done: int) -> Iterator[list[Batch]]:
         yield [_batch(session.rows.train, next(order)) for _ in range(each)]
 
 
-def _evaluated(session: Session, step: int) -> Event:
+def _evaluated(session: Session, step: int) -> Iterator[Event]:
     """Evaluate on the held-out rows, log it, and keep the adapter if it is the best so far."""
     rows, method, run = session.rows.held_out, session.method, session.run
     order = index_batches(
         [example.length for example in rows], 4 * session.settings.batch_size, 0, 0
     )
     batches = (_batch(rows, indices) for indices in order)
-    means = evaluate(session.policy, method.loss(session.config), batches, method.weight)
+    means: dict[str, float] = {}
+    loss = method.loss(session.config)
+    for done, so_far in evaluate(session.policy, loss, batches, method.weight):
+        means = so_far
+        yield Event("evaluating", step=done, total=len(rows))
     values: dict[str, Any] = method.derived(means)
     values["rows"] = len(rows)
     if "rewards/accuracies" in values:
         low, high = wilson(values["rewards/accuracies"] * len(rows), len(rows))
         values["accuracy_low"], values["accuracy_high"] = low, high
         values["shorter_wins"] = _shorter_wins(rows)
-    earlier = [row["loss"] for row in run.metrics("eval") if row["step"] < step]
+    earlier = [row["loss"] for row in run.metrics("eval") if 0 < row["step"] < step]
     run.log("eval", step, values)
     if step > 0 and values["loss"] < min(earlier, default=float("inf")):
         _save_result(session, run.path / "best")
-    return Event("eval", step=step, total=session.total, values=values)
+    yield Event("eval", step=step, total=session.total, values=values)
 
 
 def _shorter_wins(rows: list[Example]) -> float:
     """The accuracy of preferring the response with fewer tokens; a draw counts half."""
-    pairs = [(len(row.responses[0]), len(row.responses[1])) for row in rows]
-    return sum((a < b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
+    pairs = [
+        (len(row.responses[better]), len(row.responses[worse]))
+        for row in rows
+        for better, worse in _ordered(row)
+    ]
+    return sum((a < b) + 0.5 * (a == b) for a, b in pairs) / max(len(pairs), 1)
+
+
+def _ordered(row: Example) -> list[tuple[int, int]]:
+    """(better, worse): every two responses of an example of which the data say that."""
+    scores = row.meta.get("scores", [1.0, 0.0])
+    places = range(len(scores))
+    return [(i, j) for i in places for j in places if scores[i] > scores[j]]
 
 
 def _before(session: Session) -> dict[str, float] | None:
     """What the held-out rows looked like before the first step."""
-    if session.method.reference:
+    if session.method.reference and session.method.record is Pair:
         pairs = [example.meta["reference"] for example in session.rows.held_out]
         share = sum(chosen > rejected for chosen, rejected in pairs) / max(len(pairs), 1)
         return {"logps/accuracies": share} if pairs else None
     return next((row for row in session.run.metrics("eval") if row["step"] == 0), None)
+
+
+def _known_at_start(session: Session) -> bool:
+    """Whether step 0 needs no look: a policy that is its own reference, a fresh reward head."""
+    fresh_head = session.method.reward_head and session.settings.adapter is None
+    return session.method.reference or fresh_head
 
 
 def _waited(run: Run, step: int) -> int:
@@ -167,6 +208,8 @@ def _save_result(session: Session, folder: Path) -> None:
     save_adapter(folder, session.model.module, session.lora, str(session.model.path))
     if session.policy.reward is not None:
         save_head(folder, session.policy.reward)
+    if control := session.method.control(session.config):
+        write_atomic(folder / CONTROL, to_text(control))
 
 
 def _save(session: Session, step: int, optimizer: optim.Optimizer) -> None:
@@ -198,11 +241,12 @@ def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
         done = checkpoints[-1]
         load_state(run.checkpoint_path(done), policy, optimizer)
         yield Event("note", f"going on after step {done}", done, total)
-    elif session.rows.held_out and not session.method.reference:
-        yield _evaluated(session, 0)  # before training a policy is its reference: nothing to see
+    elif session.rows.held_out and not _known_at_start(session):
+        yield from _evaluated(session, 0)
     warmup = settings.warmup * total if settings.warmup < 1 else settings.warmup
     mx.reset_peak_memory()
     began, first = time.monotonic(), done
+    unlogged = {"tokens": 0.0, "seconds": 0.0}
     steps = fit(
         policy,
         session.method.loss(session.config),
@@ -219,13 +263,15 @@ def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
         for step in steps:
             done = step.step
             values = _values(step, session.method)
+            unlogged = {name: value + values[name] for name, value in unlogged.items()}
             if done % settings.steps_per_report == 0 or done == total:
-                run.log("train", done, values)
+                run.log("train", done, {**values, **unlogged})
+                unlogged = dict.fromkeys(unlogged, 0.0)
             eta = (time.monotonic() - began) / (done - first) * (total - done)
             yield Event("step", step=done, total=total, values={**values, "eta": eta})
             evaluates = settings.steps_per_eval and done % settings.steps_per_eval == 0
             if session.rows.held_out and (evaluates or done == total):
-                yield _evaluated(session, done)
+                yield from _evaluated(session, done)
             enough = bool(settings.patience) and _waited(run, done) >= settings.patience
             if done % settings.save_every == 0 or done == total or stop.is_set() or enough:
                 _save(session, done, optimizer)
@@ -238,11 +284,10 @@ def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
                 yield Event("end", step=done, total=total, values={"status": "stopped"})
                 return
     except Diverged as reason:
-        kept = run.checkpoints()
-        if not kept and done:
-            _save(session, done, optimizer)
+        run.drop_checkpoints(after=reason.good)
+        _save_result(session, run.path)
         raise UserError(
-            f"{reason}; the weights of step {kept[-1] if kept else done} are kept",
+            f"{reason}; the weights of step {reason.good} are kept",
             "try a smaller --learning-rate, a longer --warmup or --grad-clip 0.5",
         ) from None
     yield _finished(session, done, optimizer)

@@ -1,0 +1,34 @@
+"""``minialign train FILE.py``: train with a method of the user's own."""
+
+import argparse
+
+EPILOG = """\
+minialign train examples/own_method.py --help       # its own settings, and those of all methods
+minialign train examples/own_method.py --data pairs.jsonl
+
+FILE.py defines METHOD = minialign.methods.Method(name, config, record, loss, unit, needs); the
+file is run as it is, so use only files that you trust.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """The file; all that follows it is for its method."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("file", metavar="FILE.py", help="a Python file that defines METHOD")
+    parser.add_argument(
+        "flags", nargs=argparse.REMAINDER, metavar="...", help="flags, as those of minialign dpo"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read the method, then the flags that it has, then train."""
+    from minialign.cli import train
+    from minialign.methods.own import load_method
+
+    method = load_method(arguments.file)
+    parser = argparse.ArgumentParser(
+        prog=f"minialign train {arguments.file}", description=f"Train with {method.name}"
+    )
+    train.add_method_arguments(parser, method)
+    return train.run_method(method, parser.parse_args(arguments.flags))

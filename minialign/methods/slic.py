@@ -1,0 +1,90 @@
+"""SLiC-HF: sequence likelihood calibration on preference pairs.
+
+Zhao et al. 2023 (arXiv:2305.10425) eq. 1: max(0, delta - log pi(y+) + log pi(y-)) - lambda log
+pi(y_ref), on summed log-probs. On pairs as they are this is SLiC-HF-direct; on pairs of the SFT
+policy's own samples, labelled by a reward, it is SLiC-HF-sample-rank.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from minialign import losses
+from minialign.batch import Batch, Example, TokenizerLike, TooLong
+from minialign.errors import UserError
+from minialign.forward import Policy, response_logps
+from minialign.methods.method import Method, encode_each, encode_texts, require
+from minialign.methods.pairs import pair_metrics
+from minialign.methods.reference_texts import key, reference_texts
+from minialign.records import Pair
+from minialign.train import Loss
+
+
+@dataclass(frozen=True)
+class Config:
+    """SLiC's own settings."""
+
+    # how far the chosen log-prob (summed) must lie above the rejected one
+    delta: float = 1.0
+    # lambda, the weight of the summed NLL of the chosen or of a reference text (0: none)
+    nll_weight: float = 0.1
+    # files of demonstrations whose answers are the reference texts, found by their prompt;
+    # without files, and for a prompt that is not in them, it is the chosen response
+    sft_data: tuple[str, ...] = ()
+
+
+def check(config: Config) -> None:
+    """Raise a UserError for values outside the loss's domain."""
+    require(config, from_0=("delta", "nll_weight"))
+    if config.sft_data and not config.nll_weight:
+        raise UserError("--sft-data has no weight", "--nll-weight 0.1")
+
+
+def check_rows(rows: Sequence[Pair], config: Config) -> None:
+    """Raise a UserError when reference texts are wanted and no pair has one."""
+    texts = reference_texts(config.sft_data)
+    if config.sft_data and not any(key(row.prompt) in texts for row in rows):
+        raise UserError("no prompt of the pairs is in --sft-data", "the same prompts are needed")
+
+
+def encode_rows(
+    rows: Sequence[Pair], tokenizer: TokenizerLike, limit: int, config: Config
+) -> list[Example | TooLong]:
+    """Examples of chosen and rejected, and with ``sft_data`` the reference text as a third."""
+    if not config.sft_data:
+        return encode_each(rows, tokenizer, limit, config)
+    texts = reference_texts(config.sft_data)
+    three = [[row.chosen, row.rejected, texts.get(key(row.prompt), row.chosen)] for row in rows]
+    pairs = zip(rows, three, strict=True)
+    return [encode_texts(row, texts, tokenizer, limit, {}) for row, texts in pairs]
+
+
+def loss(config: Config) -> Loss:
+    """The sum over pairs, with TRL's metric names; a reward is a summed log-prob."""
+
+    def calibration(policy: Policy, batch: Batch) -> tuple[mx.array, dict[str, mx.array]]:
+        logps, counts = response_logps(policy, batch)
+        shape = (batch.size, -1)
+        each = logps.reshape(shape)
+        rank = losses.slic_rank(each[:, 0], each[:, 1], config.delta)
+        nll = -each[:, 2 if config.sft_data else 0]
+        two, lengths = each[:, :2].reshape(-1), counts.reshape(shape)[:, :2].reshape(-1)
+        parts = {"rank": rank.sum(), "nll/reference": nll.sum()}
+        values = rank + config.nll_weight * nll
+        return values.sum(), pair_metrics(two, two, lengths) | parts
+
+    return calibration
+
+
+METHOD = Method(
+    name="slic",
+    config=Config,
+    record=Pair,
+    loss=loss,
+    unit="examples",
+    needs="a prompt with a chosen and a rejected response",
+    check=check,
+    check_rows=check_rows,
+    encode=encode_rows,
+)
