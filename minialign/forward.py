@@ -105,6 +105,8 @@ class Policy:
     gradient: bool = True  # whether a backward pass follows
     shared: int = field(default=0)  # batches that shared their prompts, for the report
     separate: int = field(default=0)
+    computed: int = field(default=0)  # tokens that went through the model, padding included
+    needed: int = field(default=0)  # the same without padding
 
     @property
     def layers(self) -> int:
@@ -142,6 +144,10 @@ def _shared_hidden(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:
     return mx.concatenate([first, hidden[:, :-1]], axis=1), hidden
 
 
+def _joined_width(batch: Batch) -> int:
+    return -(-max(example.length for example in batch.examples) // 16) * 16
+
+
 def _separate_hidden(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:
     rows, width = batch.responses.shape
     owners = [i for i, example in enumerate(batch.examples) for _ in example.responses]
@@ -151,7 +157,7 @@ def _separate_hidden(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:
             owners, (r for example in batch.examples for r in example.responses), strict=True
         )
     ]
-    longest = -(-max(map(len, joined)) // 16) * 16
+    longest = _joined_width(batch)
     inputs = mx.array([ids + [0] * (longest - len(ids)) for ids in joined])
     hidden = policy.backbone(inputs)
     lengths = batch.prompt_lengths[batch.prompt_of][:, None]
@@ -165,8 +171,12 @@ def response_hidden(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:
     each token. What lies on padding is arbitrary."""
     if policy.share_prompts and sharing_saves(batch) >= WORTH:
         policy.shared += 1
+        policy.computed += batch.prompts.size + batch.responses.size
+        policy.needed += sum(len(e.prompt) + sum(map(len, e.responses)) for e in batch.examples)
         return _shared_hidden(policy, batch)
     policy.separate += 1
+    policy.computed += batch.responses.shape[0] * _joined_width(batch)
+    policy.needed += sum(example.tokens for example in batch.examples)
     return _separate_hidden(policy, batch)
 
 

@@ -117,6 +117,7 @@ def fit(
     while last is None or step <= last:
         micro = next(batches)
         start = time.perf_counter()
+        policy.computed = policy.needed = 0
         _reseed(seed, step)
         units = sum(weight(batch) for batch in micro)
         total, gradient = 0.0, None
@@ -144,22 +145,13 @@ def fit(
             loss=total / units,
             metrics={name: value / units for name, value in sums.items()},
             tokens=sum(example.tokens for batch in micro for example in batch.examples),
-            padding=_padding(micro),
+            padding=1 - policy.needed / max(policy.computed, 1),
             grad_norm=norm,
             learning_rate=rate(step),
             seconds=time.perf_counter() - start,
         )
         policy.trainable.train()
         step += 1
-
-
-def _padding(micro: list[Batch]) -> float:
-    real = sum(
-        len(example.prompt) + sum(map(len, example.responses))
-        for batch in micro
-        for example in batch.examples
-    )
-    return 1 - real / sum(batch.prompts.size + batch.responses.size for batch in micro)
 
 
 def _clipped(gradient: Any, units: float, most: float) -> tuple[Any, float]:

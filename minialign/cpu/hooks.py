@@ -77,9 +77,9 @@ def install(model: nn.Module) -> None:
     """Replace the hooked names in the files that define the model's classes (idempotent)."""
     files = {type(module).__module__ for _, module in model.named_modules()}
     for (home, name), native in HOOKS.items():
-        stock: Any = getattr(sys.modules.get(home), name, None)
+        stock = getattr(sys.modules.get(home), name, None)
         if stock is None:
             continue
         for file in map(sys.modules.get, files):
             if file is not None and getattr(file, name, None) is stock:
-                setattr(file, name, native(stock))
+                setattr(file, name, native(stock))  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from minialign import cpu
 from minialign.batch import encode_prompt
 from minialign.engine import Engine, Sampling
 from minialign.errors import UserError
@@ -27,7 +28,6 @@ from minialign.tasks.style import follows
 from minialign.tasks.train import resume, start
 
 NAME = "demo"
-SAMPLED = 48  # held-out prompts that are answered before and after
 SAMPLING = Sampling(temperature=0.7, max_tokens=80)
 
 
@@ -45,6 +45,11 @@ def examples_folder() -> Path:
     raise UserError(f"the example pairs are not at {installed}", "pip install --force-reinstall .")
 
 
+def slow_machine() -> bool:
+    """Whether this is a CPU without the native kernels, where the demo does less of everything."""
+    return cpu.on_cpu() and not cpu.native()
+
+
 def settings(model: str) -> Settings:
     """The demo's training settings; every other one is the default."""
     folder = examples_folder() / "concise"
@@ -53,7 +58,7 @@ def settings(model: str) -> Settings:
         data=(str(folder / "train.jsonl"),),
         eval_data=(str(folder / "heldout.jsonl"),),
         name=NAME,
-        iters=32,
+        iters=20 if slow_machine() else 32,
         num_layers=16,
         learning_rate=1e-3,
         max_seq_length=512,
@@ -116,7 +121,7 @@ def _stored(run: Run) -> dict[str, Any] | None:
 
 def _prompts(path: str) -> list[Prompt]:
     records = [record for record in read(path).records if isinstance(record, Pair)]
-    return [record.prompt for record in records[:SAMPLED]]
+    return [record.prompt for record in records[: 24 if slow_machine() else 48]]
 
 
 def _answers(model: str, adapter: str | None, prompts: list[Prompt]) -> Iterator[list[str]]:
