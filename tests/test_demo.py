@@ -12,10 +12,14 @@ from conftest import MODEL_HOME, ROOT
 from minialign.tasks.demo import examples_folder, settings
 
 
+def _lines(path):
+    return path.read_text(encoding="utf-8").splitlines()
+
+
 def test_the_pairs_are_enough_and_held_out():
     folder = examples_folder()
     rows = {
-        name: [json.loads(line) for line in (folder / "concise" / f"{name}.jsonl").open()]
+        name: [json.loads(line) for line in _lines(folder / "concise" / f"{name}.jsonl")]
         for name in ("train", "heldout")
     }
     assert len(rows["train"]) >= 240

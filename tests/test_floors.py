@@ -23,12 +23,9 @@ from conftest import ROOT
 FLOORS = (
     ("minialign", "errors", "records", "control", "stats", "home", "config", "runs", "formats"),
     ("cpu", "ops", "losses"),
-    (
-        "models", "batch", "forward", "train",
-        "engine",
-    ),
-    ("methods",),
-    ("tasks",),
+    ("models", "batch", "forward", "train", "engine"),
+    ("methods", "select"),
+    ("tasks", "lane"),
     ("cli", "__main__", "tui"),
 )  # fmt: skip
 PLACES = {

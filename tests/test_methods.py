@@ -295,7 +295,9 @@ def test_every_flag_is_tested():
     }
 
 
-def test_slic_regularizes_with_the_text_of_another_file(policy, rows, tiny_model, home, tmp_path):
+def test_slic_regularizes_with_the_text_of_another_file(
+    policy, rows, tiny_model, home, tmp_path, monkeypatch
+):
     method, file = METHODS["slic"], rows / "demonstrations.jsonl"
     config = method.config(sft_data=(str(file),))
     batch = batch_of(method, rows, tiny_model, config)
@@ -311,10 +313,11 @@ def test_slic_regularizes_with_the_text_of_another_file(policy, rows, tiny_model
     examples = batch_of(method, rows, tiny_model, method.config(sft_data=(str(part),))).examples
     same = [example.responses[2] == example.responses[0] for example in examples]
     assert same.count(False) == 1
-    run, _ = finished(
-        method, settings(tiny_model, rows / "pairs.jsonl", iters=2), sft_data=(str(file),)
-    )
+    monkeypatch.chdir(rows)  # a run goes on from any folder: it keeps whole paths
+    chosen = settings(tiny_model, rows / "pairs.jsonl", iters=2)
+    run, _ = finished(method, chosen, sft_data=("demonstrations.jsonl",))
     assert run.state().status == "finished"
+    assert run.config["sft_data"] == [str(file)]
 
 
 def test_kto_pairs_each_prompt_with_the_answer_to_another(rows, tiny_model, home):

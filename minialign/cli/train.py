@@ -171,6 +171,8 @@ def _eval_text(event: "Event") -> str:
         rows = values["rows"]
         text += f", accuracy {share_text(round(values['rewards/accuracies'] * rows), rows)}"
         text += f"; shorter answer wins {100 * values['shorter_wins']:.1f} %"
+    if "ratings/accuracies" in values and event.step:
+        text += f", accuracy {100 * values['ratings/accuracies']:.1f} %"
     if "rewards/length_correlation" in values and event.step:
         text += f"; correlation of reward and length {values['rewards/length_correlation']:+.2f}"
     return text

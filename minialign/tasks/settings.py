@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from minialign.errors import UserError
 from minialign.models.adapter import CONFIG, Lora
@@ -120,6 +120,16 @@ def with_whole_paths(settings: Settings) -> Settings:
         reference_adapter=other and whole(other, CONFIG),
         out=settings.out and os.path.abspath(Path(settings.out).expanduser()),
     )
+
+
+def own_whole_paths(config: Any) -> Any:
+    """The same for a method's own settings, of which those named ``*_data`` hold files."""
+    files = {
+        name: tuple(os.path.abspath(Path(path).expanduser()) for path in value)
+        for name, value in vars(config).items()
+        if name.endswith("_data") and isinstance(value, tuple)
+    }
+    return replace(config, **files)
 
 
 def check(settings: Settings) -> None:

@@ -32,7 +32,7 @@ from minialign.records import Pair
 from minialign.runs import Run, take_back, write_atomic
 from minialign.stats import wilson
 from minialign.tasks.session import Event, Session, prepare
-from minialign.tasks.settings import Settings, check, with_whole_paths
+from minialign.tasks.settings import Settings, check, own_whole_paths, with_whole_paths
 from minialign.train import (
     Diverged,
     Step,
@@ -63,7 +63,7 @@ def start(
     """
     check(settings)
     method.check(config)
-    settings = with_whole_paths(settings)
+    settings, config = with_whole_paths(settings), own_whole_paths(config)
     ensure(settings.model, progress)
     out = Path(settings.out) if settings.out else None
     values = {**dataclasses.asdict(settings), **dataclasses.asdict(config)}

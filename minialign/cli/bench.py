@@ -1,0 +1,127 @@
+"""``minialign bench``: how fast this machine is, how fast it could be, and which models suit it."""
+
+import argparse
+from dataclasses import asdict
+
+from minialign.cli import console
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """The options of ``minialign bench``."""
+    parser.add_argument(
+        "--model", metavar="MODEL", help="what to measure (default: the embedded model)"
+    )
+    parser.add_argument("--quick", action="store_true", help="a few tokens only: a rough idea")
+    parser.add_argument("--json", action="store_true", help="one JSON object, on stdout")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, and print two tables: this model here, and the others of the catalogue."""
+    from minialign.models.names import DEFAULT
+    from minialign.tasks.bench import QUICK, Estimate, Row, bench
+    from minialign.tasks.roofline import Machine
+
+    model = arguments.model or DEFAULT
+    line = console.Line(every=0)
+    here: Machine | None = None
+    rows: list[Row] = []
+    others: list[Estimate] = []
+    try:
+        for found in bench(
+            model,
+            QUICK if arguments.quick else None,
+            lambda text: line.update(f"measuring: {text} …", force=True),
+        ):
+            if isinstance(found, Machine):
+                here = found
+            elif isinstance(found, Row):
+                rows.append(found)
+            else:
+                others.append(found)
+    finally:
+        line.clear()
+    assert here is not None
+    if arguments.json:
+        measured = [{**asdict(row), "share": row.share} for row in rows]
+        console.emit(
+            {
+                "model": model,
+                "quick": arguments.quick,
+                "machine": asdict(here),
+                "rows": measured,
+                "models": [asdict(one) for one in others],
+            }
+        )
+        return 0
+    console.emit(
+        f"{here.chip}, {here.cores} threads: reads {here.bandwidth / 1e9:.1f} GB/s "
+        f"({here.bandwidth_one / 1e9:.1f} with one thread), "
+        f"multiplies {here.gemm / 1e9:.0f} GFLOP/s\nkernels: {here.kernels}\n"
+    )
+    _rows(model, rows)
+    console.emit("")
+    _others(others)
+    if arguments.quick:
+        console.say("\n--quick measures too little to compare by; leave it out for real figures")
+    console.next_steps("minialign models list", "minialign doctor")
+    return 0
+
+
+NAMES = {
+    "load": "load the model",
+    "score": "score (log-probs of every token)",
+    "sft": "LoRA fine-tuning",
+    "dpo": "DPO, prompts computed once",
+    "process": "peak memory of the process",
+}
+
+
+def _name(name: str) -> str:
+    if name.startswith("decode "):
+        count = name.removeprefix("decode ")
+        return "write one answer" if count == "1" else f"write {count} answers at once"
+    return NAMES.get(name, name)
+
+
+def _value(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return console.size(value)
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {unit}"
+
+
+def _rows(model: str, rows: list) -> None:
+    cells = [
+        (
+            _name(row.name),
+            _value(row.value, row.unit),
+            _value(row.limit, row.unit) if row.limit else "",
+            f"{100 * row.share:.0f} %" if row.limit else "",
+            console.size(row.memory) if row.memory else "",
+            row.note,
+        )
+        for row in rows
+    ]
+    headers = (model, "here", "at most", "reached", "memory", "")
+    console.table(headers, cells)
+
+
+def _others(others: list) -> None:
+    cells = [
+        (
+            one.name,
+            f"{one.params / 1e6:,.0f} M",
+            console.size(one.run_bytes),
+            console.size(one.train_bytes),
+            _value(one.decode, "tokens/s"),
+            _value(one.train, "tokens/s"),
+            console.duration(one.thousand_pairs),
+            one.verdict,
+        )
+        for one in others
+    ]
+    headers = (
+        "model (estimated)", "weights", "to run", "to train", "writes", "trains",
+        "DPO, 1,000 pairs", "good for",
+    )  # fmt: skip
+    console.table(headers, cells)

@@ -1,0 +1,200 @@
+"""``minialign best-of-n``: the best of n answers to each prompt, and what n buys."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from minialign.cli import console
+from minialign.cli.sampling import (
+    model_arguments,
+    open_from,
+    sampling_arguments,
+    sampling_from,
+)
+from minialign.errors import UserError
+
+EPILOG = """\
+minialign best-of-n prompts.txt --n 16 --scorer reward:reward-1 -o best.jsonl --plot best.png
+minialign best-of-n gsm8k.jsonl --n 4 --scorer exact
+minialign best-of-n ifeval.jsonl --n 8 --scorer length --gold ifeval     # what does length buy?
+
+One JSON object a prompt: all candidates with their scores, and the best. The table has the expected
+score of the best of n for every n, from the same samples, and how far that choice is from the
+policy at most: KL <= log n - (n - 1) / n.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Prompts, scorer and sampling."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    prompt_arguments(parser, 16)
+    parser.add_argument("--scorer", required=True, metavar="SCORER", help=scorer_help())
+    parser.add_argument("--gold", metavar="SCORER", help="a second scorer that only judges")
+    parser.add_argument("-o", "--output", metavar="FILE", help="append the JSON objects to a file")
+    parser.add_argument(
+        "--resume", action="store_true", help="with -o: only prompts that are not in the file yet"
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw the expected score against KL (.png, .svg or .pdf)"
+    )
+    parser.add_argument("--json", action="store_true", help="with -o: the table as JSON")
+
+
+def prompt_arguments(parser: argparse.ArgumentParser, n: int) -> None:
+    """What ``best-of-n`` and ``sample`` share."""
+    parser.add_argument(
+        "file", metavar="PROMPTS", help="the lines of a .txt, or rows with prompts (JSONL…)"
+    )
+    parser.add_argument("--n", "-n", type=int, default=n, help=f"samples of each prompt ({n})")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
+    model_arguments(parser)
+    parser.add_argument("--system", metavar="TEXT", help="a system prompt")
+    sampling_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the samples (0)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="answers written at once (16)"
+    )
+
+
+def scorer_help() -> str:
+    """The kinds of scorers, for a help text."""
+    return (
+        "reward:RUN, dpo:RUN, exact (the row's reference answer), ifeval (the row's instructions), "
+        "regex:PATTERN, length, or python:FILE.py:function of (prompt, responses)"
+    )
+
+
+def read_asked(arguments: argparse.Namespace) -> list[Any]:
+    """The prompts that are asked for."""
+    from minialign.tasks.sample import read_prompts
+
+    if arguments.n < 1:
+        raise UserError(f"n is {arguments.n}", "1 or more samples of each prompt")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UserError(f"--limit {arguments.limit}", "1 or more prompts")
+    return read_prompts(arguments.file, arguments.system)[: arguments.limit]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Sample, score, write, and say what n buys."""
+    from minialign.cli.plots import PICTURES
+    from minialign.tasks import select
+    from minialign.tasks.scorers import open_scorer
+
+    sampling = sampling_from(arguments)
+    output = Path(arguments.output).expanduser() if arguments.output else None
+    plot = Path(arguments.plot).expanduser() if arguments.plot else None
+    _check(arguments, output, plot, PICTURES)
+    asked = read_asked(arguments)
+    scorer = open_scorer(arguments.scorer)
+    gold = open_scorer(arguments.gold) if arguments.gold else None
+    rows: list[dict[str, Any]] = []
+    if output and arguments.resume:
+        rows = select.on_disk(output, asked, arguments.n, scorer, gold)
+        console.say(f"{len(rows)} of {len(asked)} prompts are in {output} already")
+    engine = open_from(arguments)
+    origin = {"model": engine.model.name}
+    if arguments.adapter:
+        origin["adapter"] = str(arguments.adapter)
+    start, before = time.monotonic(), len(rows)
+    found = select.best_of_n(
+        engine, asked, scorer, arguments.n, sampling, gold=gold, seed=arguments.seed,
+        batch_size=arguments.batch_size, done=rows, origin=origin,
+    )  # fmt: skip
+    for row in console.progress(found, len(asked) - before, "prompts"):
+        rows.append(row)
+        if output is None:
+            console.emit(row)
+            continue
+        with open(output, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    summary = select.summary(rows)
+    if fresh := len(rows) - before:
+        summary["seconds_per_prompt"] = (time.monotonic() - start) / fresh
+    _show(summary, table=output is not None, as_json=arguments.json)
+    if plot:
+        picture(summary, plot)
+        console.say(f"drawn in {plot}")
+    if output:
+        console.next_steps(f"minialign data show {output}", f"minialign rrhf --data {output}")
+    return 0
+
+
+def _check(
+    arguments: argparse.Namespace, output: Path | None, plot: Path | None, endings: tuple[str, ...]
+) -> None:
+    if arguments.resume and output is None:
+        raise UserError("--resume needs the file to go on with", "-o FILE --resume")
+    for path in (output, plot):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UserError(f"cannot write {path}", "give a file in a folder that exists")
+    if output and not arguments.resume and output.exists() and output.stat().st_size:
+        raise UserError(
+            f"{output} is there already", "go on with it: --resume; or choose another file"
+        )
+    if plot and plot.suffix.lower() not in endings:
+        raise UserError(f"{plot}: not a picture's name", f"end it with {', '.join(endings)}")
+
+
+def _show(summary: dict[str, Any], *, table: bool, as_json: bool) -> None:
+    if table and as_json:
+        console.emit(summary)
+        return
+    last = summary["points"][-1]
+    text = f"best of {last['n']}: {summary['scorer']} {_plus(last['proxy'], last['proxy_error'])}"
+    first = summary["points"][0]
+    text += f" against {_plus(first['proxy'], first['proxy_error'])} for one answer"
+    cost = f"{summary['tokens_per_prompt']:.0f} tokens"
+    if "seconds_per_prompt" in summary:
+        cost += f" and {summary['seconds_per_prompt']:.1f} s"
+    console.say(f"{text}; {cost} a prompt")
+    if not table:
+        return
+    headers = ["n", "KL at most", summary["scorer"], "±"]
+    headers += [summary["gold"], "±"] if "gold" in summary else []
+    console.table(headers, [_cells(point) for point in summary["points"]])
+
+
+def _plus(value: float, error: float) -> str:
+    return f"{value:.4g} ± {error:.2g}" if error else f"{value:.4g}"
+
+
+def _cells(point: dict[str, Any]) -> list[str]:
+    cells = [str(point["n"]), f"{point['kl']:.3f}"]
+    for name in ("proxy", "gold"):
+        if name in point:
+            cells += [f"{point[name]:.4f}", f"{point[f'{name}_error']:.4f}"]
+    return cells
+
+
+def picture(summary: dict[str, Any], path: Path) -> None:
+    """Draw the expected score, with its standard error, against the KL bound."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(
+            "a picture needs matplotlib", "pip install 'minialign[plot]'   (or leave --plot away)"
+        ) from None
+    points = summary["points"]
+    names = [name for name in ("proxy", "gold") if name in points[0]]
+    figure = Figure(figsize=(7, 3 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(len(names), 1, index + 1)
+        at, values = [p["kl"] for p in points], [p[name] for p in points]
+        axes.errorbar(at, values, [p[f"{name}_error"] for p in points], marker="o", capsize=3)
+        for point in points:
+            if point["n"] & (point["n"] - 1) == 0:  # 1, 2, 4, 8 …
+                axes.annotate(f"n = {point['n']}", (point["kl"], point[name]),
+                              textcoords="offset points", xytext=(4, -12))  # fmt: skip
+        axes.set_ylabel(summary["scorer" if name == "proxy" else "gold"])
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("KL from the policy, at most (nats)")
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as reason:
+        raise UserError(f"{path}: {reason.strerror}") from None

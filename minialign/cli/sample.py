@@ -1,0 +1,80 @@
+"""``minialign sample``: rankings or pairs made of a model's own answers."""
+
+import argparse
+import json
+from pathlib import Path
+
+from minialign.cli import console
+from minialign.cli.best_of_n import prompt_arguments, read_asked, scorer_help
+from minialign.cli.sampling import open_from, sampling_from
+from minialign.errors import UserError
+
+EPILOG = """\
+minialign sample prompts.txt --n 4 --scorer reward:reward-1 -o rankings.jsonl      # for rrhf
+minialign sample prompts.txt --n 4 --scorer length --to pairs -o pairs.jsonl       # best, worst
+minialign sample prompts.txt --n 2 --to pairs -o unlabelled.jsonl                  # for label
+
+Without a scorer pairs are in random order: label them before you train on them.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """Prompts, scorer, sampling and what is written."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    prompt_arguments(parser, 4)
+    parser.add_argument("--scorer", metavar="SCORER", help=scorer_help())
+    parser.add_argument(
+        "--to", choices=("rankings", "pairs"), default="rankings",
+        help="all answers with scores; or the best and the worst (rankings)",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", metavar="FILE", help="write to a file, not to stdout")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Sample and write a row for each prompt."""
+    from minialign.tasks import sample
+    from minialign.tasks.scorers import open_scorer
+
+    sampling = sampling_from(arguments)
+    output = Path(arguments.output).expanduser() if arguments.output else None
+    if arguments.n < 2:
+        raise UserError(f"n is {arguments.n}", "a ranking or a pair needs 2 answers or more")
+    if arguments.scorer is None and arguments.to == "rankings":
+        raise UserError("rankings need a scorer", "--scorer SCORER, or --to pairs to label them")
+    if output and (output.is_dir() or not output.parent.is_dir()):
+        raise UserError(f"cannot write {output}", "give a file in a folder that exists")
+    if output and output.exists() and output.stat().st_size:
+        raise UserError(f"{output} is there already", "choose another file")
+    asked = read_asked(arguments)
+    scorer = open_scorer(arguments.scorer) if arguments.scorer else None
+    engine = open_from(arguments)
+    found = sample.groups(
+        engine, asked, arguments.n, sampling, arguments.seed, arguments.batch_size
+    )
+    written = 0
+    for group in console.progress(found, len(asked), "prompts"):
+        if scorer is None:
+            row = sample.unlabelled(group, arguments.seed)
+        elif arguments.to == "pairs":
+            row = sample.best_and_worst(group, scorer)
+        else:
+            row = sample.ranking(group, scorer)
+        if row is None:
+            continue
+        written += 1
+        if output is None:
+            console.emit(row)
+            continue
+        with open(output, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if written < len(asked):
+        console.say(f"{len(asked) - written} prompts left out: their answers or scores are equal")
+    if output and written:
+        use = f"minialign label {output}" if scorer is None else _use(arguments.to, output)
+        console.next_steps(f"minialign data show {output}", use)
+    return 0
+
+
+def _use(kind: str, output: Path) -> str:
+    return f"minialign {'rrhf' if kind == 'rankings' else 'dpo'} --data {output}"

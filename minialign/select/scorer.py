@@ -1,0 +1,49 @@
+"""The one protocol of scorers: ``score(prompt, responses) -> floats``, a higher one is better."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from minialign.errors import UserError
+from minialign.records import Prompted
+
+# A prompt with its row's other keys (a reference answer…), and responses -> a number for each.
+Values = Callable[[Prompted, Sequence[str]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Something that scores responses; ``name`` is what stands behind ``--scorer``."""
+
+    name: str
+    values: Values
+
+    def score(self, prompt: Prompted, responses: Sequence[str]) -> list[float]:
+        """A finite number for each response.
+
+        Raises:
+            UserError: when the scorer gives something else.
+        """
+        if not responses:
+            return []
+        given = self.values(prompt, responses)
+        where = f"{self.name}{f', {prompt.source}' if prompt.source else ''}"
+        try:
+            found = [float(value) for value in given]
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{where}: the scorer returned {type(given).__name__} {str(given)[:60]!r}",
+                "it must return a number for each response",
+            ) from None
+        if len(found) != len(responses):
+            raise UserError(
+                f"{where}: {len(found)} scores for {len(responses)} responses",
+                "it must return a number for each response",
+            )
+        for value, response in zip(found, responses, strict=True):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{where}: the score {value} for {response[:60]!r}",
+                    "scores must be finite numbers",
+                )
+        return found

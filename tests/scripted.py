@@ -1,0 +1,129 @@
+"""A model that says what a test wants, for the lane and the app; nothing is computed."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from minialign.lane import Lane, Which
+from tui.app import MinialignApp
+from tui.preferences import Preferences
+
+SIZES = [(80, 24), (140, 45)]
+
+
+class ScriptedEngine:
+    """Answers are words that name the seed and the question; ``go`` lets them come."""
+
+    context = None
+
+    def __init__(self, which: Which, words: int = 6, delay: float = 0.0, same: bool = False):
+        self.model = SimpleNamespace(name=which.model or "scripted")
+        self.tokenizer = SimpleNamespace(
+            render=lambda messages, add: list(json.dumps(messages).encode())
+        )
+        self.words, self.delay, self.same = words, delay, same
+        self.go = threading.Event()
+        self.go.set()
+        self.closed = 0
+        self.seeds: list[int] = []
+
+    def text(self, ids: Any, seed: int) -> list[str]:
+        """The pieces of the answer."""
+        asked = json.loads(bytes(ids).decode())[-1]["content"]
+        start = ["same"] if self.same else [self.model.name, f" seed {seed}", f" to {asked}:"]
+        return start + [f" word{n}" for n in range(self.words)]
+
+    def stream(self, ids, sampling=None, seed=0, on_prefill=None) -> Iterator[Any]:
+        """Pieces, as ``Engine.stream`` gives them."""
+        from minialign.engine import Piece
+
+        self.seeds.append(seed)
+        pieces = self.text(ids, seed)
+        try:
+            for n, piece in enumerate(pieces):
+                while not self.go.wait(0.02):
+                    if on_prefill:
+                        on_prefill(0, 1)
+                if self.delay:
+                    time.sleep(self.delay)
+                yield Piece(piece, n, "stop" if n == len(pieces) - 1 else None)
+        finally:
+            self.closed += 1
+
+    def complete(self, waiting, sampling=None, cancelled=lambda: False, **_) -> Iterator[Any]:
+        """Completions, as ``Engine.complete`` gives them."""
+        from minialign.engine import Completion
+
+        for request in waiting:
+            self.seeds.append(request.seed)
+            reason = "stop"
+            while not self.go.wait(0.02) or self.delay:
+                if cancelled():
+                    reason = "cancelled"
+                    break
+                if self.go.is_set():
+                    time.sleep(self.delay)
+                    break
+            text = "".join(self.text(request.prompt, request.seed))
+            yield Completion(0, 0, [1], text, reason, request.seed)
+
+
+class Models:
+    """Loads scripted engines and remembers them."""
+
+    def __init__(self, **options: Any):
+        self.options = options
+        self.loaded: dict[Which, ScriptedEngine] = {}
+        self.fails: Exception | None = None
+        self.load_seconds = 0.0
+
+    def __call__(self, which: Which, progress: Any) -> Any:
+        time.sleep(self.load_seconds)
+        if self.fails is not None:
+            raise self.fails
+        self.loaded[which] = ScriptedEngine(which, **self.options)
+        return self.loaded[which]
+
+
+def make_app(models: Models, welcomed: bool = True, **options: Any) -> MinialignApp:
+    """An app over a lane with scripted models."""
+    preferences = Preferences.load()
+    preferences.welcomed = welcomed or preferences.welcomed
+    preferences.save()
+    return MinialignApp(Lane(models), which=options.pop("which", Which("m")), **options)
+
+
+def drive(
+    app: MinialignApp,
+    script: Callable[[Any], Awaitable[None]],
+    size: tuple[int, int] = (80, 24),
+) -> None:
+    """Run the app without a terminal, and a script that presses keys."""
+
+    async def run() -> None:
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            await script(pilot)
+        assert app.lane.close(5)
+
+    asyncio.run(run())
+
+
+async def until(pilot: Any, condition: Callable[[], Any], seconds: float = 15.0) -> None:
+    """Wait until it is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, (
+            f"it did not happen; on the screen:\n{screen_text(pilot.app)}"
+        )
+        await pilot.pause(0.01)
+
+
+def screen_text(app: MinialignApp) -> str:
+    """What is on the screen, as text."""
+    strips = app.screen._compositor.render_strips()
+    return "\n".join(strip.text.rstrip() for strip in strips)

@@ -1,0 +1,268 @@
+"""The label screen, driven by keys: every vote is on disk, and nothing is voted on unseen."""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from scripted import SIZES, Models, drive, make_app, screen_text, until
+
+from minialign import formats
+from minialign.home import labels_file
+from minialign.tasks.label import STARTERS, Shown, Waiting
+from minialign.tasks.votes import Votes
+from tui import label as label_screen
+from tui.dialogs import Ask, Edit, ErrorDialog, Pick
+
+ROWS = [
+    {"prompt": f"question {n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(9)
+]
+
+
+@pytest.fixture
+def file(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of pairs; votes count as soon as a pair is drawn."""
+    monkeypatch.setattr(label_screen, "BOUNCE", 0.0)
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+async def drawn(pilot):
+    """Wait for a pair; returns the screen."""
+    await until(pilot, lambda: getattr(pilot.app.screen, "drawn", None) is not None)
+    return pilot.app.screen
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_key(file, size):
+    app = make_app(Models(), label_source=str(file))
+
+    async def script(pilot):
+        screen = await drawn(pilot)
+        a, b = (screen.query_one(f"#side-{side}").region for side in "ab")
+        if size[0] < 100:
+            assert a.bottom <= b.y  # stacked
+        else:
+            assert a.right <= b.x  # side by side
+        shown = []
+        for key in ("a", "left", "b", "right", "t", "x", "s"):
+            pair = screen.drawn
+            shown.append(pair)
+            text = screen_text(app)
+            assert all(part in text for part in (pair.a, pair.b, pair.prompt[0]["content"]))
+            assert "chosen" not in text  # blind
+            await pilot.press(key)
+            assert Votes().all[-1].prompt == pair.prompt  # on disk already
+        choices = ["a", "a", "b", "b", "tie", "both_bad", "skip"]
+        assert [vote.choice for vote in Votes().all] == choices
+        for expected in reversed(shown):
+            await pilot.press("u")
+            assert screen.drawn == expected
+        assert Votes().all == []
+        await pilot.press("u")
+        await pilot.press("n")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press(*"hm", "enter")
+        await until(pilot, lambda: app.screen is screen)
+        assert "note: hm" in screen_text(app)
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(app.screen, Edit))
+        first = screen.drawn
+        assert app.screen.query_one("TextArea").text == first.a
+        await pilot.press("ctrl+o")
+        assert app.screen.query_one("TextArea").text == first.b
+        app.screen.query_one("TextArea").text = "much better"
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: app.screen is screen and screen.drawn is not first)
+        (vote,) = Votes().all
+        assert (vote.choice, vote.edited, vote.note) == ("both_bad", "much better", "hm")
+        assert "1 votes" in screen_text(app)
+        await pilot.press("down", "up", "pagedown", "pageup", "shift+down", "shift+up")
+
+    drive(app, script, size)
+    assert formats.read(labels_file()).problems == []
+
+
+def test_prompts_are_answered_twice_ahead_and_the_empty_end_says_what_next(file):
+    file.with_name("p.txt").write_text("one?\ntwo?\nthree?\n")
+    models = Models()
+    app = make_app(models, label_source=str(file.with_name("p.txt")))
+
+    async def script(pilot):
+        screen = await drawn(pilot)
+        for _ in range(3):
+            await drawn(pilot)
+            pair = screen.drawn
+            assert pair.a != pair.b
+            assert pair.a_from["seed"] != pair.b_from["seed"]
+            assert pair.a_from["model"] == "m"
+            await pilot.press("a")
+            await until(pilot, lambda pair=pair: screen.drawn is not pair)
+        await until(pilot, lambda: "Nothing to label" in screen_text(app))
+        await pilot.press("a", "e", "n")  # no pair: no vote, no dialog
+        assert app.screen is screen
+        assert len(Votes().all) == 3
+
+    drive(app, script)
+    (engine,) = models.loaded.values()
+    assert len(set(engine.seeds)) == len(engine.seeds) == 6
+
+
+def test_a_key_that_is_held_down_does_not_vote_on_what_was_not_seen(file, monkeypatch):
+    monkeypatch.setattr(label_screen, "BOUNCE", 3600.0)
+    app = make_app(Models(), label_source=str(file))
+
+    async def script(pilot):
+        await drawn(pilot)
+        await pilot.press("a", "a", "a")
+        assert Votes().all == []
+
+    drive(app, script)
+
+
+def test_a_model_with_one_answer_only_is_told(file):
+    file.with_name("p.txt").write_text("one?\n")
+    app = make_app(Models(same=True), label_source=str(file.with_name("p.txt")))
+
+    async def script(pilot):
+        await until(pilot, lambda: getattr(app.screen, "sitting", None) is not None)
+        await until(pilot, lambda: "Nothing to label" in screen_text(app))
+
+    drive(app, script)
+
+
+def test_source_is_chosen_remembered_and_a_wrong_one_is_a_dialog(file):
+    app = make_app(Models())
+
+    async def script(pilot):
+        await pilot.press("f3")
+        screen = await drawn(pilot)
+        assert screen.drawn.prompt[0]["content"] == STARTERS[0]
+        await pilot.press("o")
+        await until(pilot, lambda: isinstance(app.screen, Pick))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press(*"nowhere.jsonl", "enter")
+        await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
+        assert "no such file" in screen_text(app)
+        await pilot.press("enter", "o", "down", "enter")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        app.screen.query_one("Input").value = str(file)
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.drawn and "question" in screen.drawn.prompt[0]["content"])
+
+    drive(app, script)
+    assert json.loads((file.parent / "home" / "tui.json").read_text())["label_source"] == str(file)
+
+
+def test_a_pair_made_in_the_chat_is_waiting(file):
+    app = make_app(Models())
+
+    async def script(pilot):
+        await pilot.press("f3")
+        screen = await drawn(pilot)
+        await pilot.press("f2")
+        Waiting().add(Shown([{"role": "user", "content": "from chat"}], "x1", "x2"))
+        await pilot.press("f3")
+        await until(pilot, lambda: "from chat" in str(list(screen.sitting.ready)))
+
+    drive(app, script)
+
+
+def test_a_full_disk_is_a_dialog_and_the_pair_stays(file, monkeypatch):
+    app = make_app(Models(), label_source=str(file))
+
+    async def script(pilot):
+        screen = await drawn(pilot)
+        pair = screen.drawn
+
+        def full(number):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            await pilot.press("a")
+            await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
+        assert "No space left" in screen_text(app)
+        await pilot.press("enter")
+        assert screen.drawn is pair
+        assert Votes().all == []
+        await pilot.press("a")
+        assert len(Votes().all) == 1
+
+    drive(app, script)
+
+
+VOTER = """
+import sys
+from scripted import Models, drive, make_app, until
+from tui import label
+label.BOUNCE = 0.0
+app = make_app(Models(), label_source=sys.argv[1])
+async def script(pilot):
+    await until(pilot, lambda: getattr(app.screen, "drawn", None))
+    while True:
+        screen = app.screen
+        pair = screen.drawn
+        await pilot.press("a")
+        if screen.drawn is not pair:
+            print("kept", screen.votes.all[-1].id, flush=True)
+drive(app, script)
+"""
+
+
+def test_kill_9_while_labelling_loses_no_vote(home, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"q{n}", "chosen": "good " * 300, "rejected": f"bad {n}"} for n in range(999)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept: list[str] = []
+    chance = random.Random(1)
+    for _ in range(3):
+        voter = subprocess.Popen(
+            [sys.executable, "-c", VOTER, str(file)], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        )  # fmt: skip
+        assert voter.stdout is not None
+        kept.append(voter.stdout.readline().split()[1])
+        time.sleep(chance.uniform(0, 0.4))
+        voter.kill()
+        kept += [line.split()[1] for line in voter.stdout if line.startswith("kept")]
+        voter.wait()
+        voter.stdout.close()
+    there = [vote.id for vote in Votes().all]
+    assert set(kept) <= set(there)
+    assert len(set(there)) == len(there)
+    assert formats.read(labels_file()).problems == []
+
+
+def test_ten_thousand_votes_open_without_a_stall(home, file):
+    vote = {"id": "", "prompt": [{"role": "user", "content": "q"}], "a": "x" * 200, "b": "y" * 200}
+    home.mkdir(exist_ok=True)
+    with open(labels_file(), "w") as out:
+        for number in range(10_000):
+            out.write(json.dumps({**vote, "id": f"{number:016x}", "choice": "a"}) + "\n")
+    app = make_app(Models(), label_source=str(file))
+
+    async def script(pilot):
+        screen = await drawn(pilot)
+        assert "10000 votes" in screen_text(app)
+        times = []
+        for _ in range(5):
+            began = time.process_time()
+            pair = screen.drawn
+            await pilot.press("a")
+            await until(pilot, lambda pair=pair: screen.drawn is not pair)
+            times.append(time.process_time() - began)
+            await asyncio.sleep(0)
+        assert min(times) < 0.25
+
+    drive(app, script)

@@ -1,0 +1,206 @@
+"""The runs screen: live status, plots, log; start, stop, resume, all in processes of their own."""
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+from scripted import SIZES, Models, drive, make_app, screen_text, until
+
+from minialign.errors import UserError
+from minialign.home import home as home_folder
+from minialign.lane import Which
+from minialign.runs import Run
+from minialign.tasks import launch
+from minialign.tasks.watch import Watch, charts
+from tui.dialogs import ErrorDialog, Sure
+from tui.form import RunForm
+
+
+def made(name: str, steps: int = 12, status: str = "finished", method: str = "dpo") -> Run:
+    run = Run.create(method, {"model": "m", "total_steps": steps}, name=name)
+    for step in range(1, steps + 1):
+        values = {"loss": 0.7 - step / 50, "rewards/accuracies": 0.5 + step / 50}
+        run.log("train", step, {**values, "rewards/margins": step / 10})
+    run.log("eval", steps, {"loss": 0.5, "rewards/accuracies": 0.75})
+    (run.path / "adapters.safetensors").write_bytes(b"")
+    if status != "interrupted":
+        run.finish(status)
+    else:
+        (run.path / "run.lock").touch()
+    return run
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_list_the_plots_and_every_key(home, size):
+    for name, status in (("old", "stopped"), ("other", "interrupted"), ("new", "finished")):
+        made(name, status=status)
+        time.sleep(0.02)
+    broken = made("broken")
+    (broken.path / "config.json").write_text('{"method": "dpo"')
+    with open(broken.path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "tra')
+    os.utime(broken.path / "env.json", (1, 1))
+    app = make_app(Models())
+
+    async def script(pilot):
+        await pilot.press("f5")
+        screen = app.screen
+        await until(pilot, lambda: len(screen.seen.runs) == 4)
+        await until(pilot, lambda: "loss by step" in screen_text(app))
+        text = screen_text(app)
+        assert "✓" in text
+        assert "┤" in text
+        assert "└" in text
+        assert screen.current.name == "new"
+        assert screen.check_action("resume", ()) is False
+        if size[0] > 100:
+            assert "rewards/accuracies by step" in text
+            assert "? " in text
+        await pilot.press("m", "m")
+        await until(pilot, lambda: "rewards/accuracies by step" in screen_text(app))
+        await pilot.press("z")
+        await until(pilot, lambda: "smoothed 0.6" in screen_text(app).replace("\n", " "))
+        await pilot.press("space", "down")
+        await until(pilot, lambda: screen.current.name == "other")
+        await until(pilot, lambda: "A  new train" in screen_text(app))
+        assert "other train" in screen_text(app)
+        assert screen.check_action("resume", ())
+        await pilot.press("l")
+        await until(pilot, lambda: "has no log" in screen_text(app))
+        await pilot.press("l", "delete")
+        await until(pilot, lambda: isinstance(app.screen, Sure))
+        await pilot.press("y")
+        await until(pilot, lambda: app.screen is screen and len(screen.seen.runs) == 3)
+        assert not (home / "runs" / "other").exists()
+        shutil.rmtree(home / "runs" / "old")  # it vanishes
+        await until(pilot, lambda: len(screen.seen.runs) == 2)
+        await pilot.press("home")
+        await until(pilot, lambda: screen.current and screen.current.name == "new")
+        await pilot.press("c")
+        await until(pilot, lambda: app.screen is not screen)
+        assert app.which == Which("m", "new")
+
+    drive(app, script, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_runs_says_the_next_key(home, size):
+    app = make_app(Models())
+
+    async def script(pilot):
+        await pilot.press("f5")
+        await until(pilot, lambda: "No runs yet" in screen_text(app))
+        await pilot.press("s", "r", "c", "m", "l", "z", "space", "delete")
+        assert app.screen.current is None
+
+    drive(app, script, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_form_checks_and_gives_what_was_typed(home, size, monkeypatch):
+    app = make_app(Models())
+    asked = []
+
+    def start(method, options):
+        asked.append((method, options))
+        raise UserError("not in this test", "")
+
+    monkeypatch.setattr(launch, "start", start)
+
+    async def script(pilot):
+        await pilot.press("f5", "n")
+        await until(pilot, lambda: isinstance(app.screen, RunForm))
+        form = app.screen
+        await until(pilot, lambda: form.query("#f-beta"))
+        await pilot.pause()
+        assert "learning rate" in screen_text(app)
+        form.query_one("#f-iters").value = "many"
+        await pilot.press("ctrl+s")
+        assert "whole number" in screen_text(app)
+        form.query_one("#f-iters").value = "3"
+        form.query_one("#f-beta").value = "-1"
+        await pilot.press("ctrl+s")
+        assert "beta" in screen_text(app)
+        assert app.screen is form
+        form.query_one("#f-beta").value = "0.2"
+        form.query_one("#f-data").value = "a.jsonl, b.jsonl"
+        form.query_one("#f-grad_checkpoint").value = True
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: asked)
+        await pilot.press("enter")
+
+    drive(app, script, size)
+    ((method, options),) = asked
+    assert method == "dpo"
+    assert options == {
+        "model": "m", "iters": 3, "beta": 0.2, "data": ("a.jsonl", "b.jsonl"),
+        "grad_checkpoint": True,
+    }  # fmt: skip
+
+
+def test_flags_are_what_the_command_line_takes():
+    import argparse
+
+    from minialign.cli import train
+
+    options = {"iters": 3, "beta": 0.2, "data": ("a", "b"), "skip_bad": True,
+               "share_prompts": False, "adapter": None, "name": "x"}  # fmt: skip
+    parser = argparse.ArgumentParser()
+    parser.description = ""
+    train.add_arguments(parser, "dpo")
+    parsed = vars(parser.parse_args(launch.flags(options)))
+    for name, value in options.items():
+        if value is not None:
+            assert parsed[name] == (list(value) if isinstance(value, tuple) else value)
+
+
+def test_a_run_is_a_process_of_its_own_that_stops_and_goes_on(home, tmp_path, tiny_model):
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"q{n}", "chosen": "yes yes", "rejected": "no"} for n in range(40)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"model": str(tiny_model), "data": (str(data),), "iters": 4000, "batch_size": 2,
+               "save_every": 4000, "eval_split": 0.0}  # fmt: skip
+    one = launch.start("dpo", options)
+    assert one.name == "dpo-1"
+    assert os.getsid(one.process.pid) == one.process.pid != os.getsid(0)
+    run = None
+    end = time.monotonic() + 120
+    while run is None or not run.metrics("train"):
+        assert time.monotonic() < end, one.said()
+        assert one.code is None, one.said()
+        if (home_folder() / "runs" / one.name / "config.json").exists():
+            run = Run.open(one.name)
+        time.sleep(0.1)
+    assert Watch().look()[0].status == "running"
+    assert "loss by step" in charts([one.name], ["loss"], 60, 12)
+    with pytest.raises(UserError, match="running"):
+        launch.resume(run)
+    launch.stop(run)
+    assert one.process.wait(60) == 130
+    state = run.state()
+    assert state.status == "stopped"
+    assert launch.tail(one.name, 3)
+    with pytest.raises(UserError, match="not being trained"):
+        launch.stop(run)
+    again = launch.resume(run)
+    while run.state().step <= state.step:
+        assert time.monotonic() < end, again.said()
+        time.sleep(0.1)
+    launch.stop(run)
+    assert again.process.wait(60) == 130
+
+
+def test_a_run_that_cannot_start_is_told(home):
+    app = make_app(Models())
+
+    async def script(pilot):
+        await pilot.press("f5")
+        screen = app.screen
+        screen.launched.append(launch.start("dpo", {"data": ("/nowhere/at-all.jsonl",)}))
+        await until(pilot, lambda: isinstance(app.screen, ErrorDialog), 60)
+        await until(pilot, lambda: "at-all.jsonl" in screen_text(app))
+        await pilot.press("escape")
+
+    drive(app, script)

@@ -1,0 +1,193 @@
+"""The app: its screens, its keys, what it remembers, and how errors are told."""
+
+import time
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.theme import Theme
+
+from minialign.errors import UserError
+from minialign.home import settings
+from minialign.lane import Lane, Which
+from tui.bubble import Bubble
+from tui.chat import ChatScreen
+from tui.dialogs import ErrorDialog
+from tui.preferences import Preferences
+
+THEMES = (
+    Theme(
+        name="minialign",
+        primary="#7aa2f7", secondary="#bb9af7", accent="#e0af68", foreground="#d5d9e8",
+        background="#15171f", surface="#1b1e29", panel="#242837", success="#9ece6a",
+        warning="#e0af68", error="#f7768e", dark=True,
+    ),
+    Theme(
+        name="minialign-light",
+        primary="#2f5bd0", secondary="#7a3fc4", accent="#9a5b00", foreground="#22252e",
+        background="#f6f5f1", surface="#eeece6", panel="#e2dfd6", success="#3c7a1e",
+        warning="#9a5b00", error="#b3213a", dark=False,
+    ),
+)  # fmt: skip
+
+
+class MinialignApp(App[None]):
+    """Chat, label and train in the terminal.
+
+    Args:
+        lane: the thread that owns the models.
+        which: the model to begin with; the remembered one by default.
+        label_source: begin with labelling this file.
+        theme: the theme to use and to remember.
+    """
+
+    TITLE = "minialign"
+    CSS_PATH = "app.tcss"
+    MODES: ClassVar[dict[str, Any]] = {
+        "chat": ChatScreen,
+        "label": lambda: _label_screen(),
+        "runs": lambda: _runs_screen(),
+    }
+    DEFAULT_MODE = "chat"
+    HORIZONTAL_BREAKPOINTS: ClassVar[Any] = [(0, "-narrow"), (100, "-wide")]
+    VERTICAL_BREAKPOINTS: ClassVar[Any] = [(0, "-low"), (32, "-high")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1", "help", "Help", id="help", priority=True),
+        Binding("f2", "go('chat')", "Chat", id="chat", show=False, priority=True),
+        Binding("f3", "go('label')", "Label", id="label", show=False, priority=True),
+        Binding("f5", "go('runs')", "Runs", id="runs", show=False, priority=True),
+        Binding("ctrl+q", "quit", "Quit", id="quit", priority=True),
+    ]
+
+    def __init__(
+        self,
+        lane: Lane,
+        *,
+        which: Which | None = None,
+        label_source: str | None = None,
+        theme: str | None = None,
+    ):
+        self.began = time.perf_counter()
+        super().__init__()
+        self.lane = lane
+        self.preferences = Preferences.load()
+        self.which = which or Which(self.preferences.model, self.preferences.adapter)
+        if label_source:
+            self.preferences.label_source = label_source
+        self.begin_with_labels = bool(label_source)
+        for each in THEMES:
+            self.register_theme(each)
+        wanted = theme or self.preferences.theme
+        self.wrong_theme = wanted if wanted not in self.available_themes else None
+        self.theme = "minialign" if self.wrong_theme else wanted
+
+    def on_mount(self) -> None:
+        """After the first frame: keys of the user's config, the model, the welcome."""
+        self.theme_changed_signal.subscribe(self, self._remember_theme)
+        try:
+            keys = settings().get("tui", {}).get("keys", {})
+            self.set_keymap({str(name): str(key) for name, key in keys.items()})
+        except (UserError, AttributeError) as error:
+            self.show_error(
+                error
+                if isinstance(error, UserError)
+                else UserError("config.toml: tui.keys is not a table", '[tui.keys]\nhelp = "f12"')
+            )
+        if self.wrong_theme:
+            self.show_error(
+                UserError(
+                    f"there is no theme {self.wrong_theme!r}",
+                    "Ctrl-P, then Theme, lists them",
+                )
+            )
+        if self.begin_with_labels:
+            self.action_go("label")
+
+    def _remember_theme(self, theme: Theme) -> None:
+        self.preferences.theme = theme.name
+        self.preferences.save()
+
+    def choose(self, which: Which) -> None:
+        """Make a model the one that answers, and remember it."""
+        self.which = which
+        self.preferences.model, self.preferences.adapter = which.model, which.adapter
+        self.preferences.save()
+        for name in ("chat", "label", "runs"):
+            for screen in self._screen_stacks.get(name, [])[:1]:
+                if hasattr(screen, "model_changed"):
+                    screen.model_changed()
+
+    def action_go(self, mode: str) -> None:
+        """Show another screen, unless a dialog waits for an answer."""
+        if self.screen.is_modal:
+            self.bell()
+            return
+        self.switch_mode(mode)
+
+    def action_help(self) -> None:
+        """What can be done on this screen."""
+        from tui.help import HelpScreen
+
+        if isinstance(self.screen, HelpScreen):
+            self.pop_screen()
+        elif not self.screen.is_modal:
+            self.push_screen(HelpScreen(self.screen))
+
+    def show_error(self, error: BaseException) -> None:
+        """Tell an error in a dialog; the app goes on."""
+        self.push_screen(ErrorDialog(error))
+
+    async def run_action(self, *arguments: Any, **options: Any) -> bool:
+        """A key's action; what a user can mend is told and ends nothing."""
+        try:
+            return await super().run_action(*arguments, **options)
+        except UserError as error:
+            self.show_error(error)
+            return True
+
+    def _handle_exception(self, error: Exception) -> None:
+        """What a user can mend is a dialog, wherever it was raised."""
+        cause = getattr(error, "error", error)  # a worker's failure holds the error itself
+        if isinstance(cause, UserError):
+            self.show_error(cause)
+        else:
+            super()._handle_exception(error)
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Every action of every screen, for the command palette."""
+        yield SystemCommand("Chat", "Talk with a model (F2)", lambda: self.action_go("chat"))
+        yield SystemCommand("Label", "Say which answer is better (F3)",
+                            lambda: self.action_go("label"))  # fmt: skip
+        yield SystemCommand("Runs", "Training runs: watch, start, stop (F5)",
+                            lambda: self.action_go("runs"))  # fmt: skip
+        yield SystemCommand("Help", "The keys of this screen (F1)", self.action_help)
+        yield SystemCommand("Theme", "Colours; they are remembered", self.action_change_theme)
+        yield SystemCommand("Quit", "Leave; training runs go on (Ctrl-Q)", self.action_quit)
+        seen = set()
+        for key in screen.active_bindings.values():
+            binding, node = key.binding, key.node
+            ours = node is screen or isinstance(node, Bubble)
+            if not ours or not binding.description or binding.action in seen:
+                continue
+            seen.add(binding.action)
+            yield SystemCommand(
+                binding.description,
+                f"{binding.tooltip or binding.description} ({self.get_key_display(binding)})",
+                lambda action=binding.action, node=node: self.call_later(
+                    self.run_action, action, node
+                ),
+            )
+
+
+def _label_screen() -> Screen[Any]:
+    from tui.label import LabelScreen
+
+    return LabelScreen()
+
+
+def _runs_screen() -> Screen[Any]:
+    from tui.runs import RunsScreen
+
+    return RunsScreen()

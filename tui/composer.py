@@ -1,0 +1,35 @@
+"""Where a question is written: Enter sends, Shift-Enter or Ctrl-J begins a new line."""
+
+from textual import events
+from textual.message import Message
+from textual.widgets import TextArea
+
+
+class Composer(TextArea):
+    """A text area that grows with its text."""
+
+    class Sent(Message):
+        """Enter was pressed."""
+
+        def __init__(self, text: str):
+            super().__init__()
+            self.text = text
+
+    class Left(Message):
+        """The cursor went up out of the text."""
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.key == "enter":
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Sent(self.text))
+        elif event.key in ("shift+enter", "alt+enter", "ctrl+j"):
+            event.stop()
+            event.prevent_default()
+            self.insert("\n")
+        elif event.key == "up" and self.cursor_location[0] == 0 and not self.text:
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Left())
+        else:
+            await super()._on_key(event)

@@ -1,0 +1,174 @@
+"""The form of a training run: the method's settings and those of every run, with their help."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Checkbox, Collapsible, Input, Label, Select, Static
+
+from minialign.config import field_help, field_type, resolve
+from minialign.errors import UserError
+from minialign.lane import Which
+
+FIRST = ("data", "model", "adapter", "name", "iters", "epochs", "learning_rate", "batch_size",
+         "max_seq_length")  # fmt: skip
+HIDDEN = ("out", "map")
+
+
+def load_methods() -> dict[str, Any]:
+    """The methods; the first import takes a moment, so a thread does it."""
+    from minialign.methods import METHODS
+    from minialign.tasks.settings import Settings
+
+    assert Settings
+    return METHODS
+
+
+class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
+    """Gives (method, the options that differ from the defaults), or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "start", "Start", priority=True),
+        Binding("escape", "dismiss(None)", "Cancel"),
+    ]
+
+    def __init__(self, which: Which, method: str = "dpo"):
+        super().__init__()
+        self.which, self.method = which, method
+        self._meanings: dict[str, str] = {}  # field: its help
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog large form"):
+            yield Label("Start a training run", classes="title", markup=False)
+            with Horizontal(classes="field"):
+                yield Label("method", classes="name", markup=False)
+                yield Select([(name, name) for name in load_methods()], value=self.method,
+                             allow_blank=False, id="method", compact=True)  # fmt: skip
+                yield Label("", id="needs", classes="note", markup=False)
+            yield VerticalScroll(id="fields", classes="body", can_focus=False)
+            yield Static("", id="meaning", markup=False)
+            yield Static("", id="wrong", markup=False)
+            yield Static("Ctrl-S start   Tab next   Esc cancel", classes="keys", markup=False)
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """The whole help of the field that is being filled in."""
+        name = (event.widget.id or "").removeprefix("f-")
+        self.query_one("#meaning", Static).update(self._meanings.get(name, ""))
+
+    async def on_mount(self) -> None:
+        await self._fill()
+        fields = self.query("#fields Input")
+        if fields:
+            fields.first().focus()
+
+    @on(Select.Changed, "#method")
+    async def another(self, event: Select.Changed) -> None:
+        if event.value != self.method:
+            self.method = str(event.value)
+            await self._fill()
+
+    async def _fill(self) -> None:
+        from minialign.tasks.settings import Settings
+
+        method = load_methods()[self.method]
+        self.query_one("#needs", Label).update(f"needs {method.needs}")
+        holder = self.query_one("#fields")
+        await holder.remove_children()
+        own = [self._field(method.config, field) for field in dataclasses.fields(method.config)]
+        every = {field.name: field for field in dataclasses.fields(Settings)}
+        first = [self._field(Settings, every[name]) for name in FIRST]
+        rest = [
+            self._field(Settings, field)
+            for name, field in every.items()
+            if name not in FIRST + HIDDEN
+        ]
+        parts: list[Any] = [*first]
+        if own:
+            parts += [Static(f"{self.method}'s own", classes="heading", markup=False), *own]
+        await holder.mount(*parts, Collapsible(*rest, title="everything else", collapsed=True))
+
+    def _field(self, config: type, field: Any) -> Horizontal:
+        kind, words, many = field_type(config, field.name)
+        self._meanings[field.name] = meaning = field_help(config)[field.name]
+        value = field.default
+        if field.name == "model" and self.which.model:
+            value = self.which.model
+        if field.name == "adapter" and self.which.adapter:
+            value = self.which.adapter
+        entry: Any
+        if kind is bool:
+            entry = Checkbox(value=bool(value), id=f"f-{field.name}", compact=True)
+        elif words and not many and value in words:
+            entry = Select([(word, word) for word in words], value=value, allow_blank=False,
+                           id=f"f-{field.name}", compact=True)  # fmt: skip
+        else:
+            entry = Input(_text(value), id=f"f-{field.name}", compact=True,
+                          placeholder="your votes" if field.name == "data" else "")  # fmt: skip
+        return Horizontal(
+            Label(field.name.replace("_", " "), classes="name", markup=False),
+            entry,
+            Label(meaning, classes="note", markup=False),
+            classes="field",
+        )
+
+    def _values(self, config: type) -> dict[str, Any]:
+        """What was typed, where it differs from the default."""
+        values = {}
+        for field in dataclasses.fields(config):
+            found = self.query(f"#f-{field.name}")
+            if not found:
+                continue
+            entry = found.first()
+            kind, _, many = field_type(config, field.name)
+            value = (
+                _value(field.name, entry.value, kind, many)
+                if isinstance(entry, Input)
+                else entry.value  # type: ignore[attr-defined]
+            )
+            if value is None and field.default is not None:
+                continue  # an empty entry is the default
+            if value != field.default:
+                values[field.name] = value
+        return values
+
+    def action_start(self) -> None:
+        """Check what was typed, and give it to whoever asked."""
+        from minialign.tasks.settings import Settings, check
+
+        method = load_methods()[self.method]
+        try:
+            own, every = self._values(method.config), self._values(Settings)
+            check(resolve(Settings, every, {}, "form"))
+            method.check(resolve(method.config, own, {}, "form"))
+        except UserError as error:
+            hint = f" — {error.hint}" if error.hint else ""
+            self.query_one("#wrong", Static).update(
+                f"✗ {error.problem.removeprefix('form: ')}{hint}"
+            )
+            return
+        self.dismiss((self.method, {**every, **own}))
+
+
+def _text(value: Any) -> str:
+    if value is None or value is dataclasses.MISSING:
+        return ""
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _value(name: str, text: str, kind: type, many: bool) -> Any:
+    text = text.strip()
+    if not text:
+        return None
+    words = [word.strip() for word in text.split(",") if word.strip()] if many else [text]
+    try:
+        values = [kind(word) for word in words]
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}.get(kind, "a text")
+        raise UserError(f"{name.replace('_', ' ')} = {text!r}", f"it must be {wanted}") from None
+    return tuple(values) if many else values[0]

@@ -1,0 +1,370 @@
+"""F3: a prompt and two answers, and which one is better."""
+
+import asyncio
+import time
+from typing import Any, ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import Screen
+from textual.widgets import Footer, Markdown, Static
+
+from minialign.errors import UserError
+from minialign.records import Prompt
+from minialign.tasks.label import Item, Labelling, Waiting, digest, read_items, starters, tally
+from minialign.tasks.votes import Votes
+from tui import answers
+from tui.bar import TopBar
+from tui.bubble import printable
+from tui.dialogs import Ask, Choice, Edit, Pick
+from tui.jobs import Job
+
+BOUNCE = 0.3  # seconds after a pair is drawn in which no vote counts: a key that is held down
+STARTERS, CHAT_ONLY = "starters", "chat"
+SAID = {"a": "A is better", "b": "B is better", "tie": "a tie", "both_bad": "both bad",
+        "skip": "skipped"}  # fmt: skip
+NOTHING = """\
+Nothing to label here.
+
+o   choose a file of prompts or pairs, or the everyday prompts
+F2  chat: p on an answer makes it a pair to label
+F5  train on the votes you have: n"""
+
+
+class LabelScreen(Screen[None]):
+    """One pair after the other."""
+
+    HELP_TITLE = "Label"
+    HELP_TEXT = (
+        "Which answer do you like better? The sides are random, and who wrote what is hidden. "
+        "Every vote is on disk before the next pair is shown; now and then an old pair comes "
+        "again, to see how steady the votes are. minialign dpo without --data (or F5, n) trains "
+        "on them."
+    )
+    HELP_KEYS = (
+        ("Votes", (
+            ("a,left", "A is better"), ("b,right", "B is better"), ("t", "A tie"),
+            ("x", "Both are bad"), ("s", "Skip: no vote, and it does not come back"),
+            ("e", "Edit: write the better answer; it beats both"),
+            ("n", "A note, kept with the vote"), ("u", "Undo the last vote, and the one before …"),
+        )),
+        ("The rest", (
+            ("up,down", "Scroll the answers"), ("shift+up,shift+down", "Scroll the prompt"),
+            ("o", "What is labelled: a file, the chat's pairs, everyday prompts"),
+        )),
+    )  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a,left", "vote('a')", "A", id="vote-a", key_display="a/←"),
+        Binding("b,right", "vote('b')", "B", id="vote-b", key_display="b/→"),
+        Binding("t", "vote('tie')", "Tie", id="vote-tie"),
+        Binding("x", "vote('both_bad')", "Both bad", id="vote-bad"),
+        Binding("s", "vote('skip')", "Skip", id="vote-skip"),
+        Binding("e", "edit", "Edit", id="vote-edit"),
+        Binding("n", "note", "Note", id="note"),
+        Binding("u", "undo", "Undo", id="undo"),
+        Binding("o", "source", "Source", id="source", tooltip="What is labelled"),
+        Binding("down", "scroll(2)", show=False),
+        Binding("up", "scroll(-2)", show=False),
+        Binding("pagedown,space", "scroll(10)", show=False),
+        Binding("pageup", "scroll(-10)", show=False),
+        Binding("shift+down", "scroll_prompt(2)", show=False),
+        Binding("shift+up", "scroll_prompt(-2)", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.votes: Votes | None = None
+        self.sitting: Labelling | None = None
+        self.drawn: Any = None
+        self.drawn_at = 0.0
+        self.note = ""
+        self.said = ""  # about the last vote
+        self.progress = ""  # of what is being written
+        self.jobs: dict[Job, Prompt] = {}
+        self.chat_keys: set[str] = set()
+
+    def compose(self) -> ComposeResult:
+        yield TopBar("label")
+        yield Static("", id="tally", markup=False)
+        with VerticalScroll(id="prompt", can_focus=False):
+            yield Static("", id="asked", markup=False)
+        with Horizontal(id="answers"):
+            for name in ("a", "b"):
+                with Vertical(classes="answer", id=f"side-{name}"):
+                    with VerticalScroll(id=f"scroll-{name}", can_focus=False):
+                        yield Markdown("", id=f"text-{name}", open_links=False)
+        yield Static(NOTHING, id="nothing", markup=False)
+        yield Static("", id="kept", markup=False)
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        for name in ("a", "b"):
+            self.query_one(f"#side-{name}").border_title = name.upper()
+        self.query_one("#prompt").border_title = "prompt"
+        self.query_one("#nothing").display = False
+        self.query_one("#answers").display = False
+        self.query_one("#prompt").display = False
+        self._tell_model()
+        self.set_interval(0.5, self._tick)
+        self.open_source(self.app.preferences.label_source or STARTERS)  # type: ignore[attr-defined]
+
+    def _tell_model(self) -> None:
+        self.query_one(TopBar).tell(self.app.which.label)  # type: ignore[attr-defined]
+
+    # ------------------------------------------------------------------ the queue
+
+    @work(group="source", exclusive=True)
+    async def open_source(self, source: str) -> None:
+        """Label a file, the everyday prompts, or the chat's pairs alone."""
+        self._cancel_jobs()
+        self.query_one("#kept", Static).update("reading …")
+
+        def read() -> tuple[Votes, list[Item], list[Any]]:
+            items = (
+                starters() if source == STARTERS
+                else [] if source == CHAT_ONLY else read_items(source)
+            )  # fmt: skip
+            return Votes(), items, Waiting().pairs()
+
+        try:
+            votes, items, waiting = await asyncio.to_thread(read)
+        except UserError as error:
+            self.app.show_error(error)  # type: ignore[attr-defined]
+            if self.sitting is None and source != CHAT_ONLY:
+                self.open_source(CHAT_ONLY)
+            return
+        if votes.unreadable:
+            self.notify(f"{votes.unreadable} lines of {votes.path} are no votes; they stay as "
+                        "they are", severity="warning", timeout=8)  # fmt: skip
+        self.app.preferences.label_source = source  # type: ignore[attr-defined]
+        self.app.preferences.save()  # type: ignore[attr-defined]
+        self.votes = votes
+        self.chat_keys = {pair.key for pair in waiting}
+        self.sitting = Labelling(votes, items, waiting)
+        self.said = ""
+        await self._go_on()
+
+    def on_screen_resume(self) -> None:
+        """Pairs that were made in the chat meanwhile come next."""
+        self._tell_model()
+        if self.sitting is not None:
+            self.run_worker(self._from_chat())
+
+    async def _from_chat(self) -> None:
+        for pair in (await asyncio.to_thread(Waiting)).pairs():
+            if pair.key not in self.chat_keys and self.sitting is not None:
+                self.chat_keys.add(pair.key)
+                self.sitting.add_first(pair)
+        await self._go_on()
+
+    def model_changed(self) -> None:
+        """Another model writes the answers from now on."""
+        self._tell_model()
+        self._cancel_jobs()
+        if self.sitting is not None:
+            self.run_worker(self._go_on())
+
+    def _cancel_jobs(self) -> None:
+        for job, prompt in list(self.jobs.items()):
+            job.cancel()
+            if self.sitting is not None:
+                self.sitting.offer(None, prompt)
+        self.jobs.clear()
+
+    def _fill(self) -> None:
+        """Have the next pairs written while this one is read."""
+        sitting = self.sitting
+        while sitting is not None and sitting.wants():
+            prompt = sitting.take()
+            if prompt is not None:
+                seed = int(digest(prompt), 16) % 2**53
+                sampling = dict(self.app.preferences.sampling)  # type: ignore[attr-defined]
+                work_ = answers.pair(self.app.which, prompt, sampling, seed)  # type: ignore[attr-defined]
+                job = Job(self.app.lane, work_, ahead=True)  # type: ignore[attr-defined]
+                self.jobs[job] = prompt
+                self._follow(job, prompt)
+
+    @work(group="pairs")
+    async def _follow(self, job: Job, prompt: Prompt) -> None:
+        found = None
+        try:
+            async for item in job:
+                if isinstance(item, answers.Progress):
+                    share = f" {100 * item.done // item.total} %" if item.total else ""
+                    steps = f", {item.done} tokens" if item.done and not item.total else ""
+                    self.progress = f"{item.what}{share}{steps}"
+                else:
+                    found = item
+        except Exception as error:  # told; the others are still asked for
+            if job in self.jobs:
+                self.jobs.pop(job)
+                if self.sitting is not None:
+                    self.sitting.offer(None)
+                self.app.show_error(error)  # type: ignore[attr-defined]
+                self._cancel_jobs()
+                if self.sitting is not None:
+                    await self._draw()
+            return
+        self.progress = ""
+        if self.jobs.pop(job, None) is None or self.sitting is None:
+            return  # cancelled
+        if found is None:
+            self.notify("The model gives one answer only to: " + prompt[-1]["content"][:60])
+        self.sitting.offer(found)
+        await self._go_on()
+
+    async def _go_on(self) -> None:
+        """Show what is there to show, and ask for more."""
+        self._fill()
+        if self.sitting is not None:
+            self.sitting.show()
+            self._fill()
+        await self._draw()
+
+    # ------------------------------------------------------------------ drawing
+
+    async def _draw(self) -> None:
+        pair = self.sitting.show() if self.sitting is not None else None
+        self._tick()
+        there = pair is not None
+        self.query_one("#answers").display = there
+        self.query_one("#prompt").display = there
+        self.query_one("#nothing").display = not there and not self.jobs
+        if pair is self.drawn:
+            return
+        if pair is not None:
+            self.query_one("#asked", Static).update(_prompt_text(pair.prompt))
+            self.query_one("#prompt").scroll_home(animate=False)
+            for name, text in (("a", pair.a), ("b", pair.b)):
+                self.query_one(f"#scroll-{name}").scroll_home(animate=False)
+                await self.query_one(f"#text-{name}", Markdown).update(printable(text))
+                side = self.query_one(f"#side-{name}")
+                side.border_subtitle = f"{len(text.split())} words"
+        self.drawn = pair
+        self.drawn_at = time.monotonic()
+        self.refresh_bindings()
+
+    def _tick(self) -> None:
+        """Counts, pace, what is being written."""
+        sitting = self.sitting
+        if sitting is None or self.votes is None:
+            return
+        counts = tally(self.votes.all)
+        parts = [f"{counts.votes} votes", f"{counts.pairs} give pairs"]
+        if (pace := sitting.pace()) is not None:
+            parts.append(f"{pace:.0f} s each")
+            parts.append(f"{sitting.left} left ≈ {max(1, round(pace * sitting.left / 60))} min")
+        else:
+            parts.append(f"{sitting.left} to go")
+        if counts.again:
+            parts.append(f"same again {counts.same}/{counts.again}")
+        self.query_one("#tally", Static).update(" · ".join(parts))
+        kept = [f"✓ {self.said}"] if self.said else []
+        if self.note:
+            kept.append(f"note: {printable(self.note)}")
+        if self.drawn is None and self.jobs:
+            kept.append("● " + (self.progress or "two answers are being written") + " …")
+        self.query_one("#kept", Static).update("   ".join(kept))
+
+    # ------------------------------------------------------------------ keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Votes need a pair."""
+        if action in ("vote", "edit", "note"):
+            return self.drawn is not None
+        return True
+
+    def _ready(self) -> bool:
+        sitting = self.sitting
+        return (
+            sitting is not None
+            and sitting.current is not None
+            and self.drawn is sitting.current
+            and time.monotonic() - self.drawn_at >= BOUNCE
+        )
+
+    async def action_vote(self, choice: str) -> None:
+        """Keep a vote, then show the next pair."""
+        if self._ready():
+            await self._keep(choice)
+
+    async def _keep(self, choice: str, edited: str | None = None) -> None:
+        assert self.sitting is not None
+        self.sitting.vote(choice, edited, self.note)  # on disk, or an error that is shown
+        self.said = "your text beats both" if edited else SAID[choice]
+        self.note = ""
+        await self._go_on()
+
+    async def action_undo(self) -> None:
+        """Take the last vote back and show its pair again."""
+        if self.sitting is None:
+            return
+        vote = self.sitting.undo()
+        if vote is None:
+            self.notify("There is no vote to take back", timeout=2)
+            return
+        self.note = vote.note
+        self.said = f"taken back: {'your text' if vote.edited else SAID[vote.choice]}"
+        await self._draw()
+
+    @work(group="dialog", exclusive=True)
+    async def action_edit(self) -> None:
+        """Write the better answer."""
+        pair = self.drawn
+        if not self._ready():
+            return
+        text = await self.app.push_screen_wait(
+            Edit("Write the better answer (it begins with A)", pair.a, pair.b)
+        )
+        if text is None or self.drawn is not pair:
+            return
+        if text.strip() in ("", pair.a.strip(), pair.b.strip()):
+            self.notify("Nothing was changed: no vote", timeout=3)
+            return
+        await self._keep("both_bad", text.strip())
+
+    @work(group="dialog", exclusive=True)
+    async def action_note(self) -> None:
+        """A note, kept with the vote."""
+        note = await self.app.push_screen_wait(Ask("Note on this pair", self.note, empty=True))
+        if note is not None:
+            self.note = note
+            self._tick()
+
+    @work(group="dialog", exclusive=True)
+    async def action_source(self) -> None:
+        """What is labelled."""
+        here = self.app.preferences.label_source or STARTERS  # type: ignore[attr-defined]
+        known = [
+            Choice(STARTERS, "Everyday prompts", "the model answers each twice"),
+            Choice("file", "A file …", "pairs, or prompts that the model answers twice"),
+            Choice(CHAT_ONLY, "Only pairs from the chat", "made there with p"),
+        ]
+        if here not in (STARTERS, CHAT_ONLY):
+            known.insert(0, Choice(here, here, "as before"))
+        listed = [Choice(c.value, c.text, c.note, "▸" if c.value == here else " ") for c in known]
+        source = await self.app.push_screen_wait(
+            Pick("What shall be labelled?",
+                 lambda words: [c for c in listed if words.lower() in c.text.lower()])
+        )  # fmt: skip
+        if source == "file":
+            source = await self.app.push_screen_wait(
+                Ask("File of prompts or pairs", placeholder="prompts.txt, pairs.jsonl …")
+            )
+        if source:
+            self.open_source(source)
+
+    def action_scroll(self, by: int) -> None:
+        for name in ("a", "b"):
+            self.query_one(f"#scroll-{name}").scroll_relative(y=by, animate=False)
+
+    def action_scroll_prompt(self, by: int) -> None:
+        self.query_one("#prompt").scroll_relative(y=by, animate=False)
+
+
+def _prompt_text(prompt: Prompt) -> str:
+    if len(prompt) == 1:
+        return printable(prompt[0]["content"])
+    return "\n".join(f"{turn['role']}: {printable(turn['content'])}" for turn in prompt)

@@ -1,0 +1,44 @@
+"""What the app remembers: theme, model, sampling, where labelling was; ``tui.json`` in the home."""
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from minialign.home import home
+from minialign.runs import write_atomic
+
+
+@dataclass
+class Preferences:
+    """Remembered between sittings; a damaged file counts as none."""
+
+    theme: str = "minialign"
+    model: str | None = None
+    adapter: str | None = None
+    beside: list[str | None] | None = None  # model and adapter of the second answer
+    system: str = ""
+    sampling: dict[str, Any] = field(default_factory=dict)  # what differs from the defaults
+    label_source: str | None = None
+    welcomed: bool = False
+
+    @staticmethod
+    def load() -> "Preferences":
+        """What was saved, as far as it reads."""
+        try:
+            values = json.loads((home() / "tui.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return Preferences()
+        found = Preferences()
+        if isinstance(values, dict):
+            for each in fields(Preferences):
+                value, default = values.get(each.name), getattr(found, each.name)
+                if value is None or default is None or isinstance(value, type(default)):
+                    setattr(found, each.name, default if value is None else value)
+        return found
+
+    def save(self) -> None:
+        """Write them; a full disk only means that they are not remembered."""
+        with contextlib.suppress(OSError):
+            home().mkdir(parents=True, exist_ok=True)
+            write_atomic(home() / "tui.json", json.dumps(asdict(self), indent=1) + "\n")
