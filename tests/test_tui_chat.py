@@ -92,7 +92,7 @@ def test_ask_again_edit_copy_rate_and_pair(home, size):
 
 
 def test_escape_stops_at_once_and_the_next_answer_is_not_mixed(home):
-    models = Models(words=400, delay=0.005)
+    models = Models(words=4000, delay=0.005)
     app = make_app(models)
 
     async def script(pilot):
@@ -143,7 +143,7 @@ def test_a_question_stopped_before_its_answer_goes_back_to_the_composer(home):
 
 
 def test_typing_while_an_answer_is_written_is_kept_and_not_sent(home):
-    models = Models(words=300, delay=0.005)
+    models = Models(words=4000, delay=0.005)
     app = make_app(models)
 
     async def script(pilot):

@@ -44,7 +44,7 @@ class Bubble(Vertical, can_focus=True):
 
         def __init__(self, bubble: "Bubble", what: str):
             super().__init__()
-            self.bubble, self.what = bubble, what
+            self.on, self.what = bubble, what
 
     def __init__(self, role: str, who: str, text: str = "", place: int = 0, side: int = 0):
         super().__init__(classes=f"bubble {role}")

@@ -409,7 +409,7 @@ class ChatScreen(Screen[None]):
     async def asked(self, event: Bubble.Asked) -> None:
         """A key on a turn; an error must not end the screen's message loop."""
         try:
-            await self._do(event.bubble, event.what)
+            await self._do(event.on, event.what)
         except UserError as error:
             self.app.show_error(error)  # type: ignore[attr-defined]
 

@@ -22,9 +22,9 @@ HIDDEN = ("out", "map")
 def load_methods() -> dict[str, Any]:
     """The methods; the first import takes a moment, so a thread does it."""
     from minialign.methods import METHODS
-    from minialign.tasks.settings import Settings
+    from minialign.tasks import settings
 
-    assert Settings
+    assert settings.Settings.model
     return METHODS
 
 

@@ -1,6 +1,6 @@
 """F1: what the screen is for, and its keys as they are bound now."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -45,7 +45,7 @@ class HelpScreen(ModalScreen[None]):
     def _table(self, keys: tuple[tuple[str, str], ...]) -> Content:
         shown = [(shown_key(key), text) for key, text in keys]
         width = max(len(key) for key, _ in shown)
-        parts = []
+        parts: list[Any] = []
         for key, text in shown:
             parts += [("  " + key.ljust(width), "bold $accent"), f"  {text}\n"]
         return Content.assemble(*parts).rstrip()
