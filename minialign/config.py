@@ -6,8 +6,10 @@ its help text, so that the help is read where the default is written.
 
 import dataclasses
 import inspect
+import io
 import math
-import re
+import textwrap
+import tokenize
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,9 +18,6 @@ from typing import Any
 
 from minialign.errors import UserError, nearest
 
-_FIELD = re.compile(r"^\s+(\w+)\s*:(?:[^#]*?)(?:#\s*(.*))?$")
-_COMMENT = re.compile(r"^\s+#\s?(.*)$")
-
 
 @cache
 def field_help(config: type) -> dict[str, str]:
@@ -26,13 +25,20 @@ def field_help(config: type) -> dict[str, str]:
     texts: dict[str, str] = {}
     above: list[str] = []
     names = {field.name for field in dataclasses.fields(config)}
-    for line in inspect.getsource(config).splitlines():
-        if comment := _COMMENT.match(line):
-            above.append(comment.group(1).strip())
+    source = textwrap.dedent(inspect.getsource(config))
+    line: list[tokenize.TokenInfo] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in (tokenize.NEWLINE, tokenize.NL):
+            line.append(token)
             continue
-        if (field := _FIELD.match(line)) and field.group(1) in names:
-            texts[field.group(1)] = " ".join([*above, (field.group(2) or "").strip()]).strip()
-        above = []
+        words = [part for part in line if part.type not in (tokenize.INDENT, tokenize.DEDENT)]
+        comments = [part.string[1:].strip() for part in words if part.type == tokenize.COMMENT]
+        code = [part.string for part in words if part.type != tokenize.COMMENT]
+        name = code[0] if code[1:2] == [":"] and code[0] in names else ""
+        if name:
+            texts[name] = " ".join([*above, *comments])
+        above = [*above, *comments] if comments and not code else []
+        line = []
     return texts
 
 
@@ -82,7 +88,7 @@ def check_keys(values: Mapping[str, Any], configs: Iterable[type], where: str) -
     known = {field.name for config in configs for field in dataclasses.fields(config)}
     for key in values:
         if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}", nearest(key, known))
+            raise UserError(f"{where}: unknown key {key!r}", nearest(str(key), known))
 
 
 def resolve(

@@ -307,7 +307,7 @@ def test_show_marks_exactly_the_trained_tokens(run: Run, tiny_model: Path):
 def test_show_every_kind(run: Run, tiny_model: Path):
     names = {
         "pairs.csv": "── rejected", "rankings.jsonl": "── score 0.9", "ratings.jsonl": "── good",
-        "prompts.jsonl": "nothing is trained", "text.jsonl": "⟦The tide comes in",
+        "prompts.jsonl": "nothing is trained", "text.jsonl": "⟦he tide comes in",
     }  # fmt: skip
     for name, expected in names.items():
         code, out, _ = run("show", FIXTURES / name, "-n", 1, "--model", tiny_model)

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from minialign import cpu
 from minialign.engine import Engine, Request, Sampling
 from minialign.errors import UserError
 from minialign.models.load import Model, load
@@ -56,6 +57,7 @@ class Counting:
 def counted(model: Model) -> tuple[Engine, Counting]:
     """An engine whose forward passes are counted (the load-time probes are not)."""
     engine = Engine(model)
+    engine._native = lambda rows: None  # the native decoder makes no forward passes
     assert engine._split is not None
     engine._batch_root  # noqa: B018  the probe of ragged batches
     counter = Counting(engine._split[0])
@@ -115,6 +117,23 @@ def test_a_shorter_limit_is_a_prefix(engine, prompts):
     long = streamed(engine, prompts[0], Sampling(temperature=1, max_tokens=20), 4)
     short = streamed(engine, prompts[0], Sampling(temperature=1, max_tokens=7), 4)
     assert short == long[:7]
+
+
+@pytest.mark.skipif(not cpu.native(), reason="the native kernels are not built")
+def test_the_native_decoder_writes_the_same_answers(tiny, prompts, monkeypatch):
+    def answers(engine):
+        found = {}
+        for sampling in (GREEDY, WARM):
+            for done in engine.generate(prompts, sampling, n=3, seed=5, batch_size=4):
+                found[sampling, done.prompt_index, done.sample_index] = done.ids
+            found[sampling] = [piece.id for piece in engine.stream(prompts[3], sampling, seed=7)]
+        return found
+
+    native = Engine(tiny)
+    assert native._native(native._root) is not None
+    graph = Engine(tiny)
+    monkeypatch.setattr(graph, "_native", lambda rows: None)
+    assert answers(native) == answers(graph)
 
 
 def test_samples_share_one_prefill(tiny, prompts):

@@ -63,7 +63,7 @@ COMMON = {
     "grad_accumulation_steps": Row("--grad-accumulation-steps 2", "tokens"),
     "epochs": Row("--epochs 2", "steps", "--data {held} --eval-split 0 --no-iters"),
     "iters": Row("--iters 2", "steps"),
-    "max_seq_length": Row("--max-seq-length 48", "tokens"),
+    "max_seq_length": Row("--max-seq-length 30", "tokens"),
     "learning_rate": Row("--learning-rate 0.001", "weights"),
     "lr_schedule": Row("--lr-schedule constant", "rates"),
     "warmup": Row("--warmup 2", "rates"),

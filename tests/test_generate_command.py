@@ -145,7 +145,7 @@ def test_output_files_are_resumed_where_they_broke_off(model, tmp_path, capsys):
 
 def test_an_interrupt_keeps_what_is_finished(tiny_model, home, tmp_path):
     file, prompts = tmp_path / "answers.jsonl", tmp_path / "prompts.txt"
-    prompts.write_text("".join(f"fox {i}?\n" for i in range(400)))
+    prompts.write_text("".join(f"fox {i}?\n" for i in range(4000)))
     command = [
         sys.executable, "-m", "minialign", "generate", "--model", str(tiny_model), "--file",
         str(prompts), "--max-tokens", "60", "--batch-size", "2", "-o", str(file),

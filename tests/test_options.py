@@ -150,7 +150,7 @@ def test_a_yaml_number_that_yaml_reads_as_text(tmp_path, capsys):
         ("c.toml", "loss = 'nonsense'", ["loss = 'nonsense'", "sigmoid, ipo, hinge, robust"]),
         ("c.toml", "beta = nan", ["beta = nan", "finite"]),
         ("c.toml", "[lora]\nrank = 4", ["unknown key 'lora'"]),
-        ("c.yaml", "rank: [", ["c.yaml", "line 2"]),
+        ("c.yaml", "rank: [", ["c.yaml", "line 1"]),
         ("c.yaml", "- rank", ["c.yaml: expected keys and values"]),
         ("c.yaml", "lora_parameters: {ranc: 4}", ["unknown key 'ranc'", "rank"]),
         ("c.yaml", "fine_tune_type: full", ["fine_tune_type = 'full'", "lora, dora"]),

@@ -241,7 +241,7 @@ def test_a_mistake_in_the_flags(home, flags, capsys, arguments, words):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (["{"], ["rows.jsonl:1"]),
+        (["{"], ["rows.jsonl", "too early"]),
         (['{"prompt": "a", "chosen": "b", "rejected": "c"}', "no json"], ["rows.jsonl:2"]),
         (['{"prompt": "a", "chosen": 5, "rejected": "c"}'], ["rows.jsonl:1", "the number 5"]),
         (['{"prompt": "a", "chosne": "b", "rejected": "c"}'], ["rows.jsonl:1", "chosne"]),

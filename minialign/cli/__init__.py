@@ -66,7 +66,9 @@ def _run(argv: Sequence[str]) -> int:
     module_name, text = COMMANDS[command]
     module = importlib.import_module(module_name)
     parser = argparse.ArgumentParser(
-        prog=f"minialign {command}", description=text[0].upper() + text[1:]
+        prog=f"minialign {command}",
+        description=text[0].upper() + text[1:],
+        allow_abbrev=False,  # --beta is not --betas
     )
     module.add_arguments(parser, command)
     return module.run(parser.parse_args(argv[1:]))

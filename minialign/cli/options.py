@@ -71,8 +71,10 @@ def read_config(path: str) -> dict[str, Any]:
         try:
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as reason:
+            end = f"at line {len(text.splitlines())}, the last"
+            shown = str(reason).replace("at end of document", end)
             raise UserError(
-                f"{path}: {reason}", "TOML: key = value; YAML files end in .yaml"
+                f"{path}: {shown}", "TOML: key = value; YAML files end in .yaml"
             ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys and values")

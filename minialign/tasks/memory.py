@@ -9,17 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
+from minialign import cpu
 from minialign.batch import Example
 from minialign.errors import UserError
+from minialign.forward import WORTH
 from minialign.methods import Method
 from minialign.models.adapter import Lora, named_arrays
 from minialign.models.load import Model
+from minialign.tasks.reference import TOKENS as REFERENCE_TOKENS
 from minialign.tasks.settings import Settings
 
 FLOAT = 4
 # The interpreter, MLX and the tokenizer, before any weight is loaded.
 PROCESS = 150e6
+# MLX's CPU backend runs ahead: the temporaries of about this many blocks exist at once.
+AT_WORK = 4
 
 
 @dataclass(frozen=True)
@@ -36,62 +42,131 @@ class Need:
         return PROCESS + self.weights + self.adapter + self.activations
 
 
-def _adapter_parameters(config: dict, lora: Lora) -> float:
-    """Parameters of a low-rank update of every linear layer of the adapted blocks (Llama's)."""
-    hidden, ffn = config["hidden_size"], config.get("intermediate_size", 4 * config["hidden_size"])
-    heads = config["num_attention_heads"]
-    kv = hidden * config.get("num_key_value_heads", heads) / heads
-    layers = config["num_hidden_layers"]
-    adapted = layers if lora.num_layers <= 0 else min(lora.num_layers, layers)
-    ends = {"q": 2 * hidden, "k": hidden + kv, "v": hidden + kv, "o": 2 * hidden}
-    ends |= {"gate": hidden + ffn, "up": hidden + ffn, "down": hidden + ffn}
-    if lora.keys is not None:
-        names = [key.rsplit(".", 1)[-1].removesuffix("_proj") for key in lora.keys]
-        ends = {name: ends.get(name, hidden + ffn) for name in names}
-    return adapted * lora.rank * sum(ends.values())
+@dataclass(frozen=True)
+class _Shape:
+    """What the formulas read of a model's config."""
+
+    hidden: int
+    ffn: int
+    kv: int  # width of the keys of all heads, and of the values
+    heads: int
+    layers: int
+    vocabulary: int
+
+    @staticmethod
+    def of(model: Model) -> "_Shape":
+        config = {**model.config, **(model.config.get("text_config") or {})}
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        head = config.get("head_dim") or hidden // heads
+        return _Shape(
+            hidden=hidden,
+            ffn=config.get("intermediate_size") or 4 * hidden,
+            kv=head * (config.get("num_key_value_heads") or heads),
+            heads=heads,
+            layers=config["num_hidden_layers"],
+            vocabulary=config["vocab_size"],
+        )
 
 
-def _activations(
-    config: dict, tokens: int, longest: int, settings: Settings, lora: Lora, trained: int
-) -> float:
-    """Bytes that a backward pass keeps for ``tokens`` (padded) tokens."""
-    hidden, ffn = config["hidden_size"], config.get("intermediate_size", 4 * config["hidden_size"])
-    heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
-    adapted = layers if lora.num_layers <= 0 else min(lora.num_layers, layers)
-    # A block keeps about ten vectors as wide as the hidden state, five as wide as the MLP, and the
-    # attention weights of each head; two are at work while the others wait.
-    block = tokens * (10 * hidden + 5 * ffn + 2 * heads * longest) * FLOAT
-    kept = (
-        tokens * hidden * FLOAT * layers + 2 * block
-        if settings.grad_checkpoint
-        else (adapted * block)
-    )
-    # Logits of one chunk, with their softmax, and the derivative of each trained token.
-    head = 3 * min(trained, 512) * config["vocab_size"] * FLOAT + 2 * trained * hidden * FLOAT
-    return kept + head
+@dataclass(frozen=True)
+class _Tokens:
+    """Sizes of the widest batch, padded."""
+
+    all: int  # tokens that a forward pass computes
+    prompts: int  # those of them whose keys and values are recorded; 0: prompts are not shared
+    longest: int  # a prompt with its response
+    trained: int  # tokens whose log-probs are taken
+
+
+def _padded(length: int) -> int:
+    return -(-length // 16) * 16
+
+
+def _tokens(examples: Sequence[Example], settings: Settings, method: Method) -> _Tokens:
+    widest = sorted(examples, key=lambda example: example.length)[-settings.batch_size :]
+    longest = _padded(widest[-1].length)
+    rows = sum(len(example.responses) for example in widest)
+    prompts = len(widest) * _padded(max(len(example.prompt) for example in widest))
+    answers = rows * _padded(max(len(r) for example in widest for r in example.responses))
+    trained = 0 if method.reward_head else sum(sum(m) for one in widest for m in one.masks)
+    together = prompts + answers
+    if settings.share_prompts and 1 - together / (rows * longest) >= WORTH:
+        return _Tokens(together, prompts, longest, trained)
+    return _Tokens(rows * longest, 0, longest, trained)
+
+
+def _adapter_parameters(module: nn.Module, lora: Lora) -> int:
+    """How many numbers are trained: both factors of each adapted layer, and DoRA's magnitudes."""
+    adapted = module.layers if lora.num_layers <= 0 else module.layers[-lora.num_layers :]
+    parts = [item for layer in adapted for item in layer.named_modules()]
+    total = 0
+    for name, part in [*parts, *(module.named_modules() if lora.keys else [])]:
+        if isinstance(part, nn.Linear | nn.QuantizedLinear) and (
+            lora.keys is None or name in lora.keys
+        ):
+            outputs, inputs = part.weight.shape
+            if isinstance(part, nn.QuantizedLinear):
+                inputs = part.scales.shape[1] * part.group_size
+            total += lora.rank * (inputs + outputs) + (outputs if lora.kind == "dora" else 0)
+    return total
+
+
+def _block(shape: _Shape, longest: int) -> float:
+    """Bytes a token that one adapted block keeps for the backward pass."""
+    # Kept are inputs of what has a derivative: of both norms and both residual sums, of the
+    # projections, of attention, and of the SwiGLU, each once.
+    numbers = 6.0 * shape.hidden + 2 * shape.kv + 3 * shape.ffn
+    if not cpu.native():
+        # MLX's own graph also keeps scaled and transposed copies and the attention weights.
+        numbers += 3 * shape.hidden + shape.heads * longest
+    return numbers * FLOAT
+
+
+def _training(shape: _Shape, tokens: _Tokens, settings: Settings, lora: Lora) -> float:
+    """Bytes of activations at the peak of a step."""
+    adapted = shape.layers if lora.num_layers <= 0 else min(lora.num_layers, shape.layers)
+    block = tokens.all * _block(shape, tokens.longest)
+    if settings.grad_checkpoint:  # each block's input, and the recorded prompts'
+        block_input = tokens.all * shape.hidden + tokens.prompts * 2 * shape.kv
+        kept = adapted * block_input * FLOAT
+    else:
+        kept = adapted * block
+    return kept + min(AT_WORK, shape.layers) * block + _head(shape, tokens, gradient=True)
+
+
+def _head(shape: _Shape, tokens: _Tokens, gradient: bool) -> float:
+    """Bytes for the log-probs of the trained tokens."""
+    if cpu.native():  # never holds logits: the derivative by the hidden states alone
+        return tokens.trained * shape.hidden * FLOAT * gradient
+    # Chunks of logits (with a gradient: also their softmax and its copy); MLX runs ahead here too.
+    return tokens.trained * shape.vocabulary * FLOAT * (3 if gradient else 1)
+
+
+def _reading(shape: _Shape, tokens: _Tokens, settings: Settings, method: Method) -> float:
+    """Bytes of activations of the passes without a gradient: evaluation and the reference."""
+    times = 4.0  # an evaluation's batches are four times as large
+    if method.reference:
+        times = max(times, REFERENCE_TOKENS / tokens.all)
+    block = tokens.all * _block(shape, tokens.longest)
+    return times * (block + _head(shape, tokens, gradient=False))
 
 
 def estimate(
     model: Model, examples: Sequence[Example], settings: Settings, lora: Lora, method: Method
 ) -> Need:
     """What a run with these settings needs at its widest batch."""
-    config = {**model.config, **model.config.get("text_config", {})}
-    parameters = named_arrays(model.module.parameters())
-    weights = sum(value.nbytes for value in parameters.values())
-    widest = sorted(examples, key=lambda example: example.length)[-settings.batch_size :]
-    longest = widest[-1].length
-    rows = sum(len(example.responses) for example in widest)
-    tokens = rows * longest
-    if settings.share_prompts and rows > len(widest):
-        answers = max(len(r) for example in widest for r in example.responses)
-        prompts = max(len(example.prompt) for example in widest)
-        tokens = min(tokens, len(widest) * prompts + rows * answers)
-    trained = (
-        0 if method.reward_head else sum(sum(mask) for example in widest for mask in example.masks)
+    shape = _Shape.of(model)
+    weights = sum(value.nbytes for value in named_arrays(model.module.parameters()).values())
+    tokens = _tokens(examples, settings, method)
+    adapter = FLOAT * _adapter_parameters(model.module, lora)
+    # While activations are gone, an update holds gradients, their clipped copies, and the old next
+    # to the new weights and averages: six times the adapter beside the three that stay.
+    activations = max(
+        _training(shape, tokens, settings, lora),
+        _reading(shape, tokens, settings, method),
+        6 * adapter,
     )
-    # Weights, gradients and the optimizer's two averages, in float32, and a copy being written.
-    adapter = 5 * FLOAT * _adapter_parameters(config, lora)
-    return Need(weights, adapter, _activations(config, tokens, longest, settings, lora, trained))
+    return Need(weights, 3 * adapter, activations)
 
 
 def available() -> float:

@@ -245,6 +245,7 @@ def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
         yield from _evaluated(session, 0)
     warmup = settings.warmup * total if settings.warmup < 1 else settings.warmup
     mx.reset_peak_memory()
+    policy.shared = policy.separate = 0  # the reference's batches are not training's
     began, first = time.monotonic(), done
     unlogged = {"tokens": 0.0, "seconds": 0.0}
     steps = fit(

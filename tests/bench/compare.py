@@ -6,7 +6,9 @@
 Every measure is a process of its own; the sides of a comparison run in turn (A B A B …), and the
 best of the rounds counts. Let nothing else run. About 15 minutes on two cores.
 
-This Python must have minialign and ``requirements.txt``.
+minialign runs with this Python, its peers with ``--peers PYTHON``, which has ``requirements.txt``.
+Keep the two apart: where torch is installed, transformers imports it, and that is 190 MB more in
+every process of minialign too.
 """
 
 import argparse
@@ -34,6 +36,7 @@ class Side:
     label: str
     script: str
     flags: tuple[str, ...] = ()
+    peer: bool = False  # whether it runs with the peers' Python
 
 
 @dataclass(frozen=True)
@@ -107,25 +110,25 @@ def experiments(given: argparse.Namespace) -> dict[str, list[Side]]:
         "no cached reference": "--no-cache",
     }
 
-    def side(label: str, script: str, name: str, *flags: str) -> Side:
-        return Side(label, script, ("--side", name, *model, *flags))
+    def side(label: str, script: str, name: str, *flags: str, peer: bool = False) -> Side:
+        return Side(label, script, ("--side", name, *model, *flags), peer)
 
     return {
-        "losses": [Side("both", "losses_trl.py", ("-n", "20" if given.quick else "200"))],
+        "losses": [Side("both", "losses_trl.py", ("-n", "20" if given.quick else "200"), True)],
         "sft": [
             side("minialign", "sft_step.py", "minialign", *sft),
-            side("PyTorch + PEFT", "sft_step.py", "pytorch", *sft),
+            side("PyTorch + PEFT", "sft_step.py", "pytorch", *sft, peer=True),
             side("checkpointing", "sft_step.py", "minialign", *sft, "--checkpoint"),
         ],
         "dpo": [
             side("minialign", "dpo.py", "minialign", *dpo),
-            side("TRL + PEFT", "dpo.py", "trl", *dpo),
+            side("TRL + PEFT", "dpo.py", "trl", *dpo, peer=True),
             *(side(label, "dpo.py", "minialign", *dpo, flag) for label, flag in without.items()),
         ],
         "decode": [
             side("minialign", "decode.py", "minialign", *write),
-            side("llama.cpp", "decode.py", "llama", *write, *gguf),
-            side("PyTorch", "decode.py", "pytorch", *write),
+            side("llama.cpp", "decode.py", "llama", *write, *gguf, peer=True),
+            side("PyTorch", "decode.py", "pytorch", *write, peer=True),
         ],
         "best": [
             side("batch", "best_of_n.py", "batch", *best),
@@ -174,15 +177,16 @@ def _speedup_of_a_batch(results: dict[tuple[str, str], Result]) -> float:
     return faster(what, "batch", "single")(results)
 
 
-def measure(side: Side) -> list[dict]:
+def measure(side: Side, given: argparse.Namespace) -> list[dict]:
     """The JSON lines of one process."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {
-        **os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false",
+        **os.environ, "PYTHONPATH": path, "MINIALIGN_BENCH_PYTHON": sys.executable,
+        "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error",
     }  # fmt: skip
     result = subprocess.run(
-        [sys.executable, str(HERE / side.script), *side.flags],
+        [given.peers if side.peer else sys.executable, str(HERE / side.script), *side.flags],
         capture_output=True, text=True, env=environment, timeout=60 * MINUTES, check=False,
     )  # fmt: skip
     rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{"what"')]
@@ -204,7 +208,7 @@ def rounds(sides: list[Side], given: argparse.Namespace) -> dict[tuple[str, str]
                 continue
             start = time.monotonic()
             try:
-                rows = measure(side)
+                rows = measure(side, given)
             except (RuntimeError, subprocess.TimeoutExpired) as reason:
                 print(f"  {side.label}: {reason}", file=sys.stderr, flush=True)
                 broken.add(side.label)
@@ -291,6 +295,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=12, help="dpo: the first n (12)")
     parser.add_argument("--model", default="smollm2-135m-4bit")
     parser.add_argument("--gguf", help="decode: llama.cpp's file (default: the model's own)")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="their Python")
     parser.add_argument("--rounds", type=int, default=3, help="the best of n (3)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: do the scripts work?")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
