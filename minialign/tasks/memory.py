@@ -128,7 +128,7 @@ def _training(shape: _Shape, tokens: _Tokens, settings: Settings, lora: Lora) ->
     block = tokens.all * _block(shape, tokens.longest)
     if settings.grad_checkpoint:  # each block's input, and the recorded prompts'
         block_input = tokens.all * shape.hidden + tokens.prompts * 2 * shape.kv
-        kept = adapted * block_input * FLOAT
+        kept: float = adapted * block_input * FLOAT
     else:
         kept = adapted * block
     return kept + min(AT_WORK, shape.layers) * block + _head(shape, tokens, gradient=True)
