@@ -1,10 +1,15 @@
 """Fixtures every test may use: a fresh MINIALIGN_HOME, models that are made or fetched once."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from tiny import make_tiny_model
+
+# Started in the background of a script, Ctrl-C would be ignored, here and in every child.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 # The embedded model is fetched once and kept between test runs (git-ignored).
