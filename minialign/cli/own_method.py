@@ -28,7 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     method = load_method(arguments.file)
     parser = argparse.ArgumentParser(
-        prog=f"minialign train {arguments.file}", description=f"Train with {method.name}"
+        prog=f"minialign train {arguments.file}",
+        description=f"Train with {method.name}",
+        allow_abbrev=False,
     )
     train.add_method_arguments(parser, method)
     return train.run_method(method, parser.parse_args(arguments.flags))
