@@ -3,7 +3,8 @@
 The prompt's keys and values are recorded in one forward pass, and the responses run behind them in
 a second, with positions that go on from the prompt's length. Both passes are ordinary arrays of one
 graph, so gradients flow through the shared prompt: the sum over its responses, as if each had been
-computed alone. Where prompts are too short to pay, each response runs with its own copy.
+computed alone. Where prompts are too short to pay, each response runs with its own copy. With the
+native attention both passes are one without any padding: see ``packing``.
 
 mlx-lm's model classes are used as they are; this is written against their cache protocol
 (``offset``, ``update_and_fetch``, ``make_mask``).
@@ -15,7 +16,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from minialign.batch import Batch
+from minialign import cpu, packing
+from minialign.batch import Batch, Example, collate
 from minialign.ops import selected_logps
 
 # Sharing pays when it leaves out at least this share of the tokens.
@@ -103,6 +105,7 @@ class Policy:
     reward: Any = None  # hidden (N, D) -> reward (N,), for methods with a reward head
     share_prompts: bool = True
     gradient: bool = True  # whether a backward pass follows
+    packs: bool | None = None  # whether the model reads packed rows; None: not tried yet
     shared: int = field(default=0)  # batches that shared their prompts, for the report
     separate: int = field(default=0)
     computed: int = field(default=0)  # tokens that went through the model, padding included
@@ -169,15 +172,54 @@ def _separate_hidden(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:
 def response_hidden(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:
     """Hidden states of the responses, (N, R, D) twice: those that predict each token, and those at
     each token. What lies on padding is arbitrary."""
-    if policy.share_prompts and sharing_saves(batch) >= WORTH:
-        policy.shared += 1
+    packs = packed(policy, batch)
+    saves = _unpadded_saves(batch) if packs else sharing_saves(batch)
+    share = policy.share_prompts and saves >= WORTH
+    policy.shared += share
+    policy.separate += not share
+    needed = packing.unpadded(batch, share)
+    policy.needed += needed
+    if packs:
+        policy.computed += needed
+        return packing.hidden(policy.backbone, policy.layers, batch, share)
+    if share:
         policy.computed += batch.prompts.size + batch.responses.size
-        policy.needed += sum(len(e.prompt) + sum(map(len, e.responses)) for e in batch.examples)
         return _shared_hidden(policy, batch)
-    policy.separate += 1
     policy.computed += batch.responses.shape[0] * _joined_width(batch)
-    policy.needed += sum(example.tokens for example in batch.examples)
     return _separate_hidden(policy, batch)
+
+
+def _unpadded_saves(batch: Batch) -> float:
+    return 1 - packing.unpadded(batch, True) / max(packing.unpadded(batch, False), 1)
+
+
+def packed(policy: Policy, batch: Batch) -> bool:
+    """Whether this batch goes through the model as one row without padding."""
+    if packing.unpadded(batch, False) > packing.MOST or not cpu.native():
+        return False
+    if policy.packs is None:
+        policy.packs = plain_cache(policy.module) and _packing_agrees(policy)
+    return policy.packs
+
+
+def _packing_agrees(policy: Policy) -> bool:
+    """Whether a packed row gives what separate ones give, tried on a few tokens."""
+    one, two = [5, 6, 7, 8], [9, 10, 11]
+    batch = collate(
+        [Example(one, [two, one], [[1] * 3, [1] * 4]), Example(two, [one[:2]], [[1] * 2])]
+    )
+    training = policy.module.training
+    policy.module.eval()
+    try:
+        expected, _ = _separate_hidden(policy, batch)
+        found, _ = packing.hidden(policy.backbone, policy.layers, batch, True)
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
+        return False
+    finally:
+        policy.module.train(training)
+    real = batch.mask[..., None]
+    apart = mx.abs((expected - found) * real).max().item()
+    return apart <= 1e-3 * mx.abs(expected * real).max().item()
 
 
 def token_logps(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:
@@ -220,6 +262,7 @@ def checkpoint_layers(module: nn.Module) -> None:
     A block's recorded keys and values are outputs of the recomputed function and its prefix an
     input, so gradients flow through a shared prompt too.
     """
+    cpu.return_memory()
     for layer in module.layers:
         kind = type(layer)
         if not kind.__name__.startswith("Checkpointed"):
@@ -243,9 +286,9 @@ def _checkpointed(kind: type) -> Any:
             recorded = (inner.keys, inner.values) if isinstance(inner, Recorder) else ()
             return (out, *recorded)
 
-        if cache is not None and not isinstance(cache, Recorder | Behind):
+        if cache is not None and not isinstance(cache, Recorder | Behind | packing.Row):
             return kind.__call__(layer, x, mask, cache)
-        parts = cache.parts() if cache is not None else ()
+        parts = cache.parts() if isinstance(cache, Recorder | Behind) else ()
         result = mx.checkpoint(block)(layer.trainable_parameters(), x, mask, parts)
         if isinstance(cache, Recorder):
             cache.keys, cache.values = result[1:]

@@ -4,6 +4,9 @@
 Both do nothing on a machine whose default device is a GPU.
 """
 
+import contextlib
+import ctypes
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +65,14 @@ def selected_logps(
         return None
     kernels = extension.load()[0]
     return kernels.selected_logps(hidden, targets, *weight, gradient=gradient)  # type: ignore[union-attr]
+
+
+def return_memory() -> None:
+    """Let glibc give blocks of 1 MB and more back as soon as they are free, instead of keeping
+    them for the next ones: a fifth less memory at the peak of a step, a fifth more time."""
+    if on_cpu() and sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
 
 
 def softmax(x: mx.array) -> mx.array:

@@ -27,15 +27,14 @@ def _float32_on_cpu(*arrays: Any) -> bool:
 
 
 def _attention(stock: Callable) -> Callable:
-    @functools.wraps(stock)
-    def scaled_dot_product_attention(
+    def attend(
         queries: mx.array,
         keys: mx.array,
         values: mx.array,
         cache: Any,
         scale: float,
         mask: mx.array | str | None,
-        sinks: mx.array | None = None,
+        sinks: mx.array | None,
     ) -> mx.array:
         supported = (
             _float32_on_cpu(queries, keys, values)
@@ -52,6 +51,21 @@ def _attention(stock: Callable) -> Callable:
                 mask = mask.astype(mx.float32)
             return _native.attention(queries, keys, values, scale=scale, mask=mask)
         return _native.attention(queries, keys, values, scale=scale, causal=mask == "causal")
+
+    @functools.wraps(stock)
+    def scaled_dot_product_attention(
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        cache: Any,
+        scale: float,
+        mask: mx.array | str | None,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        if getattr(cache, "packed", False):  # (T, H, 1, D): tokens of one row, see packing.py
+            turned = [x.transpose(2, 1, 0, 3) for x in (queries, keys, values)]
+            return attend(*turned, cache, scale, mask, sinks).transpose(2, 1, 0, 3)
+        return attend(queries, keys, values, cache, scale, mask, sinks)
 
     return scaled_dot_product_attention
 

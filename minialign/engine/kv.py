@@ -8,7 +8,8 @@ import numpy as np
 
 from minialign.engine.rows import Forward, on_host
 
-STEP = 256  # columns by which a cache grows, so that there are few shapes
+STEP = 256  # columns by which a cache grows while it is written token by token
+PROMPT_STEP = 16  # and for a prompt, whose rows another decoder may take over
 
 
 class BatchRows:
@@ -82,7 +83,7 @@ class BatchRows:
         new.starts = np.array([new.end - length for _, _, length in parts])
         if new.end == 0:
             return new
-        new.capacity = _rounded(new.end + 1)
+        new.capacity = _rounded(new.end + 1, PROMPT_STEP)
         for number, layer in enumerate(new.layers):
             for name in ("keys", "values"):
                 pieces = [
@@ -127,7 +128,7 @@ class BatchRows:
         unused = int(self.starts.min())
         if unused < max(width, self.capacity // 4):
             unused = 0
-        grown = _rounded(self.end - unused + width)
+        grown = _rounded(self.end - unused + width, STEP if width == 1 else PROMPT_STEP)
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
                 used = grown - (self.end - unused)
@@ -175,8 +176,8 @@ class _Layer:
         return self.rows.mask(self.end, N, window_size, return_array)
 
 
-def _rounded(columns: int) -> int:
-    return -(-columns // STEP) * STEP
+def _rounded(columns: int, step: int) -> int:
+    return -(-columns // step) * step
 
 
 def _widened(buffer: mx.array, columns: int, *, left: bool) -> mx.array:

@@ -18,10 +18,15 @@ struct Input {
   const float* split;  // for 4-bit weights, see few_rows.h
   const float* lanes;  // for more than kFewRows rows, see some_rows.h
   const float* split_lanes;
+  const float *words4, *words8;  // for a single row, see one_row.h; or null
 };
 
 template <int Bits>
 INLINE void job_rows(const Input& x, const Weight& w, long n0, long n1, float* y, bool add) {
+#if MINIALIGN_ONE_ROW
+  if constexpr (Bits != 32)
+    if (x.m == 1) return one_row_task<Bits>(Bits == 4 ? x.words4 : x.words8, w, n0, n1, y, add);
+#endif
   if (x.m > kFewRows)
     some_rows_task<Bits>(Bits == 4 ? x.split_lanes : x.lanes, x.m, w, n0, n1, y, add);
   else
@@ -65,24 +70,31 @@ INLINE void gate(float* y, const float* up, long n0, long n1) {
 static void linears_few(const float* x, long m, const LinearJob* jobs, long count, bool gated) {
   const long k = jobs[0].w.cols, wide = lane_vectors(m) * kLanes;
   long ranks = 0, rows = 0, widest = 0;
-  bool any_split = false, any_plain = false;
+  bool any_split = false, any_bytes = false, any_plain = false;
   for (long j = 0; j < count; j++) {
     ranks += jobs[j].rank;
     rows += jobs[j].w.rows;
     widest = jobs[j].w.rows > widest ? jobs[j].w.rows : widest;
     any_split |= jobs[j].w.bits == 4;
+    any_bytes |= jobs[j].w.bits == 8;
     any_plain |= jobs[j].w.bits != 4 || jobs[j].rank > 0;
   }
   float* room = (float*)scratch(kPackedA, (k * (2 * wide + m + kLanes) + m * ranks + 64) * 4);
   float *lanes = room, *split_lanes = lanes + k * wide, *split = split_lanes + k * wide;
   float* z = split + k * (m > kLanes ? m : kLanes);
+  float *words4 = lanes, *words8 = split_lanes;  // a single row needs neither of those
   if (m > kFewRows) {
     if (any_plain) pack_lanes(x, m, k, k, false, lanes, split);
     if (any_split) pack_lanes(x, m, k, k, true, split_lanes, split);
+  } else if (m == 1 && MINIALIGN_ONE_ROW) {
+#if MINIALIGN_ONE_ROW
+    if (any_split) order_by_words<4>(x, k, words4);
+    if (any_bytes) order_by_words<8>(x, k, words8);
+#endif
   } else if (any_split) {
     for (long i = 0; i < m; i++) split_columns(x + i * k, k, split + i * k);
   }
-  const Input input{m, x, split, lanes, split_lanes};
+  const Input input{m, x, split, lanes, split_lanes, words4, words8};
   const float* z_of[8];
   for (long j = 0; j < count; j++) {
     z_of[j] = z;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "gemm.h"
+#include "one_row.h"
 
 namespace minialign {
 namespace MINIALIGN_ISA {
@@ -138,11 +139,23 @@ static void few_rows(const float* x, long m, long ldx, const Weight& w, float* y
                      bool add) {
   const float* input = x;
   long stride = ldx;
+  bool one = false;
+#if MINIALIGN_ONE_ROW
+  if constexpr (Bits != 32)
+    if (m == 1) {
+      float* words = (float*)scratch(kPackedA, 2 * (w.cols + kWordBlock<Bits>) * 4);
+      order_by_words<Bits>(x, w.cols, words);
+      input = words;
+      one = true;
+    }
+#endif
   if constexpr (Bits == 4) {
-    float* split = (float*)scratch(kPackedA, m * w.cols * 4);
-    for (long i = 0; i < m; i++) split_columns(x + i * ldx, w.cols, split + i * w.cols);
-    input = split;
-    stride = w.cols;
+    if (!one) {
+      float* split = (float*)scratch(kPackedA, m * w.cols * 4);
+      for (long i = 0; i < m; i++) split_columns(x + i * ldx, w.cols, split + i * w.cols);
+      input = split;
+      stride = w.cols;
+    }
   }
   const FewRowsTask task = pick_few_rows<Bits, kFewRows>(m);
   const long work = w.rows * w.cols * m;
@@ -152,6 +165,10 @@ static void few_rows(const float* x, long m, long ldx, const Weight& w, float* y
   const long rows = ((w.rows + chunks - 1) / chunks + 3) & ~3l;
   parallel((w.rows + rows - 1) / rows, [&](long c) {
     const long n1 = (c + 1) * rows < w.rows ? (c + 1) * rows : w.rows;
+#if MINIALIGN_ONE_ROW
+    if constexpr (Bits != 32)
+      if (one) return one_row_task<Bits>(input, w, c * rows, n1, y, add);
+#endif
     task(input, stride, w, c * rows, n1, y, ldy, add);
   });
 }

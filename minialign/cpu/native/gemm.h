@@ -284,7 +284,7 @@ static void gemm(const A& a, long m, long n, long k, const B& b, float* c, long 
     });
     // Tasks: columns first (each then decodes its own columns of B once), then rows.
     const long tiles = (n + kTileCols - 1) / kTileCols;
-    const long wanted = 4 * thread_count();
+    const long wanted = 6 * thread_count();  // few enough to share B, enough to end together
     long width = tiles / wanted;
     width = width < 1 ? 1 : width > 6 ? 6 : width;
     const long n_tasks = (tiles + width - 1) / width;
