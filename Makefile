@@ -2,6 +2,7 @@
 # make test     install what the tests need and run them; ARGS="-k runs" chooses
 # make slow     the tests that take minutes
 # make lint     ruff (lint, format) and mypy
+# make pictures the pictures of the app in examples/pictures, written by the app itself
 # make clean    remove .venv and everything built
 # make PYTHON=python3.12 …   uses that Python (3.11 or newer)
 
@@ -15,7 +16,7 @@ BUILT_FROM := pyproject.toml $(wildcard setup.py) \
 	$(shell find minialign/cpu/native -type f 2>/dev/null)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow lint clean
+.PHONY: help demo test slow lint pictures clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -33,6 +34,9 @@ lint: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+pictures: $(VENV)/.installed-test
+	$(VENV)/bin/python tests/screens.py examples/pictures
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -218,8 +218,8 @@ def _packing_agrees(policy: Policy) -> bool:
     finally:
         policy.module.train(training)
     real = batch.mask[..., None]
-    apart = mx.abs((expected - found) * real).max().item()
-    return apart <= 1e-3 * mx.abs(expected * real).max().item()
+    apart = mx.abs((expected - found) * real).max()
+    return bool(apart <= 1e-3 * mx.abs(expected * real).max())
 
 
 def token_logps(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:

@@ -201,7 +201,7 @@ class Lane:
                 continue
             ticket = line.pop(0)
             if ticket._step(self._engines):
-                line.append(ticket) if not ticket.ahead else line.insert(0, ticket)
+                line.append(ticket)
         self._take(block=False)
         for ticket in [*self._waiting, *self._ahead]:
             ticket._close()

@@ -131,3 +131,38 @@ def simpo(chosen: mx.array, rejected: mx.array, beta: float, gamma: float) -> mx
     Meng et al. 2024, SimPO (arXiv:2405.14734) eq. 6.
     """
     return -nn.log_sigmoid(beta * (chosen - rejected) - gamma)
+
+
+def ppo_clip(ratio: mx.array, advantages: mx.array, clip: float) -> mx.array:
+    """-min(rho A, clip(rho, 1 - e, 1 + e) A); any shape, a token or a whole response each.
+
+    Schulman et al. 2017, PPO (arXiv:1707.06347) eq. 7, as a loss; rho = pi / pi_old.
+    """
+    return -mx.minimum(ratio * advantages, mx.clip(ratio, 1 - clip, 1 + clip) * advantages)
+
+
+def value_clip(values: mx.array, old: mx.array, returns: mx.array, clip: float) -> mx.array:
+    """max((V - R)^2, (old + clip(V - old, -e, e) - R)^2) / 2; any shape.
+
+    The value loss of PPO's authors' code (openai/baselines, ppo2); InstructGPT and TRL keep it.
+    """
+    near = old + mx.clip(values - old, -clip, clip)
+    return 0.5 * mx.maximum(mx.square(values - returns), mx.square(near - returns))
+
+
+def kl_k1(logps: mx.array, reference: mx.array) -> mx.array:
+    """log pi - log pi_ref of tokens drawn from pi: its mean is KL(pi || pi_ref); any shape.
+
+    Schulman 2020, "Approximating KL divergence", k1: unbiased, and negative as often as not. Its
+    gradient by log pi has the mean 0, so it belongs into rewards and not into a loss.
+    """
+    return logps - reference
+
+
+def kl_k3(logps: mx.array, reference: mx.array) -> mx.array:
+    """exp(x) - 1 - x with x = log pi_ref - log pi, k3 of the same note: unbiased, never negative.
+
+    The KL term in the loss of GRPO, Shao et al. 2024 (arXiv:2402.03300) eq. 4.
+    """
+    difference = reference - logps
+    return mx.expm1(difference) - difference

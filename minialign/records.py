@@ -79,6 +79,31 @@ class Vote:
     time: str = ""  # ISO 8601, UTC
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge said of two responses, asked in both orders.
+
+    ``choice`` is "a", "b", "tie" or "unparsed". ``orders`` has two entries, with ``a`` shown first
+    and with ``b`` shown first: ``{"a": p, "b": p, "tie": p, "mass": p}``, the judge's probabilities
+    of each answer being the better one, whichever was shown where (``mass`` is what all verdict
+    tokens had together before these were divided by it), or ``{"unparsed": text}``.
+    """
+
+    id: str
+    prompt: Prompt
+    a: str
+    b: str
+    choice: str
+    orders: list[dict[str, Any]]
+    judge: str
+    template: str
+    explanation: str = ""
+    a_from: dict[str, Any] = field(default_factory=dict)
+    b_from: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    time: str = ""  # ISO 8601, UTC
+
+
 Record = Demonstration | Pair | Ranking | Rated | Prompted
 
 

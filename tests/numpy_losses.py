@@ -75,3 +75,61 @@ def orpo_odds_ratio(chosen, rejected):
 def simpo(chosen, rejected, beta, gamma):
     x = beta * (chosen - rejected) - gamma
     return -log_sigmoid(x), -beta * (1 - sigmoid(x))
+
+
+def ppo_clip(ratio, advantages, clip):
+    """Eq. 7 case by case: (values, derivatives by the ratio)."""
+    free = np.where(advantages > 0, ratio < 1 + clip, ratio > 1 - clip)
+    edge = np.where(advantages > 0, 1 + clip, 1 - clip)
+    return -np.where(free, ratio, edge) * advantages, -np.where(free, advantages, 0.0)
+
+
+def value_clip(values, old, returns, clip):
+    """(values, derivatives by the new value)."""
+    low, high = old - clip, old + clip
+    near = np.minimum(np.maximum(values, low), high)
+    plain, clipped = (values - returns) ** 2 / 2, (near - returns) ** 2 / 2
+    inside = (values > low) & (values < high)
+    slope = np.where(plain >= clipped, values - returns, np.where(inside, near - returns, 0.0))
+    return np.maximum(plain, clipped), slope
+
+
+def kl_k1(logps, reference):
+    return logps - reference, np.ones_like(logps)
+
+
+def kl_k3(logps, reference):
+    x = reference - logps
+    return np.exp(x) - 1 - x, 1 - np.exp(x)
+
+
+def gae(rewards, values, gamma, lambda_):
+    """The definition, a double sum: A_t = sum over k of (gamma lambda)^k delta_{t + k}."""
+    count = len(rewards)
+    after = np.append(values[1:], 0.0)
+    return np.array(
+        [
+            sum(
+                (gamma * lambda_) ** (k - t) * (rewards[k] + gamma * after[k] - values[k])
+                for k in range(t, count)
+            )
+            for t in range(count)
+        ]
+    )
+
+
+def rloo(rewards):
+    found = np.zeros_like(rewards)
+    for p, row in enumerate(rewards):
+        for i in range(len(row)):
+            found[p, i] = row[i] - np.mean(np.delete(row, i))
+    return found
+
+
+def group(rewards):
+    found = np.zeros_like(rewards)
+    for p, row in enumerate(rewards):
+        mean = sum(row) / len(row)
+        deviation = (sum((x - mean) ** 2 for x in row) / (len(row) - 1)) ** 0.5
+        found[p] = [(x - mean) / (deviation + 1e-4) for x in row]
+    return found

@@ -1,12 +1,16 @@
 """A model that says what a test wants, for the lane and the app; nothing is computed."""
 
 import asyncio
+import contextlib
+import gc
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
+
+from textual import events
 
 from minialign.lane import Lane, Which
 from tui.app import MinialignApp
@@ -30,12 +34,13 @@ class ScriptedEngine:
         self.go.set()
         self.closed = 0
         self.seeds: list[int] = []
+        self.given: dict[str, float] = {}  # when a piece was given out, by ``time.monotonic``
 
     def text(self, ids: Any, seed: int) -> list[str]:
         """The pieces of the answer."""
         asked = json.loads(bytes(ids).decode())[-1]["content"]
         start = ["same"] if self.same else [self.model.name, f" seed {seed}", f" to {asked}:"]
-        return start + [f" word{n}" for n in range(self.words)]
+        return start + [f"{' ' if n % 60 < 59 else chr(10) * 2}word{n}" for n in range(self.words)]
 
     def stream(self, ids, sampling=None, seed=0, on_prefill=None) -> Iterator[Any]:
         """Pieces, as ``Engine.stream`` gives them."""
@@ -50,6 +55,7 @@ class ScriptedEngine:
                         on_prefill(0, 1)
                 if self.delay:
                     time.sleep(self.delay)
+                self.given[piece.strip()] = time.monotonic()
                 yield Piece(piece, n, "stop" if n == len(pieces) - 1 else None)
         finally:
             self.closed += 1
@@ -101,11 +107,12 @@ def drive(
     app: MinialignApp,
     script: Callable[[Any], Awaitable[None]],
     size: tuple[int, int] = (80, 24),
+    notifications: bool = False,
 ) -> None:
     """Run the app without a terminal, and a script that presses keys."""
 
     async def run() -> None:
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=notifications) as pilot:
             await pilot.pause()
             await script(pilot)
         assert app.lane.close(5)
@@ -121,6 +128,34 @@ async def until(pilot: Any, condition: Callable[[], Any], seconds: float = 15.0)
             f"it did not happen; on the screen:\n{screen_text(pilot.app)}"
         )
         await pilot.pause(0.01)
+
+
+@contextlib.asynccontextmanager
+async def stalls(app: MinialignApp) -> AsyncIterator[list[tuple[float, float]]]:
+    """Inside it, (wall, CPU of this thread) seconds of each turn of the event loop: for so long no
+    key was read. CPU time is what counts on a machine that others use too."""
+    found: list[tuple[float, float]] = []
+
+    async def beat() -> None:
+        while True:
+            began, worked = time.perf_counter(), time.thread_time()
+            await asyncio.sleep(0.002)
+            found.append((time.perf_counter() - began - 0.002, time.thread_time() - worked))
+
+    gc.collect()
+    gc.freeze()  # the test run's own heap is no part of the app
+    task = asyncio.create_task(beat())
+    try:
+        yield found
+    finally:
+        task.cancel()
+        gc.unfreeze()
+
+
+def press(app: MinialignApp, key: str) -> None:
+    """A key as the terminal sends it. ``pilot.press`` waits until nothing moves any more, which
+    takes long while an answer is written."""
+    app.post_message(events.Key(key, key if len(key) == 1 else None))
 
 
 def screen_text(app: MinialignApp) -> str:

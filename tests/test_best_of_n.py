@@ -230,6 +230,12 @@ def test_samples_become_rankings_and_pairs(prompts, tiny_model, home, tmp_path, 
     assert "minialign label" in capsys.readouterr().err
     records = formats.read(tmp_path / "p.jsonl").records
     assert [type(record) for record in records] == [Pair] * 3
+    training = ["--model", str(tiny_model), "--data", str(tmp_path / "p.jsonl")]
+    for method in ("dpo", "reward", "sft"):
+        assert main([method, *training]) == 2
+        said = capsys.readouterr().err
+        assert "p.jsonl:1: an unlabelled pair" in said
+        assert f"minialign label {tmp_path / 'p.jsonl'}" in said
     assert command("sample", prompts, tiny_model, *flags, "--scorer", "regex:zzz") == 0
     assert "3 prompts left out" in capsys.readouterr().err
 

@@ -17,7 +17,8 @@ from minialign.batch import encode_prompt
 from minialign.engine import Engine, Sampling
 from minialign.errors import UserError
 from minialign.models.load import load
-from minialign.tasks.chat import Conversation, reply
+from minialign.select import Scorer
+from minialign.tasks.chat import Conversation, best_reply, reply
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=12)
 
@@ -168,6 +169,30 @@ def test_a_conversation_longer_than_the_context(engine):
         next(reply(engine, conversation, SAMPLING))
 
 
+def test_the_best_of_several_answers_is_the_one_that_is_kept(engine):
+    conversation = Conversation(seed=3)
+    conversation.ask("fox?")
+    ids = encode_prompt(conversation.messages, engine.tokenizer)
+    drawn = [one.text for one in engine.generate([ids], SAMPLING, 5, conversation.answer_seed())]
+    asked = []
+
+    def last_letters(prompt, responses):
+        asked.append(prompt.prompt)
+        return [sum(map(ord, response)) for response in responses]
+
+    scorer = Scorer("mine", last_letters)
+    pieces = list(best_reply(engine, conversation, SAMPLING, scorer, 5))
+    assert [piece.text for piece in pieces[:-1]] == [""] * 5
+    best = max(drawn, key=lambda text: sum(map(ord, text)))
+    assert pieces[-1].text == best == conversation.turns[-1]["content"]
+    assert pieces[-1].finish_reason in ("stop", "length")
+    assert asked == [[{"role": "user", "content": "fox?"}]]
+    # stopped before all are written, none is taken
+    conversation.reopen()
+    assert list(best_reply(engine, conversation, SAMPLING, scorer, 5, None, lambda: True)) == []
+    assert conversation.turns[-1]["role"] == "user"
+
+
 def piped(model: Path, lines: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "minialign", "chat", "--model", str(model), *arguments],
@@ -199,6 +224,15 @@ def test_chat_through_a_pipe(tiny_model, home, tmp_path):
     assert "never read" not in done.stdout + done.stderr
 
 
+def test_the_best_of_several_through_a_pipe(tiny_model, home):
+    flags = ["--max-tokens", "9", "--temp", "1", "--scorer", "regex:e", "--best-of"]
+    done = [piped(tiny_model, ["yes?", "no?"], *flags, n) for n in ("1", "16")]
+    assert [one.returncode for one in done] == [0, 0]
+    assert done[0].stdout != done[1].stdout
+    assert "e" in done[1].stdout
+    assert "Traceback" not in done[1].stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -206,6 +240,11 @@ def test_chat_through_a_pipe(tiny_model, home, tmp_path):
         (["--adapter", "nope"], "no run 'nope'"),
         (["--load", "nope.jsonl"], "No such file"),
         (["--max-tokens", "0"], "max tokens is 0"),
+        (["--best-of", "4"], "belong together"),
+        (["--scorer", "length"], "belong together"),
+        (["--best-of", "0", "--scorer", "length"], "1 answer or more"),
+        (["--best-of", "2", "--scorer", "lenght"], "did you mean 'length'"),
+        (["--best-of", "2", "--scorer", "length", "--temp", "0"], "all the same"),
     ],
 )
 def test_a_chat_that_cannot_start(tiny_model, home, arguments, words):

@@ -63,6 +63,8 @@ COMMON = {
     "grad_accumulation_steps": Row("--grad-accumulation-steps 2", "tokens"),
     "epochs": Row("--epochs 2", "steps", "--data {held} --eval-split 0 --no-iters"),
     "iters": Row("--iters 2", "steps"),
+    "max_minutes": Row("--max-minutes 1e-9", "steps"),
+    "max_tokens": Row("--max-tokens 100", "steps"),
     "max_seq_length": Row("--max-seq-length 30", "tokens"),
     "learning_rate": Row("--learning-rate 0.001", "weights"),
     "lr_schedule": Row("--lr-schedule constant", "rates"),
@@ -118,6 +120,8 @@ OWN = {
         "good": Row("--good Well.", "weights"),
         "bad": Row("--bad Badly.", "weights"),
         "place": Row("--place system", "weights"),
+        "quantiles": Row("--quantiles 2", "weights"),
+        "level": Row("--level Grade{{level}}", "weights", "--quantiles 2"),
     },
 }
 

@@ -20,16 +20,10 @@ from minialign.cli import main
 from minialign.errors import UserError
 from minialign.home import labels_file
 from minialign.records import Pair, Rated
-from minialign.tasks.label import (
-    REPEAT_EVERY,
-    Labelling,
-    Shown,
-    Waiting,
-    read_items,
-    starters,
-    tally,
-    two_answers,
-)
+from minialign.tasks.doubt import doubts
+from minialign.tasks.label import Shown, Waiting, read_items, starters, two_answers
+from minialign.tasks.labelling import REPEAT_EVERY, Labelling
+from minialign.tasks.tally import tally
 from minialign.tasks.votes import Lines, Votes, rate
 
 
@@ -196,6 +190,45 @@ def test_pairs_set_aside_in_the_chat_come_first_until_they_have_a_vote(home):
     assert Labelling(Votes(), pairs(3), Waiting().pairs()).left == 3
 
 
+def test_pairs_come_the_least_sure_first_as_far_as_that_is_known(home):
+    known = pairs(5)
+    sitting = Labelling(Votes(), known, seed=0, doubtful=True)
+    assert fill(sitting).key == known[0].key  # nobody said anything yet
+    for number, sure in ((1, 0.9), (2, 0.1), (3, 0.5)):
+        sitting.learn(known[number].key, sure)
+    order = []
+    for _ in range(5):
+        order.append(fill(sitting).key)
+        sitting.vote("a")
+    assert order == [known[number].key for number in (0, 2, 3, 1, 4)]
+
+
+def test_doubts_of_a_scorer_and_of_a_judge(home, tiny_model):
+    prompt = [{"role": "user", "content": "q"}]
+    two = [Shown(prompt, "one two three", "one"), Shown(prompt, "one", "two")]
+    assert list(doubts("length", two)) == [(two[0].key, 2.0), (two[1].key, 0.0)]
+    judged = dict(doubts(f"judge:{tiny_model}", two))
+    assert list(judged) == [pair.key for pair in two]
+    assert all(0 <= sure <= 1 for sure in judged.values())
+    with pytest.raises(UserError):
+        next(doubts("reward:nobody", two))
+
+
+def test_the_command_shows_the_least_sure_pair_first(home, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(
+        '{"prompt": "far", "chosen": "one two three", "rejected": "one"}\n'
+        '{"prompt": "near", "chosen": "one two", "rejected": "two one"}\n'
+    )
+    words = [sys.executable, "-m", "minialign", "label", str(file), "--least-sure", "length"]
+    subprocess.run(
+        words, input="a\nq\n", text=True, check=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    (vote,) = Votes().all
+    assert vote.prompt[0]["content"] == "near"
+
+
 def test_items_of_files(home, tmp_path):
     text = tmp_path / "prompts.txt"
     text.write_text("one?\n\ntwo?\n")
@@ -234,7 +267,8 @@ def test_two_answers_differ_and_have_different_seeds(home, tiny_model):
 
 VOTER = """
 import sys, time
-from minialign.tasks.label import Labelling, Shown
+from minialign.tasks.label import Shown
+from minialign.tasks.labelling import Labelling
 from minialign.tasks.votes import Votes
 votes = Votes()
 items = [Shown([{"role": "user", "content": f"q {n}"}], "a" * 3000, f"b {n}") for n in range(5000)]

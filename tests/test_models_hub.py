@@ -135,6 +135,28 @@ def test_offline_uses_the_cache_and_says_what_is_not_in_it(user: dict[str, str],
     assert hub.requests == []
 
 
+def test_offline_finds_what_was_downloaded_by_commit(user: dict[str, str], hub: Hub) -> None:
+    """Another program's download of a commit leaves no refs/main; a later partial one no model."""
+    code = (
+        "import sys; from huggingface_hub import snapshot_download;"
+        "snapshot_download('org/tiny', revision=sys.argv[1], endpoint=sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, COMMIT, hub.url], env=user, check=True, timeout=60)
+    cached = Path(user["HF_HOME"]) / "hub/models--org--tiny"
+    assert not (cached / "refs/main").exists()
+    (cached / "snapshots" / ("f" * 40)).mkdir()  # newer, and empty
+    hub.requests.clear()
+    done = models(user | {"HF_HUB_OFFLINE": "1"}, "pull", "org/tiny", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["revision"] == COMMIT
+    assert hub.requests == []
+    assert models(user, "rm", "org/tiny").returncode == 0
+    (cached / "snapshots" / COMMIT / "model.safetensors").unlink()
+    failed = models(user | {"HF_HUB_OFFLINE": "1"}, "pull", "org/tiny")
+    assert failed.returncode == 2
+    assert "not in the Hugging Face cache" in failed.stderr
+
+
 def test_rm_cache_deletes_the_files(user: dict[str, str]) -> None:
     assert models(user, "pull", "org/tiny").returncode == 0
     removed = models(user, "rm", "org/tiny", "--cache", "--json")

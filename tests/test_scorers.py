@@ -1,17 +1,24 @@
 """Scorers: verifiers against published verdicts, models against ``score``, the user's own code."""
 
+import gc
 import gzip
 import json
 import math
 
+import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
+from tiny import make_tiny_model
 
+from minialign.batch import encode_prompt
 from minialign.errors import UserError
 from minialign.methods import METHODS
+from minialign.models.adapter import adapter_modules
 from minialign.records import Prompted
 from minialign.select import exact, ifeval
 from minialign.select.english import capital_words, sentences
 from minialign.select.scorer import Scorer
+from minialign.tasks.generate import open_engine
 from minialign.tasks.sample import prompted, read_prompts
 from minialign.tasks.score import open_scorer as open_measures
 from minialign.tasks.scorers import open_scorer
@@ -239,7 +246,7 @@ def test_files_and_functions_that_are_not_there(own, tmp_path):
     ("spec", "said"),
     [
         ("lenght", "did you mean 'length'"), ("length:3", "write length"), ("reward", "reward:RUN"),
-        ("regex:", "regex:PATTERN"), ("regex:(", "regex:"), ("judge:x", "there is no scorer"),
+        ("regex:", "regex:PATTERN"), ("regex:(", "regex:"), ("jury:x", "there is no scorer"),
         ("reward:nowhere", "there is no run 'nowhere'"), ("dpo:nowhere", "there is no run"),
     ],
 )  # fmt: skip
@@ -290,3 +297,39 @@ def test_runs_score_as_the_score_command_does(runs):
         open_scorer("dpo:sft")
     with pytest.raises(UserError, match="tokens long"):
         open_scorer("reward:reward").score(ask("fox " * 3000), ["yes"])
+
+
+def test_a_run_on_the_engines_own_base_reads_its_weights(runs, tiny_model, tmp_path):
+    from minialign.models.sharing import bare_copy
+
+    prompt, answers = ask("fox 3"), ["yes", "no dog"]
+    engine = open_engine(str(tiny_model), "sft")
+    other = make_tiny_model(tmp_path / "other", seed=7)
+
+    def arrays(module):
+        return {
+            id(value) for name, value in tree_flatten(module.parameters()) if "lora" not in name
+        }
+
+    ids = encode_prompt(prompt.prompt, engine.tokenizer)
+    before = engine.logps(ids, [[5, 6], [7]])
+    for spec in ("reward:reward", "dpo:dpo"):
+        alone = open_scorer(spec).score(prompt, answers)
+        shared = open_scorer(spec, engine=engine)
+        assert shared.score(prompt, answers) == alone
+        foreign = open_scorer(spec, engine=open_engine(str(other)))  # its own base is loaded then
+        assert foreign.score(prompt, answers) == alone
+    assert engine.logps(ids, [[5, 6], [7]]) == before  # the policy's adapter is untouched
+    copy = bare_copy(engine.model)
+    assert arrays(copy.module) <= arrays(engine.model.module)
+    assert not adapter_modules(copy.module)
+    weights = sum(value.nbytes for _, value in tree_flatten(copy.module.parameters()))
+
+    def grown(**options):
+        gc.collect()
+        start = mx.get_active_memory()
+        kept = open_scorer("reward:reward", **options)
+        assert kept.name == "reward:reward"
+        return mx.get_active_memory() - start
+
+    assert grown() - grown(engine=engine) > 0.8 * weights

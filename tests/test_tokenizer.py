@@ -16,7 +16,7 @@ from minialign.errors import UserError
 from minialign.models import vocabulary
 from minialign.models.fetch import import_model
 from minialign.models.template import FALLBACK, render
-from minialign.models.tokenizer import Tokenizer
+from minialign.models.tokenizer import HELD, Tokenizer
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "llama_cpp.json").read_text())
 BPE: dict[str, Any] = FIXTURE["bpe"]["vocabulary"]
@@ -224,6 +224,45 @@ def test_stream_holds_back_half_an_emoji(tiny_model: Path) -> None:
     assert [stream.add(token) for token in ids[:3]] == ["a", "", ""]
     assert stream.finish() == "\ufffd"
     assert stream.finish() == ""
+
+
+def test_what_waits_for_the_rest_of_a_character_is_bounded(tiny_model: Path) -> None:
+    """Bytes that never become a character, with emoji and a word between them."""
+    tokenizer = Tokenizer.load(tiny_model)
+    first = tokenizer.encode("é")[:1]  # the first of two bytes
+    emoji = tokenizer.encode("🙂")
+    choose = random.Random(0)
+    bits = [first, emoji[:3], emoji[1:2], emoji]
+    noise = [token for _ in range(300) for token in choose.choice(bits)]
+    for ids in (first * 1000, noise, emoji[1:] * 200 + emoji + tokenizer.encode("fox")):
+        stream = tokenizer.stream()
+        pieces = []
+        for token in ids:
+            pieces.append(stream.add(token))
+            assert len(stream._ids) <= 2 * HELD
+        assert sum(map(bool, pieces)) > 5  # it is given while it comes, not at the end
+        assert "".join(pieces) + stream.finish() == tokenizer.decode(ids)
+
+
+def test_long_runs_of_byte_tokens(tmp_path: Path, home: Path) -> None:
+    """SentencePiece: characters without a token of their own, a whole answer of them."""
+    write_tiny_gguf(tmp_path / "m.gguf", SPM)
+    tokenizer = Tokenizer.load(import_model(tmp_path / "m.gguf"))
+    byte = {value: tokenizer.fast.token_to_id(f"<0x{value:02X}>") for value in range(256)}
+    emoji = [byte[value] for value in "é🙂".encode()]
+    lone = [byte[0xE2]]
+    hello = tokenizer.encode("hello")
+    for ids in (hello + emoji * 100 + hello, lone * 500, emoji * 10 + emoji[:3], lone * 70 + hello):
+        stream = tokenizer.stream()
+        pieces = []
+        for token in ids:
+            pieces.append(stream.add(token))
+            assert len(stream._ids) <= 2 * HELD
+        assert "".join(pieces) + stream.finish() == tokenizer.decode(ids)
+    stream = tokenizer.stream()  # a byte too much takes only what waits with it
+    text = "".join(map(stream.add, [*emoji * 20, *lone])) + stream.finish()
+    assert text.startswith("é🙂" * 10)
+    assert tokenizer.decode([*emoji * 20, *lone]) == "\ufffd" * 121
 
 
 # Special tokens and templates

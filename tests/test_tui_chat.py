@@ -338,22 +338,6 @@ def test_text_of_a_model_is_never_markup_or_control(home):
     drive(app, script)
 
 
-def test_the_transcript_stays_at_the_end_until_the_user_scrolls(home):
-    app = make_app(Models(words=400))
-
-    async def script(pilot):
-        chat = app.screen
-        await say(pilot, "go")
-        talk = chat.query_one("#talk")
-        await until(pilot, lambda: talk.max_scroll_y > 0 and talk.scroll_y == talk.max_scroll_y)
-        talk.scroll_home(animate=False)
-        talk.release_anchor()
-        await pilot.pause()
-        assert talk.scroll_y == 0
-
-    drive(app, script)
-
-
 @pytest.mark.parametrize("moment", ["loading", "writing"])
 def test_quitting_in_the_middle_is_clean_and_quick(home, moment):
     models = Models(words=5000, delay=0.002)

@@ -1,16 +1,9 @@
 """The label screen, driven by keys: every vote is on disk, and nothing is voted on unseen."""
 
-import asyncio
 import json
-import os
-import random
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from scripted import SIZES, Models, drive, make_app, screen_text, until
 
 from minialign import formats
@@ -176,93 +169,35 @@ def test_a_pair_made_in_the_chat_is_waiting(file):
     drive(app, script)
 
 
-def test_a_full_disk_is_a_dialog_and_the_pair_stays(file, monkeypatch):
-    app = make_app(Models(), label_source=str(file))
-
-    async def script(pilot):
-        screen = await drawn(pilot)
-        pair = screen.drawn
-
-        def full(number):
-            raise OSError(28, "No space left on device")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", full)
-            await pilot.press("a")
-            await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
-        assert "No space left" in screen_text(app)
-        await pilot.press("enter")
-        assert screen.drawn is pair
-        assert Votes().all == []
-        await pilot.press("a")
-        assert len(Votes().all) == 1
-
-    drive(app, script)
-
-
-VOTER = """
-import sys
-from scripted import Models, drive, make_app, until
-from tui import label
-label.BOUNCE = 0.0
-app = make_app(Models(), label_source=sys.argv[1])
-async def script(pilot):
-    await until(pilot, lambda: getattr(app.screen, "drawn", None))
-    while True:
-        screen = app.screen
-        pair = screen.drawn
-        await pilot.press("a")
-        if screen.drawn is not pair:
-            print("kept", screen.votes.all[-1].id, flush=True)
-drive(app, script)
-"""
-
-
-def test_kill_9_while_labelling_loses_no_vote(home, tmp_path):
-    file = tmp_path / "pairs.jsonl"
-    rows = [
-        {"prompt": f"q{n}", "chosen": "good " * 300, "rejected": f"bad {n}"} for n in range(999)
-    ]
+@pytest.mark.parametrize("size", SIZES)
+def test_the_pairs_of_which_somebody_is_least_sure_come_first(file, size):
+    rows = [{"prompt": f"question {n}", "chosen": "x " * (9 - n), "rejected": "y"}
+            for n in range(9)]  # fmt: skip
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    kept: list[str] = []
-    chance = random.Random(1)
-    for _ in range(3):
-        voter = subprocess.Popen(
-            [sys.executable, "-c", VOTER, str(file)], stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
-        )  # fmt: skip
-        assert voter.stdout is not None
-        kept.append(voter.stdout.readline().split()[1])
-        time.sleep(chance.uniform(0, 0.4))
-        voter.kill()
-        kept += [line.split()[1] for line in voter.stdout if line.startswith("kept")]
-        voter.wait()
-        voter.stdout.close()
-    there = [vote.id for vote in Votes().all]
-    assert set(kept) <= set(there)
-    assert len(set(there)) == len(there)
-    assert formats.read(labels_file()).problems == []
-
-
-def test_ten_thousand_votes_open_without_a_stall(home, file):
-    vote = {"id": "", "prompt": [{"role": "user", "content": "q"}], "a": "x" * 200, "b": "y" * 200}
-    home.mkdir(exist_ok=True)
-    with open(labels_file(), "w") as out:
-        for number in range(10_000):
-            out.write(json.dumps({**vote, "id": f"{number:016x}", "choice": "a"}) + "\n")
     app = make_app(Models(), label_source=str(file))
 
     async def script(pilot):
         screen = await drawn(pilot)
-        assert "10000 votes" in screen_text(app)
-        times = []
-        for _ in range(5):
-            began = time.process_time()
+        await pilot.press("l")
+        await until(pilot, lambda: isinstance(app.screen, Pick) and app.screen.choices)
+        assert [choice.text for choice in app.screen.choices] == [
+            "In their own order", "m as a judge"
+        ]  # fmt: skip
+        await pilot.press("escape")
+        app.preferences.label_order = "length"  # it needs no model
+        screen.open_source(str(file))
+        await until(pilot, lambda: "8/8 by length" in screen.measured)
+        seen = []
+        for _ in range(4):
             pair = screen.drawn
-            await pilot.press("a")
+            seen.append(pair.prompt[0]["content"])
+            await pilot.press("s")
             await until(pilot, lambda pair=pair: screen.drawn is not pair)
-            times.append(time.process_time() - began)
-            await asyncio.sleep(0)
-        assert min(times) < 0.25
+        assert seen == ["question 0", "question 8", "question 7", "question 6"]
+        app.preferences.label_order = "reward:nobody"
+        screen.open_source(str(file))
+        await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
+        await pilot.press("escape", "a")
+        assert len(Votes().all) == 5  # labelling goes on, in the file's order
 
-    drive(app, script)
+    drive(app, script, size)

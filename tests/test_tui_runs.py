@@ -204,3 +204,89 @@ def test_a_run_that_cannot_start_is_told(home):
         await pilot.press("escape")
 
     drive(app, script)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_answers_over_time_and_rewards_as_plots(home, size):
+    run = made("ppo-1", method="ppo")
+    for step in range(1, 13):
+        run.log("train", step, {"loss": 0.1, "reward/mean": step / 10, "kl": step / 5})
+    with open(run.path / "samples.jsonl", "w") as file:
+        for step in (1, 5, 9):
+            row = {"step": step, "prompt": [{"role": "user", "content": "Why\x1b?"}],
+                   "response": f"Because [b]{step}[/b].", "reward": step / 4,
+                   "kl": 0.5}  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+        file.write('{"step": 13, "prompt": "Wh')
+    app = make_app(Models())
+
+    async def script(pilot):
+        await pilot.press("f5")
+        await until(pilot, lambda: "reward/mean by step" in screen_text(app))
+        assert size[1] < 40 or "kl by step" in screen_text(app)
+        await pilot.press("v")
+        await until(pilot, lambda: "step 9 · reward 2.25 · kl 0.5" in screen_text(app))
+        assert "Because [b]9[/b]." in screen_text(app)
+        assert "by step" not in screen_text(app)
+        await pilot.press("shift+down", "shift+down", "shift+up", "l")
+        await until(pilot, lambda: "has no log" in screen_text(app))
+        await pilot.press("l")
+        await until(pilot, lambda: "reward/mean by step" in screen_text(app))
+        shutil.rmtree(run.path)  # it vanishes while it is looked at
+        await pilot.press("v")
+        await until(pilot, lambda: "No runs yet" in screen_text(app))
+
+    drive(app, script, size)
+
+
+@pytest.mark.parametrize("method", ["expert", "rso", "online-dpo", "ppo", "sft", "reward", "kto"])
+def test_every_method_has_a_form_whose_options_its_command_takes(
+    home, tmp_path, monkeypatch, method
+):
+    import argparse
+    import importlib
+
+    from minialign.cli import COMMANDS
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one?\n")
+    asked = []
+
+    def start(method, options):
+        asked.append((method, options))
+        raise UserError("not in this test", "")
+
+    monkeypatch.setattr(launch, "start", start)
+    app = make_app(Models())
+
+    async def script(pilot):
+        await pilot.press("f5", "n")
+        await until(pilot, lambda: isinstance(app.screen, RunForm))
+        form = app.screen
+        form.query_one("#method").value = method
+        await until(pilot, lambda: form.method == method and form.query("#f-rank"))
+        await pilot.pause()
+        if form.query("#f-scorer"):
+            await pilot.press("ctrl+s")
+            await until(pilot, lambda: "scorer" in str(form.query_one("#wrong").render()))
+            form.query_one("#f-scorer").value = "length"
+            form.query_one("#f-temperature").value = "0.9"
+        form.query_one("#f-data").value = str(prompts)
+        form.query_one("#f-rank").value = "4"
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: asked)
+
+    drive(app, script)
+    ((command, options),) = asked
+    assert command == method
+    assert options["rank"] == 4
+    if method == "ppo":
+        assert "epochs" not in options  # its own default, not the other methods'
+    module = importlib.import_module(COMMANDS[method][0])
+    parser = argparse.ArgumentParser()
+    parser.description = ""
+    module.add_arguments(parser, method)
+    parsed = vars(parser.parse_args(launch.flags(options)))
+    assert parsed["data"] == [str(prompts)]
+    assert parsed["rank"] == 4
+    assert parsed.get("scorer") == options.get("scorer")

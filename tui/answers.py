@@ -5,10 +5,13 @@ Each function gives work for ``Lane.submit``; heavy modules are imported on the 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minialign.lane import Engines, Ticket, Which, Work
 from minialign.records import Message
+
+if TYPE_CHECKING:
+    from minialign.tasks.label import Shown
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,18 @@ def pair(which: Which, prompt: list[Message], sampling: dict[str, Any], seed: in
         yield from two_answers(
             engine, prompt, Sampling(**sampling), origin, seed, pressed, lambda: ticket.cancelled
         )
+
+    return work
+
+
+def doubt(scorer: str, pairs: Sequence["Shown"]) -> Work:
+    """Work whose items are (key of a pair, how sure the scorer is of it)."""
+
+    def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
+        ticket.on_item(Progress(f"loading {scorer}", 0, 0))
+        from minialign.tasks.doubt import doubts
+
+        yield from doubts(scorer, pairs, ticket.check)
 
     return work
 

@@ -1,5 +1,6 @@
 """The app: its screens, its keys, what it remembers, and how errors are told."""
 
+import asyncio
 import time
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -8,6 +9,7 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.theme import Theme
+from textual.worker import WorkerFailed
 
 from minialign.errors import UserError
 from minialign.home import settings
@@ -48,7 +50,9 @@ class MinialignApp(App[None]):
     MODES: ClassVar[dict[str, Any]] = {
         "chat": ChatScreen,
         "label": lambda: _label_screen(),
+        "judge": lambda: _judge_screen(),
         "runs": lambda: _runs_screen(),
+        "library": lambda: _library_screen(),
     }
     DEFAULT_MODE = "chat"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
@@ -57,8 +61,11 @@ class MinialignApp(App[None]):
         Binding("f1", "help", "Help", id="help", priority=True),
         Binding("f2", "go('chat')", "Chat", id="chat", show=False, priority=True),
         Binding("f3", "go('label')", "Label", id="label", show=False, priority=True),
+        Binding("f4", "go('judge')", "Judge", id="judge", show=False, priority=True),
         Binding("f5", "go('runs')", "Runs", id="runs", show=False, priority=True),
+        Binding("f6", "go('library')", "Data", id="library", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", id="quit", priority=True),
+        Binding("question_mark", "help", show=False),  # where no text is written
     ]
 
     def __init__(
@@ -75,8 +82,9 @@ class MinialignApp(App[None]):
         self.preferences = Preferences.load()
         self.which = which or Which(self.preferences.model, self.preferences.adapter)
         if label_source:
-            self.preferences.label_source = label_source
-        self.begin_with_labels = bool(label_source)
+            self.preferences.label_source, self.preferences.place = label_source, "label"
+        if self.preferences.still:
+            self.animation_level = "none"
         for each in THEMES:
             self.register_theme(each)
         wanted = theme or self.preferences.theme
@@ -102,8 +110,8 @@ class MinialignApp(App[None]):
                     "Ctrl-P, then Theme, lists them",
                 )
             )
-        if self.begin_with_labels:
-            self.action_go("label")
+        if self.preferences.place != "chat" and self.preferences.place in self.MODES:
+            self.action_go(self.preferences.place)
 
     def _remember_theme(self, theme: Theme) -> None:
         self.preferences.theme = theme.name
@@ -114,7 +122,7 @@ class MinialignApp(App[None]):
         self.which = which
         self.preferences.model, self.preferences.adapter = which.model, which.adapter
         self.preferences.save()
-        for name in ("chat", "label", "runs"):
+        for name in self.MODES:
             for screen in self._screen_stacks.get(name, [])[:1]:
                 if hasattr(screen, "model_changed"):
                     screen.model_changed()
@@ -125,6 +133,19 @@ class MinialignApp(App[None]):
             self.bell()
             return
         self.switch_mode(mode)
+        self.preferences.place = mode
+        self.run_worker(asyncio.to_thread(self.preferences.save), group="preferences")
+
+    def action_still(self) -> None:
+        """Animations off, or on again; TEXTUAL_ANIMATIONS=none has them off from the start."""
+        self.preferences.still = not self.preferences.still
+        self.animation_level = "none" if self.preferences.still else "full"
+        self.preferences.save()
+        self.notify(f"Animations {'off' if self.preferences.still else 'on'}", timeout=2)
+
+    def notify(self, message: str, **options: Any) -> None:  # type: ignore[override]
+        """A passing message; it may quote a model or a path, so it is never markup."""
+        super().notify(message, **{**options, "markup": False})
 
     def action_help(self) -> None:
         """What can be done on this screen."""
@@ -140,18 +161,19 @@ class MinialignApp(App[None]):
         self.push_screen(ErrorDialog(error))
 
     async def run_action(self, *arguments: Any, **options: Any) -> bool:
-        """A key's action; what a user can mend is told and ends nothing."""
+        """A key's action; when it fails that is told, and ends nothing."""
         try:
             return await super().run_action(*arguments, **options)
-        except UserError as error:
+        except Exception as error:
             self.show_error(error)
             return True
 
     def _handle_exception(self, error: Exception) -> None:
-        """What a user can mend is a dialog, wherever it was raised."""
-        cause = getattr(error, "error", error)  # a worker's failure holds the error itself
-        if isinstance(cause, UserError):
-            self.show_error(cause)
+        """What a user can mend is a dialog, and so is whatever a worker failed with."""
+        if isinstance(error, WorkerFailed):
+            self.show_error(error.error)
+        elif isinstance(error, UserError):
+            self.show_error(error)
         else:
             super()._handle_exception(error)
 
@@ -160,10 +182,15 @@ class MinialignApp(App[None]):
         yield SystemCommand("Chat", "Talk with a model (F2)", lambda: self.action_go("chat"))
         yield SystemCommand("Label", "Say which answer is better (F3)",
                             lambda: self.action_go("label"))  # fmt: skip
+        yield SystemCommand("Judge", "A judge compares pairs of answers (F4)",
+                            lambda: self.action_go("judge"))  # fmt: skip
+        yield SystemCommand("Data and models", "What files hold; pull and remove models (F6)",
+                            lambda: self.action_go("library"))  # fmt: skip
         yield SystemCommand("Runs", "Training runs: watch, start, stop (F5)",
                             lambda: self.action_go("runs"))  # fmt: skip
         yield SystemCommand("Help", "The keys of this screen (F1)", self.action_help)
         yield SystemCommand("Theme", "Colours; they are remembered", self.action_change_theme)
+        yield SystemCommand("Animations", "Off, or on again; remembered", self.action_still)
         yield SystemCommand("Quit", "Leave; training runs go on (Ctrl-Q)", self.action_quit)
         seen = set()
         for key in screen.active_bindings.values():
@@ -185,6 +212,18 @@ def _label_screen() -> Screen[Any]:
     from tui.label import LabelScreen
 
     return LabelScreen()
+
+
+def _judge_screen() -> Screen[Any]:
+    from tui.judge import JudgeScreen
+
+    return JudgeScreen()
+
+
+def _library_screen() -> Screen[Any]:
+    from tui.library import LibraryScreen
+
+    return LibraryScreen()
 
 
 def _runs_screen() -> Screen[Any]:

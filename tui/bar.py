@@ -3,9 +3,11 @@
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal
-from textual.widgets import Static
+from textual.widgets import Footer, Static
+from textual.widgets._footer import FooterKey
 
-PLACES = (("chat", "F2", "Chat"), ("label", "F3", "Label"), ("runs", "F5", "Runs"))
+PLACES = (("chat", "F2", "Chat"), ("label", "F3", "Label"), ("judge", "F4", "Judge"),
+          ("runs", "F5", "Runs"), ("library", "F6", "Data"))  # fmt: skip
 
 
 class Place(Static):
@@ -36,3 +38,22 @@ class TopBar(Horizontal):
     def tell(self, text: str) -> None:
         """What stands at the right end."""
         self.query_one("#which", Static).update(text)
+
+
+class Keys(Footer):
+    """The line at the bottom: the screen's keys; help stands at the right end, always whole."""
+
+    def __init__(self) -> None:
+        super().__init__(compact=True, show_command_palette=False)
+
+    def compose(self) -> ComposeResult:
+        found = self.screen.active_bindings.values()
+        help_key = next((key.binding for key in found if key.binding.action == "help"), None)
+        for widget in super().compose():
+            if getattr(widget, "action", None) != "help":
+                yield widget
+        if help_key is not None:
+            shown = self.app.get_key_display(help_key)
+            yield FooterKey(
+                help_key.key, shown, "Help", "help", classes="-command-palette"
+            ).data_bind(compact=Footer.compact)

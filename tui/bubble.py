@@ -3,6 +3,7 @@
 import re
 from typing import ClassVar
 
+from markdown_it import MarkdownIt
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -11,14 +12,28 @@ from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 CODE = re.compile(r"^(?:```|~~~)[^\n]*\n(.*?)^(?:```|~~~)\s*$", re.MULTILINE | re.DOTALL)
+BORDER = re.compile(r"\n\n(?=[^\W\d_])")  # a paragraph begins that no list or block goes on in
+PART = 2000  # letters
 THUMBS = {True: "👍 good", False: "👎 bad"}
 
 
+# Control characters would act on the terminal; line and paragraph separators, and the marks that
+# turn the direction of what follows, would move what stands beside the text.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
 def printable(text: str) -> str:
-    """The text without control characters, which must not act on the terminal."""
-    return "".join(
-        "�" if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 else c for c in text
-    )
+    """The text without what would act on the terminal or on its neighbours."""
+    return CONTROL.sub("�", text).replace("\t", "    ")
+
+
+def markdown_parser() -> MarkdownIt:
+    """Markdown with tables; looking for bare links costs 20 times the rest of it, at each token."""
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def _markdown(text: str, classes: str) -> Markdown:
+    return Markdown(text or None, classes=classes, open_links=False, parser_factory=markdown_parser)
 
 
 class Bubble(Vertical, can_focus=True):
@@ -51,13 +66,14 @@ class Bubble(Vertical, can_focus=True):
         self.role, self.who, self.text = role, who, text
         self.place, self.side = place, side
         self._stream: MarkdownStream | None = None
+        self._last = 0  # letters in the last widget
 
     def compose(self) -> ComposeResult:
         yield Static(self.who, classes="who", markup=False)
         if self.role == "user":
             yield Static(printable(self.text), classes="said", markup=False)
         else:
-            yield Markdown(printable(self.text) or None, classes="said", open_links=False)
+            yield _markdown(printable(self.text), "said")
         yield Static("", classes="foot", markup=False)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -72,10 +88,21 @@ class Bubble(Vertical, can_focus=True):
         return what != "edit"
 
     async def add(self, text: str) -> None:
-        """More of the answer."""
-        self.text += text
+        """More of the answer. A long one goes on in a widget of its own now and then: each piece
+        lays out the paragraphs of the last one only."""
         if self._stream is None:
             self._stream = Markdown.get_stream(self.query_one(Markdown))
+        before, self.text = self.text, self.text + text
+        self._last += len(text)
+        if self._last > PART and (border := BORDER.search(tail := before[-2:] + text)):
+            at = border.end() - (len(tail) - len(text))
+            if (before + text[:at]).count("```") % 2 == 0:
+                await self._stream.write(printable(text[:at]))
+                await self._stream.stop()
+                part = _markdown("", "said more")
+                await self.mount(part, before=self.query_one(".foot"))
+                self._stream, self._last = Markdown.get_stream(part), 0
+                text = text[at:]
         await self._stream.write(printable(text))
 
     async def end(self, note: str = "") -> None:
@@ -94,10 +121,9 @@ class Bubble(Vertical, can_focus=True):
     def on_mount(self) -> None:
         self.query_one(".foot").display = False
 
-    def code(self) -> str | None:
-        """The last block of code."""
-        found = CODE.findall(self.text)
-        return found[-1] if found else None
+    def code(self) -> list[str]:
+        """The blocks of code."""
+        return CODE.findall(self.text)
 
     def action_do(self, what: str) -> None:
         self.post_message(self.Asked(self, what))

@@ -1,6 +1,7 @@
 """``minialign tui``: start the app. Textual is imported only when it runs."""
 
 import argparse
+import gc
 import sys
 
 from minialign.errors import UserError
@@ -35,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     lane = Lane()
     app = MinialignApp(lane, which=which, label_source=arguments.label, theme=arguments.theme)
+    gc.freeze()  # what was imported stays: a collection while somebody types is shorter
     app.run()
     lane.close(0.5)  # a model that is being loaded is not waited for
     return leave(app.return_code or 0)

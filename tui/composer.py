@@ -33,3 +33,10 @@ class Composer(TextArea):
             self.post_message(self.Left())
         else:
             await super()._on_key(event)
+
+    def action_cursor_page_up(self) -> None:
+        """The page keys are for the answers, also while a question is written."""
+        self.screen.query_one("#talk").action_page_up()
+
+    def action_cursor_page_down(self) -> None:
+        self.screen.query_one("#talk").action_page_down()

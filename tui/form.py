@@ -1,12 +1,16 @@
 """The form of a training run: the method's settings and those of every run, with their help."""
 
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Checkbox, Collapsible, Input, Label, Select, Static
 
@@ -19,13 +23,56 @@ FIRST = ("data", "model", "adapter", "name", "iters", "epochs", "learning_rate",
 HIDDEN = ("out", "map")
 
 
-def load_methods() -> dict[str, Any]:
-    """The methods; the first import takes a moment, so a thread does it."""
-    from minialign.methods import METHODS
-    from minialign.tasks import settings
+@dataclass(frozen=True)
+class Form:
+    """What a training command can be told."""
 
-    assert settings.Settings.model
-    return METHODS
+    needs: str
+    own: tuple[tuple[str, type], ...]  # (title, config) of what only this command has
+    check: Callable[..., None]  # (the settings, each own config); raises a UserError
+    defaults: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # of settings, where they are others
+    without: tuple[str, ...] = ()  # settings that have no meaning
+
+
+@cache
+def load_methods() -> dict[str, Form]:
+    """The forms; the first import takes a moment, so a thread does it."""
+    from minialign.methods import METHODS, ppo
+    from minialign.tasks.round_methods import LOOPS, RoundSettings
+    from minialign.tasks.rounds import UNUSED
+    from minialign.tasks.settings import check
+
+    def of_method(method: Any, **others: Any) -> Form:
+        def checked(settings: Any, config: Any) -> None:
+            check(settings)
+            method.check(config)
+
+        return Form(method.needs, ((f"{method.name}'s own", method.config),), checked, **others)
+
+    def of_loop(loop: Any) -> Form:
+        def checked(settings: Any, config: Any, plan: Any) -> None:
+            check(settings)
+            if not settings.data or not plan.scorer:
+                raise UserError("it needs data and a scorer", "data: prompts; scorer: reward:RUN")
+            loop.check(config, plan.n)
+
+        parts = ((f"{loop.name}'s own", loop.config), ("rounds and sampling", RoundSettings))
+        return Form("prompts, and a scorer", parts, checked, without=UNUSED)
+
+    forms = {name: of_method(method) for name, method in METHODS.items()}
+    forms |= {name: of_loop(loop) for name, loop in LOOPS.items()}
+    return {**forms, "ppo": of_method(ppo.METHOD, defaults=ppo.DEFAULTS)}
+
+
+class Tick(Checkbox):
+    """A box that says whether it is ticked without its colour."""
+
+    @property
+    def BUTTON_INNER(self) -> str:  # type: ignore[override]
+        """The letter in the box."""
+        return "✓" if self.value else " "
 
 
 class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
@@ -36,9 +83,9 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
         Binding("escape", "dismiss(None)", "Cancel"),
     ]
 
-    def __init__(self, which: Which, method: str = "dpo"):
+    def __init__(self, which: Which, method: str = "dpo", data: tuple[str, ...] = ()):
         super().__init__()
-        self.which, self.method = which, method
+        self.which, self.method, self.data = which, method, data
         self._meanings: dict[str, str] = {}  # field: its help
 
     def compose(self) -> ComposeResult:
@@ -74,34 +121,40 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
     async def _fill(self) -> None:
         from minialign.tasks.settings import Settings
 
-        method = load_methods()[self.method]
-        self.query_one("#needs", Label).update(f"needs {method.needs}")
+        form = load_methods()[self.method]
+        self.query_one("#needs", Label).update(Content(f"needs {form.needs}"))
         holder = self.query_one("#fields")
         await holder.remove_children()
-        own = [self._field(method.config, field) for field in dataclasses.fields(method.config)]
-        every = {field.name: field for field in dataclasses.fields(Settings)}
-        first = [self._field(Settings, every[name]) for name in FIRST]
+        every = {
+            field.name: field
+            for field in dataclasses.fields(Settings)
+            if field.name not in form.without
+        }
+        first = [self._field(Settings, every[name]) for name in FIRST if name in every]
         rest = [
             self._field(Settings, field)
             for name, field in every.items()
             if name not in FIRST + HIDDEN
         ]
         parts: list[Any] = [*first]
-        if own:
-            parts += [Static(f"{self.method}'s own", classes="heading", markup=False), *own]
+        for title, config in form.own:
+            if fields := [self._field(config, field) for field in dataclasses.fields(config)]:
+                parts += [Static(title, classes="heading", markup=False), *fields]
         await holder.mount(*parts, Collapsible(*rest, title="everything else", collapsed=True))
 
     def _field(self, config: type, field: Any) -> Horizontal:
         kind, words, many = field_type(config, field.name)
         self._meanings[field.name] = meaning = field_help(config)[field.name]
-        value = field.default
+        value = self._default(config, field)
         if field.name == "model" and self.which.model:
             value = self.which.model
         if field.name == "adapter" and self.which.adapter:
             value = self.which.adapter
+        if field.name == "data" and self.data:
+            value = self.data
         entry: Any
         if kind is bool:
-            entry = Checkbox(value=bool(value), id=f"f-{field.name}", compact=True)
+            entry = Tick(value=bool(value), id=f"f-{field.name}", compact=True)
         elif words and not many and value in words:
             entry = Select([(word, word) for word in words], value=value, allow_blank=False,
                            id=f"f-{field.name}", compact=True)  # fmt: skip
@@ -114,6 +167,12 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
             Label(meaning, classes="note", markup=False),
             classes="field",
         )
+
+    def _default(self, config: type, field: Any) -> Any:
+        from minialign.tasks.settings import Settings
+
+        others = load_methods()[self.method].defaults if config is Settings else {}
+        return others.get(field.name, field.default)
 
     def _values(self, config: type) -> dict[str, Any]:
         """What was typed, where it differs from the default."""
@@ -129,28 +188,35 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
                 if isinstance(entry, Input)
                 else entry.value  # type: ignore[attr-defined]
             )
-            if value is None and field.default is not None:
+            default = self._default(config, field)
+            if value is None and default is not None:
                 continue  # an empty entry is the default
-            if value != field.default:
+            if value != default:
                 values[field.name] = value
         return values
 
     def action_start(self) -> None:
         """Check what was typed, and give it to whoever asked."""
-        from minialign.tasks.settings import Settings, check
+        from minialign.tasks.settings import Settings
 
-        method = load_methods()[self.method]
+        form = load_methods()[self.method]
         try:
-            own, every = self._values(method.config), self._values(Settings)
-            check(resolve(Settings, every, {}, "form"))
-            method.check(resolve(method.config, own, {}, "form"))
+            every = self._values(Settings)
+            own = [self._values(config) for _, config in form.own]
+            configs = [
+                resolve(config, typed, {}, "form")
+                for (_, config), typed in zip(form.own, own, strict=True)
+            ]
+            form.check(resolve(Settings, {**form.defaults, **every}, {}, "form"), *configs)
         except UserError as error:
             hint = f" — {error.hint}" if error.hint else ""
             self.query_one("#wrong", Static).update(
                 f"✗ {error.problem.removeprefix('form: ')}{hint}"
             )
             return
-        self.dismiss((self.method, {**every, **own}))
+        self.dismiss(
+            (self.method, {name: typed[name] for typed in (every, *own) for name in typed})
+        )
 
 
 def _text(value: Any) -> str:

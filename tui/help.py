@@ -10,7 +10,8 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Label, Static
 
 EVERYWHERE = (
-    ("f1", "Help; again closes it"), ("f2", "Chat"), ("f3", "Label"), ("f5", "Runs"),
+    ("f1", "Help; again closes it; ? where no text is written"), ("f2", "Chat"),
+    ("f3", "Label"), ("f4", "Judge"), ("f5", "Runs"), ("f6", "Data and models"),
     ("ctrl+p", "Every action, by name; themes"), ("tab", "The next part of the screen"),
     ("ctrl+q", "Quit; training runs go on"),
 )  # fmt: skip
@@ -24,8 +25,13 @@ class HelpScreen(ModalScreen[None]):
     def __init__(self, below: Screen):  # type: ignore[type-arg]
         super().__init__()
         self.below = below
+        self.changed: dict[str, str] = {}  # keys as we ship them: as the user's config has them
 
     def compose(self) -> ComposeResult:
+        classes = (type(self.app), type(self.below), *getattr(self.below, "HELP_ALSO", ()))
+        for binding in (binding for one in classes for binding in one.BINDINGS):
+            if key := self.app._keymap.get(getattr(binding, "id", None)):  # type: ignore[arg-type]
+                self.changed[binding.key] = key
         with Vertical(classes="dialog large help"):
             yield Label(getattr(self.below, "HELP_TITLE", "Help"), classes="title", markup=False)
             with VerticalScroll(classes="body"):
@@ -43,7 +49,7 @@ class HelpScreen(ModalScreen[None]):
             yield Static("F1 or Esc close   ↑↓ scroll", classes="keys", markup=False)
 
     def _table(self, keys: tuple[tuple[str, str], ...]) -> Content:
-        shown = [(shown_key(key), text) for key, text in keys]
+        shown = [(shown_key(self.changed.get(key, key)), text) for key, text in keys]
         width = max(len(key) for key, _ in shown)
         parts: list[Any] = []
         for key, text in shown:

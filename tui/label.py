@@ -9,20 +9,21 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, Markdown, Static
+from textual.widgets import Markdown, Static
 
 from minialign.errors import UserError
 from minialign.records import Prompt
-from minialign.tasks.label import Item, Labelling, Waiting, digest, read_items, starters, tally
+from minialign.tasks.label import Item, Waiting, digest, read_items, starters
+from minialign.tasks.labelling import Labelling
 from minialign.tasks.votes import Votes
 from tui import answers
-from tui.bar import TopBar
-from tui.bubble import printable
-from tui.dialogs import Ask, Choice, Edit, Pick
+from tui.bar import Keys, TopBar
+from tui.bubble import markdown_parser, printable
+from tui.dialogs import Ask, Edit
 from tui.jobs import Job
+from tui.queue import CHAT_ONLY, STARTERS, choose_order, choose_source
 
 BOUNCE = 0.3  # seconds after a pair is drawn in which no vote counts: a key that is held down
-STARTERS, CHAT_ONLY = "starters", "chat"
 SAID = {"a": "A is better", "b": "B is better", "tie": "a tie", "both_bad": "both bad",
         "skip": "skipped"}  # fmt: skip
 NOTHING = """\
@@ -53,6 +54,7 @@ class LabelScreen(Screen[None]):
         ("The rest", (
             ("up,down", "Scroll the answers"), ("shift+up,shift+down", "Scroll the prompt"),
             ("o", "What is labelled: a file, the chat's pairs, everyday prompts"),
+            ("l", "Pairs first of which a reward head or a judge is least sure"),
         )),
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -65,17 +67,18 @@ class LabelScreen(Screen[None]):
         Binding("n", "note", "Note", id="note"),
         Binding("u", "undo", "Undo", id="undo"),
         Binding("o", "source", "Source", id="source", tooltip="What is labelled"),
+        Binding("l", "least_sure", "Least sure first", id="least-sure", show=False,
+                tooltip="Pairs first of which a reward head or a judge is least sure"),
         Binding("down", "scroll(2)", show=False),
         Binding("up", "scroll(-2)", show=False),
         Binding("pagedown,space", "scroll(10)", show=False),
         Binding("pageup", "scroll(-10)", show=False),
         Binding("shift+down", "scroll_prompt(2)", show=False),
         Binding("shift+up", "scroll_prompt(-2)", show=False),
-    ]
+    ]  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
-        self.votes: Votes | None = None
         self.sitting: Labelling | None = None
         self.drawn: Any = None
         self.drawn_at = 0.0
@@ -84,6 +87,7 @@ class LabelScreen(Screen[None]):
         self.progress = ""  # of what is being written
         self.jobs: dict[Job, Prompt] = {}
         self.chat_keys: set[str] = set()
+        self.measured = ""  # how far somebody is with saying how sure they are
 
     def compose(self) -> ComposeResult:
         yield TopBar("label")
@@ -94,10 +98,11 @@ class LabelScreen(Screen[None]):
             for name in ("a", "b"):
                 with Vertical(classes="answer", id=f"side-{name}"):
                     with VerticalScroll(id=f"scroll-{name}", can_focus=False):
-                        yield Markdown("", id=f"text-{name}", open_links=False)
+                        yield Markdown("", id=f"text-{name}", open_links=False,
+                                       parser_factory=markdown_parser)  # fmt: skip
         yield Static(NOTHING, id="nothing", markup=False)
         yield Static("", id="kept", markup=False)
-        yield Footer(compact=True, show_command_palette=False)
+        yield Keys()
 
     def on_mount(self) -> None:
         for name in ("a", "b"):
@@ -121,30 +126,59 @@ class LabelScreen(Screen[None]):
         self._cancel_jobs()
         self.query_one("#kept", Static).update("reading …")
 
-        def read() -> tuple[Votes, list[Item], list[Any]]:
-            items = (
+        scorer = self.app.preferences.label_order  # type: ignore[attr-defined]
+
+        def read() -> tuple[Labelling, set[str]]:
+            items: list[Item] = (
                 starters() if source == STARTERS
                 else [] if source == CHAT_ONLY else read_items(source)
             )  # fmt: skip
-            return Votes(), items, Waiting().pairs()
+            waiting = Waiting().pairs()
+            sitting = Labelling(Votes(), items, waiting, doubtful=bool(scorer))
+            return sitting, {pair.key for pair in waiting}
 
         try:
-            votes, items, waiting = await asyncio.to_thread(read)
+            sitting, chat_keys = await asyncio.to_thread(read)
         except UserError as error:
             self.app.show_error(error)  # type: ignore[attr-defined]
             if self.sitting is None and source != CHAT_ONLY:
                 self.open_source(CHAT_ONLY)
             return
+        votes = sitting.votes
         if votes.unreadable:
             self.notify(f"{votes.unreadable} lines of {votes.path} are no votes; they stay as "
                         "they are", severity="warning", timeout=8)  # fmt: skip
         self.app.preferences.label_source = source  # type: ignore[attr-defined]
         self.app.preferences.save()  # type: ignore[attr-defined]
-        self.votes = votes
-        self.chat_keys = {pair.key for pair in waiting}
-        self.sitting = Labelling(votes, items, waiting)
-        self.said = ""
+        self.chat_keys, self.sitting = chat_keys, sitting
+        self.said = self.measured = ""
+        self.workers.cancel_group(self, "doubts")
+        if scorer:
+            self._measure(scorer, sitting)
         await self._go_on()
+
+    @work(group="doubts", exclusive=True)
+    async def _measure(self, scorer: str, sitting: Labelling) -> None:
+        """Ask somebody how sure they are of each pair, while the user labels."""
+        pairs = sitting.pairs()
+        if not pairs:
+            self.notify("Least sure first is for pairs; these are prompts", timeout=5)
+            return
+        job = Job(self.app.lane, answers.doubt(scorer, pairs), ahead=True)  # type: ignore[attr-defined]
+        done = 0
+        try:
+            async for item in job:
+                if isinstance(item, answers.Progress):
+                    self.measured = f"{item.what} …"
+                else:
+                    sitting.learn(*item)
+                    done += 1
+                    self.measured = f"{done}/{len(pairs)} by {scorer}"
+        except Exception as error:  # told; the pairs come in their own order then
+            self.measured = ""
+            self.app.show_error(error)  # type: ignore[attr-defined]
+        finally:
+            job.cancel()
 
     def on_screen_resume(self) -> None:
         """Pairs that were made in the chat meanwhile come next."""
@@ -167,7 +201,7 @@ class LabelScreen(Screen[None]):
             self.run_worker(self._go_on())
 
     def _cancel_jobs(self) -> None:
-        for job, prompt in list(self.jobs.items()):
+        for job, prompt in reversed(list(self.jobs.items())):
             job.cancel()
             if self.sitting is not None:
                 self.sitting.offer(None, prompt)
@@ -201,7 +235,7 @@ class LabelScreen(Screen[None]):
             if job in self.jobs:
                 self.jobs.pop(job)
                 if self.sitting is not None:
-                    self.sitting.offer(None)
+                    self.sitting.offer(None, prompt)
                 self.app.show_error(error)  # type: ignore[attr-defined]
                 self._cancel_jobs()
                 if self.sitting is not None:
@@ -249,9 +283,9 @@ class LabelScreen(Screen[None]):
     def _tick(self) -> None:
         """Counts, pace, what is being written."""
         sitting = self.sitting
-        if sitting is None or self.votes is None:
+        if sitting is None:
             return
-        counts = tally(self.votes.all)
+        counts = sitting.counts
         parts = [f"{counts.votes} votes", f"{counts.pairs} give pairs"]
         if (pace := sitting.pace()) is not None:
             parts.append(f"{pace:.0f} s each")
@@ -260,6 +294,8 @@ class LabelScreen(Screen[None]):
             parts.append(f"{sitting.left} to go")
         if counts.again:
             parts.append(f"same again {counts.same}/{counts.again}")
+        if self.measured:
+            parts.append(f"least sure first: {self.measured}")
         self.query_one("#tally", Static).update(" · ".join(parts))
         kept = [f"✓ {self.said}"] if self.said else []
         if self.note:
@@ -337,24 +373,19 @@ class LabelScreen(Screen[None]):
     async def action_source(self) -> None:
         """What is labelled."""
         here = self.app.preferences.label_source or STARTERS  # type: ignore[attr-defined]
-        known = [
-            Choice(STARTERS, "Everyday prompts", "the model answers each twice"),
-            Choice("file", "A file …", "pairs, or prompts that the model answers twice"),
-            Choice(CHAT_ONLY, "Only pairs from the chat", "made there with p"),
-        ]
-        if here not in (STARTERS, CHAT_ONLY):
-            known.insert(0, Choice(here, here, "as before"))
-        listed = [Choice(c.value, c.text, c.note, "▸" if c.value == here else " ") for c in known]
-        source = await self.app.push_screen_wait(
-            Pick("What shall be labelled?",
-                 lambda words: [c for c in listed if words.lower() in c.text.lower()])
-        )  # fmt: skip
-        if source == "file":
-            source = await self.app.push_screen_wait(
-                Ask("File of prompts or pairs", placeholder="prompts.txt, pairs.jsonl …")
-            )
+        source = await choose_source(self.app, here)
         if source:
             self.open_source(source)
+
+    @work(group="dialog", exclusive=True)
+    async def action_least_sure(self) -> None:
+        """In which order pairs come."""
+        preferences = self.app.preferences  # type: ignore[attr-defined]
+        chosen = await choose_order(self.app, preferences.label_order or "", self.app.which)  # type: ignore[attr-defined]
+        if chosen is not None:
+            preferences.label_order = chosen or None
+            preferences.save()
+            self.open_source(preferences.label_source or STARTERS)
 
     def action_scroll(self, by: int) -> None:
         for name in ("a", "b"):

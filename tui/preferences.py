@@ -20,6 +20,9 @@ class Preferences:
     system: str = ""
     sampling: dict[str, Any] = field(default_factory=dict)  # what differs from the defaults
     label_source: str | None = None
+    label_order: str | None = None  # a scorer or judge: its least sure pairs first
+    place: str = "chat"  # the screen that was open
+    still: bool = False  # no animations
     welcomed: bool = False
 
     @staticmethod

@@ -19,8 +19,8 @@ from minialign.errors import UserError
 from minialign.lane import Which
 from minialign.runs import Run, remove_run
 from minialign.tasks import launch
-from minialign.tasks.runs import Summary
-from minialign.tasks.watch import Watch, charts, keys_of
+from minialign.tasks.runs import Sample, Summary
+from minialign.tasks.watch import Watch, charts, keys_of, samples_of
 from tui.bar import TopBar
 from tui.bubble import printable
 from tui.dialogs import Sure
@@ -31,6 +31,7 @@ MARKS = {"running": "●", "finished": "✓", "stopped": "■", "failed": "✗",
 COLOURS = {"running": "$success", "failed": "$error", "broken": "$error",
            "interrupted": "$warning"}  # fmt: skip
 SMOOTHING = (0.0, 0.6, 0.9)
+SAMPLES = 100  # that are shown
 NOTHING = """\
 No runs yet.
 
@@ -46,6 +47,7 @@ class Look:
     keys: list[str] = field(default_factory=list)
     chart: str = ""
     log: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
 
 class RunsScreen(Screen[None]):
@@ -65,7 +67,8 @@ class RunsScreen(Screen[None]):
         )),
         ("The plots", (
             ("m", "Another metric"), ("z", "Smooth: not, a little, much"),
-            ("l", "Plots, or the log"),
+            ("l", "Plots, or the log"), ("v", "Plots, or its answers over time"),
+            ("shift+up,shift+down", "Scroll"),
         )),
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -74,12 +77,16 @@ class RunsScreen(Screen[None]):
         Binding("r", "resume", "Resume", id="run-resume", tooltip="Go on with this run"),
         Binding("c", "chat", "Chat", id="run-chat", tooltip="Chat with this run's adapter"),
         Binding("m", "metric", "Metric", id="run-metric", tooltip="Plot another metric"),
-        Binding("l", "log", "Log", id="run-log", tooltip="Plots, or the log"),
+        Binding("l", "view('log')", "Log", id="run-log", tooltip="Plots, or the log"),
+        Binding("v", "view('samples')", "Answers", id="run-samples",
+                tooltip="Plots, or the answers that were drawn while it trained"),
         Binding("z", "smooth", "Smooth", id="run-smooth", tooltip="Smooth the training lines"),
         Binding("space", "overlay", "Overlay", id="run-overlay",
                 tooltip="Keep this run's lines on the plots"),
         Binding("delete", "remove", "Delete", id="run-delete", show=False,
                 tooltip="Delete this run's folder"),
+        Binding("shift+down", "scroll(3)", show=False),
+        Binding("shift+up", "scroll(-3)", show=False),
     ]  # fmt: skip
 
     def __init__(self) -> None:
@@ -89,7 +96,7 @@ class RunsScreen(Screen[None]):
         self.overlaid: list[str] = []
         self.metric: str | None = None
         self.smoothing = 0
-        self.shows_log = False
+        self.view = "plots"  # or "log", "samples"
         self.launched: list[launch.Launched] = []
         self._wanted: str | None = None  # a run to highlight as soon as it is there
         self._looking = False
@@ -102,6 +109,8 @@ class RunsScreen(Screen[None]):
                 yield Static("", id="about", markup=False)
                 with VerticalScroll(id="plots", can_focus=False):
                     yield Static("", id="chart", markup=False)
+                with VerticalScroll(id="samples", can_focus=False):
+                    yield Static("", id="answered", markup=False)
                 yield Static("", id="log", markup=False)
         yield Static(NOTHING, id="no-runs", markup=False)
         yield Footer(compact=True, show_command_palette=False)
@@ -147,6 +156,7 @@ class RunsScreen(Screen[None]):
         current = self.current
         name = current.name if current else None
         names = [*dict.fromkeys([*self.overlaid, *([name] if name else [])])]
+        view = self.view
         width, height = self.query_one("#plots").size
 
         def read() -> Look:
@@ -158,6 +168,7 @@ class RunsScreen(Screen[None]):
                 keys = self._keys(found.keys, height)
                 found.chart = charts(names, keys, width - 2, height, SMOOTHING[self.smoothing])
                 found.log = launch.tail(names[-1], 200)
+                found.samples = samples_of(names[-1]) if view == "samples" else []
             return found
 
         seen = await asyncio.to_thread(read)
@@ -205,11 +216,14 @@ class RunsScreen(Screen[None]):
             else Text("No step was logged yet." if current.status != "broken" else "")
         )  # fmt: skip
         log = self.query_one("#log", Static)
-        high = self.has_class("-high") or self.shows_log
-        log.display = high and bool(self.seen.log or self.shows_log)
-        self.query_one("#plots").display = not self.shows_log
-        log.set_class(self.shows_log, "large")
-        rows = max(1, (self.size.height - 8) if self.shows_log else 6)
+        large = self.view == "log"
+        log.display = large or bool(self.has_class("-high") and self.seen.log)
+        self.query_one("#plots").display = self.view == "plots"
+        self.query_one("#samples").display = self.view == "samples"
+        if self.view == "samples":
+            self.query_one("#answered", Static).update(_answers(self.seen.samples))
+        log.set_class(large, "large")
+        rows = max(1, (self.size.height - 8) if large else 6)
         lines = self.seen.log[-rows:] or ["This run was not started from here: it has no log."]
         log.update("\n".join(printable(line) for line in lines))
 
@@ -237,7 +251,7 @@ class RunsScreen(Screen[None]):
         if action == "new":
             return True
         if run is None:
-            return action not in ("stop", "resume", "chat", "metric", "log", "smooth", "overlay",
+            return action not in ("stop", "resume", "chat", "metric", "view", "smooth", "overlay",
                                   "remove")  # fmt: skip
         if action == "stop":
             return run.status == "running"
@@ -248,12 +262,12 @@ class RunsScreen(Screen[None]):
         return True
 
     @work(group="dialog", exclusive=True)
-    async def action_new(self) -> None:
+    async def action_new(self, method: str = "dpo", data: tuple[str, ...] = ()) -> None:
         """Start a run from a form."""
         from tui.form import RunForm, load_methods
 
         await asyncio.to_thread(load_methods)
-        found = await self.app.push_screen_wait(RunForm(self.app.which))  # type: ignore[attr-defined]
+        found = await self.app.push_screen_wait(RunForm(self.app.which, method, data))  # type: ignore[attr-defined]
         if found is None:
             return
         method, options = found
@@ -298,16 +312,24 @@ class RunsScreen(Screen[None]):
         if keys:
             at = keys.index(self.metric) + 1 if self.metric in keys else 0  # type: ignore[arg-type]
             self.metric = keys[at] if at < len(keys) else None
-            self.shows_log = False
-            self.look()
+            self.view = "log"
+            self.action_view("log")
 
     def action_smooth(self) -> None:
         self.smoothing = (self.smoothing + 1) % len(SMOOTHING)
         self.look()
 
-    def action_log(self) -> None:
-        self.shows_log = not self.shows_log
-        self.look()
+    def action_view(self, view: str) -> None:
+        """The log or the answers in place of the plots; again: the plots."""
+        self.view = "plots" if self.view == view else view
+        self.query_one("#samples").scroll_home(animate=False)
+        self.query_one("#plots").display = self.view == "plots"  # it has a size when it is drawn
+        self.call_after_refresh(self.look)
+
+    def action_scroll(self, by: int) -> None:
+        self.query_one("#samples" if self.view == "samples" else "#plots").scroll_relative(
+            y=by, animate=False
+        )
 
     def action_overlay(self) -> None:
         if (run := self.current) is not None:
@@ -332,7 +354,9 @@ def _line(run: Summary, overlaid: bool) -> Content:
     mark = MARKS.get(run.status, "?")
     steps = f"{run.step}/{run.total}" if run.total else str(run.step or "")
     figure = (
-        f"{100 * run.eval_accuracy:.0f} %"
+        f"r {run.reward:.2f}"
+        if run.reward is not None
+        else f"{100 * run.eval_accuracy:.0f} %"
         if run.eval_accuracy is not None
         else (f"{run.loss:.3f}" if run.loss is not None else "")
     )
@@ -344,6 +368,23 @@ def _line(run: Summary, overlaid: bool) -> Content:
     )
 
 
+def _answers(samples: list[Sample]) -> Content:
+    """The newest first, one step after the other."""
+    if not samples:
+        return Content("This run kept no answers; ppo does.")
+    parts: list[Any] = []
+    for at, sample in enumerate(reversed(samples[-SAMPLES:])):
+        facts = [f"step {sample.step}"]
+        if sample.reward is not None:
+            facts.append(f"reward {sample.reward:.3g}")
+        if sample.kl is not None:
+            facts.append(f"kl {sample.kl:.3g}")
+        parts += ["\n" if at else "", (" · ".join(facts) + "\n", "bold $primary"),
+                  (" ".join(printable(sample.prompt).split())[:300] + "\n", "$text-muted"),
+                  printable(sample.response.strip()) + "\n"]  # fmt: skip
+    return Content.assemble(*parts)
+
+
 def _about(run: Summary, metric: str | None, smoothing: int) -> Content:
     parts = [
         f"{run.method} on {run.model}",
@@ -351,7 +392,9 @@ def _about(run: Summary, metric: str | None, smoothing: int) -> Content:
     ]
     if run.total:
         parts.append(f"step {run.step} of {run.total}")
-    if run.loss is not None:
+    if run.reward is not None:
+        parts.append(f"reward {run.reward:.3g}")
+    elif run.loss is not None:
         parts.append(f"loss {run.loss:.4f}")
     if run.eval_accuracy is not None:
         parts.append(f"held-out accuracy {100 * run.eval_accuracy:.0f} %")

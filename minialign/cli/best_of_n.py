@@ -62,8 +62,9 @@ def prompt_arguments(parser: argparse.ArgumentParser, n: int) -> None:
 def scorer_help() -> str:
     """The kinds of scorers, for a help text."""
     return (
-        "reward:RUN, dpo:RUN, exact (the row's reference answer), ifeval (the row's instructions), "
-        "regex:PATTERN, length, or python:FILE.py:function of (prompt, responses)"
+        "reward:RUN, dpo:RUN, judge:MODEL (judge:self: the model itself), exact (the row's reference "
+        "answer), ifeval (the row's instructions), regex:PATTERN, length, or "
+        "python:FILE.py:function of (prompt, responses)"
     )
 
 
@@ -82,20 +83,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Sample, score, write, and say what n buys."""
     from minialign.cli.plots import PICTURES
     from minialign.tasks import select
-    from minialign.tasks.scorers import open_scorer
+    from minialign.tasks.scorers import open_scorer, parse
 
     sampling = sampling_from(arguments)
     output = Path(arguments.output).expanduser() if arguments.output else None
     plot = Path(arguments.plot).expanduser() if arguments.plot else None
     _check(arguments, output, plot, PICTURES)
     asked = read_asked(arguments)
-    scorer = open_scorer(arguments.scorer)
-    gold = open_scorer(arguments.gold) if arguments.gold else None
+    for spec in filter(None, (arguments.scorer, arguments.gold)):
+        parse(spec)
     rows: list[dict[str, Any]] = []
     if output and arguments.resume:
-        rows = select.on_disk(output, asked, arguments.n, scorer, gold)
+        rows = select.on_disk(output, asked, arguments.n, arguments.scorer, arguments.gold)
         console.say(f"{len(rows)} of {len(asked)} prompts are in {output} already")
     engine = open_from(arguments)
+    scorer = open_scorer(arguments.scorer, engine=engine)
+    gold = open_scorer(arguments.gold, engine=engine) if arguments.gold else None
     origin = {"model": engine.model.name}
     if arguments.adapter:
         origin["adapter"] = str(arguments.adapter)

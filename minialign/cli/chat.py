@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
+from minialign.cli.best_of_n import scorer_help
 from minialign.cli.sampling import (
     model_arguments,
     open_from,
@@ -20,6 +21,7 @@ from minialign.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from minialign.engine import Engine, Sampling
+    from minialign.select import Scorer
     from minialign.tasks.chat import Conversation
 
 # command: what the help says
@@ -48,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--system", metavar="TEXT", default="", help="a system prompt")
     parser.add_argument("--load", metavar="FILE", help="go on with a conversation that was saved")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the answers (0)")
+    parser.add_argument(
+        "--best-of", type=int, metavar="N", help="write N answers and show the best (--scorer)"
+    )
+    parser.add_argument("--scorer", metavar="SCORER", help=scorer_help())
     sampling_arguments(parser)
 
 
@@ -56,12 +62,19 @@ def run(arguments: argparse.Namespace) -> int:
     from minialign.tasks.chat import Conversation
 
     sampling = sampling_from(arguments)
+    _check_best_of(arguments, sampling)
     if arguments.load:
         conversation = Conversation.load(Path(arguments.load).expanduser(), arguments.seed)
         conversation.system = arguments.system or conversation.system
     else:
         conversation = Conversation(arguments.system, arguments.seed)
-    chat = Chat(open_from(arguments), conversation, sampling)
+    engine = open_from(arguments)
+    best = None
+    if arguments.best_of is not None:
+        from minialign.tasks.scorers import open_scorer
+
+        best = arguments.best_of, open_scorer(arguments.scorer, engine=engine)
+    chat = Chat(engine, conversation, sampling, best)
     with _input_lines() as lines:
         if sys.stdin.isatty():
             with_adapter = f" with {arguments.adapter}" if arguments.adapter else ""
@@ -72,13 +85,34 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_best_of(arguments: argparse.Namespace, sampling: "Sampling") -> None:
+    if arguments.best_of is None and arguments.scorer is None:
+        return
+    if arguments.best_of is None or arguments.scorer is None:
+        raise UserError("--best-of and --scorer belong together", "--best-of 8 --scorer length")
+    if arguments.best_of < 1:
+        raise UserError(f"--best-of {arguments.best_of}", "1 answer or more")
+    if arguments.best_of > 1 and sampling.greedy:
+        raise UserError("answers at temperature 0 are all the same", "--temperature 0.7")
+    from minialign.tasks.scorers import parse
+
+    parse(arguments.scorer)
+
+
 class Chat:
     """What happens to each line that is typed."""
 
-    def __init__(self, engine: "Engine", conversation: "Conversation", sampling: "Sampling"):
+    def __init__(
+        self,
+        engine: "Engine",
+        conversation: "Conversation",
+        sampling: "Sampling",
+        best: "tuple[int, Scorer] | None" = None,  # of how many answers, by whom
+    ):
         self.engine = engine
         self.conversation = conversation
         self.sampling = sampling
+        self.best = best
 
     def take(self, line: str) -> bool:
         """Answer a question or obey a command; False when the user wants to leave."""
@@ -136,11 +170,13 @@ class Chat:
 
     def _answer(self, change: Callable[[], Any]) -> None:
         """Change the conversation and stream the answer; all is as before when none comes."""
-        from minialign.tasks.chat import reply
+        from minialign.tasks.chat import best_reply, reply
 
         before = (list(self.conversation.turns), self.conversation.attempts)
         change()
-        drawn, reason = False, None  # whether there is an answer, however short
+        drawn = False  # whether there is an answer, however short
+        reason: str | None = "cancelled"  # until a piece says otherwise
+        written = 0
         line = console.Line(every=5)
 
         with stoppable() as asked_to_stop:
@@ -151,9 +187,20 @@ class Chat:
                 if total > 1024:
                     line.update(f"reading {done}/{total} tokens")
 
-            pieces = reply(self.engine, self.conversation, self.sampling, on_prefill)
+            if self.best is None:
+                pieces = reply(self.engine, self.conversation, self.sampling, on_prefill)
+            else:
+                n, scorer = self.best
+                pieces = best_reply(
+                    self.engine, self.conversation, self.sampling, scorer, n, on_prefill,
+                    asked_to_stop,
+                )  # fmt: skip
             try:
                 for piece in pieces:
+                    if self.best is not None and piece.finish_reason is None:
+                        written += 1
+                        line.update(f"{written}/{self.best[0]} answers")
+                        continue
                     line.clear()
                     print(printable(piece.text), end="", flush=True)
                     reason = piece.finish_reason

@@ -22,7 +22,8 @@ from minialign.errors import UserError
 if TYPE_CHECKING:
     from minialign.lane import Lane, Ticket
     from minialign.records import Prompt
-    from minialign.tasks.label import Labelling, Shown
+    from minialign.tasks.label import Shown
+    from minialign.tasks.labelling import Labelling
 
 KEYS = {
     "a": "A is better", "b": "B is better", "t": "a tie", "x": "both are bad", "s": "skip",
@@ -41,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         "twice; without it the pairs set aside in the chat, then some everyday prompts",
     )  # fmt: skip
     model_arguments(parser)
+    parser.add_argument(
+        "--least-sure", metavar="SCORER",
+        help="pairs first of which it is least sure: reward:RUN, or judge:MODEL",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the answers (0)")
     parser.add_argument("--stats", action="store_true", help="count the votes, as JSON, and stop")
     sampling_arguments(parser)
@@ -51,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from minialign.lane import leave
-    from minialign.tasks.label import Labelling, Waiting, read_items, starters, tally
+    from minialign.tasks.label import Waiting, read_items, starters
+    from minialign.tasks.labelling import Labelling
+    from minialign.tasks.tally import tally
     from minialign.tasks.votes import Votes
 
     votes = Votes()
@@ -63,12 +70,15 @@ def run(arguments: argparse.Namespace) -> int:
     if votes.unreadable:
         console.say(f"{votes.path}: {votes.unreadable} lines are no votes; they stay as they are")
     items = read_items(arguments.file) if arguments.file else starters()
-    sitting = Labelling(votes, items, [] if arguments.file else Waiting().pairs())
+    waiting = [] if arguments.file else Waiting().pairs()
+    sitting = Labelling(votes, items, waiting, doubtful=bool(arguments.least_sure))
     if not sitting.left:
         raise UserError("all of these have a vote already", "give another file of prompts or pairs")
     answers = _Answers(arguments, sitting)
     code = 0
     try:
+        if arguments.least_sure:
+            answers.measure(arguments.least_sure)
         _sit(sitting, answers)
     except UserError as error:  # of the model; told here, because the process may end below
         console.say(f"minialign: {error.problem}\n  {error.hint}")
@@ -172,6 +182,23 @@ class _Answers:
 
         return self.lane.submit(work)
 
+    def measure(self, scorer: str) -> None:
+        """Ask somebody how sure they are of each pair, before the first is shown."""
+        from minialign.lane import Engines, Lane, Ticket
+        from minialign.tasks.doubt import doubts
+
+        pairs = self.sitting.pairs()
+        if not pairs:
+            raise UserError("--least-sure is for pairs; these are prompts", "leave it out")
+        self.lane = self.lane or Lane()
+
+        def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
+            for key, sure in console.progress(doubts(scorer, pairs), len(pairs), "measured"):
+                self.sitting.learn(key, sure)
+                yield key
+
+        self.lane.submit(work).future.result()
+
     def close(self) -> None:
         """End what is being written."""
         if self.lane is not None:
@@ -202,10 +229,10 @@ def _read_key() -> str:
     import termios
     import tty
 
-    print("> ", end="", flush=True)
     before = termios.tcgetattr(sys.stdin)
     try:
-        tty.setcbreak(sys.stdin)
+        tty.setcbreak(sys.stdin, termios.TCSADRAIN)  # a key that was typed ahead counts
+        print("> ", end="", flush=True)
         key = os.read(sys.stdin.fileno(), 8)
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

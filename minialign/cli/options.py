@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,15 @@ MLX_LM_IGNORED = {
 }  # fmt: skip
 
 
-def add_fields(parser: argparse.ArgumentParser, config: type, title: str) -> None:
+def add_fields(
+    parser: argparse.ArgumentParser, config: type, title: str, without: Collection[str] = ()
+) -> None:
     """A flag for each field; only flags that are typed appear in the parsed arguments."""
     group = parser.add_argument_group(title)
     texts = field_help(config)
     for field in dataclasses.fields(config):
+        if field.name in without:
+            continue
         kind, choices, many = field_type(config, field.name)
         flags = [f"--{field.name.replace('_', '-')}", *ALIASES.get(field.name, ())]
         text = texts[field.name].replace("%", "%%")

@@ -238,7 +238,7 @@ def _resume(arguments: argparse.Namespace) -> int:
             f"minialign runs show {which.name}",
         )
     from minialign.cli.train import show, stop_on_interrupt
-    from minialign.tasks.train import resume
+    from minialign.tasks.resuming import resume
 
     with stop_on_interrupt() as stop:
         return show(which, resume(which, stop), as_json=arguments.json)

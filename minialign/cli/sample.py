@@ -14,7 +14,8 @@ minialign sample prompts.txt --n 4 --scorer reward:reward-1 -o rankings.jsonl   
 minialign sample prompts.txt --n 4 --scorer length --to pairs -o pairs.jsonl       # best, worst
 minialign sample prompts.txt --n 2 --to pairs -o unlabelled.jsonl                  # for label
 
-Without a scorer pairs are in random order: label them before you train on them.
+Without a scorer pairs are in random order: label them before you train on them; training refuses
+them as they are.
 """
 
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Sample and write a row for each prompt."""
     from minialign.tasks import sample
-    from minialign.tasks.scorers import open_scorer
+    from minialign.tasks.scorers import open_scorer, parse
 
     sampling = sampling_from(arguments)
     output = Path(arguments.output).expanduser() if arguments.output else None
@@ -47,8 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     if output and output.exists() and output.stat().st_size:
         raise UserError(f"{output} is there already", "choose another file")
     asked = read_asked(arguments)
-    scorer = open_scorer(arguments.scorer) if arguments.scorer else None
+    if arguments.scorer:
+        parse(arguments.scorer)
     engine = open_from(arguments)
+    scorer = open_scorer(arguments.scorer, engine=engine) if arguments.scorer else None
     found = sample.groups(
         engine, asked, arguments.n, sampling, arguments.seed, arguments.batch_size
     )

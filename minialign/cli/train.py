@@ -3,9 +3,10 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli.console import Line, duration, emit, next_steps, say, size
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from minialign.runs import Run
     from minialign.tasks.session import Event
 
+    Start = Callable[..., tuple[Run, Iterator[Event]]]
+
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The flags of one method: its own, and those of every training run."""
@@ -26,8 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     add_method_arguments(parser, METHODS[command])
 
 
-def add_method_arguments(parser: argparse.ArgumentParser, method: "Method") -> None:
-    """The same, for a method that need not be in the registry."""
+def add_method_arguments(
+    parser: argparse.ArgumentParser, method: "Method", without: Collection[str] = ()
+) -> None:
+    """The same, for a method that need not be in the registry, and may have no use for some."""
     from minialign.tasks.settings import Settings
 
     parser.description = f"{parser.description}. Rows: {method.needs}."
@@ -37,7 +42,7 @@ def add_method_arguments(parser: argparse.ArgumentParser, method: "Method") -> N
     )
     parser.add_argument("--json", action="store_true", help="one JSON object an event, on stdout")
     add_fields(parser, method.config, f"{method.name}'s own settings")
-    add_fields(parser, Settings, "training")
+    add_fields(parser, Settings, "training", without)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,14 +52,22 @@ def run(arguments: argparse.Namespace) -> int:
     return run_method(METHODS[arguments.command], arguments)
 
 
-def run_method(method: "Method", arguments: argparse.Namespace) -> int:
-    """The same, for a method that need not be in the registry."""
+def run_method(
+    method: "Method",
+    arguments: argparse.Namespace,
+    begin: "Start | None" = None,
+    defaults: dict[str, Any] | None = None,
+) -> int:
+    """The same, for a method that need not be in the registry, that may have a ``start`` of its own
+    (settings, config, stop, progress), and other defaults of the common settings."""
     from minialign.config import check_keys, resolve
     from minialign.tasks.settings import Settings
     from minialign.tasks.train import start
 
+    begin = begin or functools.partial(start, method)
     typed = vars(arguments)
     values = read_config(arguments.config) if arguments.config else {}
+    values = {**(defaults or {}), **values}
     where = arguments.config or "defaults"
     values.pop("method", None)
     check_keys(values, (Settings, method.config), where)
@@ -66,7 +79,7 @@ def run_method(method: "Method", arguments: argparse.Namespace) -> int:
     stop = threading.Event()
     fetching, fetched = fetch_progress()
     try:
-        started, events = start(method, settings, config, stop, fetching)
+        started, events = begin(settings, config, stop, fetching)
     finally:
         fetched()
     with stop_on_interrupt(stop):
@@ -125,7 +138,7 @@ def _handle(started: "Run") -> str:
 def show_event(event: "Event", line: Line) -> None:
     """One event as a line for people."""
     match event.kind:
-        case "note":
+        case "note" | "phase":
             line.clear()
             say(event.text)
         case "reference":
@@ -140,11 +153,14 @@ def show_event(event: "Event", line: Line) -> None:
                 line.update(text)
         case "step":
             line.update(_step_text(event), force=event.step in (1, event.total))
+        case "sampling":
+            left = f", {duration(event.values['eta'])} left" if event.step < event.total else ""
+            line.update(event.text + left)
         case "evaluating":
             line.update(f"held out {event.step}/{event.total}")
         case "eval":
             line.clear()
-            say(_eval_text(event))
+            say(event.text or _eval_text(event))
 
 
 def _step_text(event: "Event") -> str:
@@ -155,6 +171,8 @@ def _step_text(event: "Event") -> str:
             parts.append(f"accuracy {values[key]:.2f}")
     if "rewards/margins" in values:
         parts.append(f"margin {values['rewards/margins']:.3f}")
+    if "approx_kl" in values:
+        parts.append(f"approx_kl {values['approx_kl']:.4f}, clipped {values['clipfrac']:.2f}")
     parts.append(f"{values['tokens_per_second']:.0f} tokens/s")
     parts.append(size(values["peak_memory"]))
     if event.step < event.total:

@@ -63,8 +63,8 @@ def _attention(stock: Callable) -> Callable:
         sinks: mx.array | None = None,
     ) -> mx.array:
         if getattr(cache, "packed", False):  # (T, H, 1, D): tokens of one row, see packing.py
-            turned = [x.transpose(2, 1, 0, 3) for x in (queries, keys, values)]
-            return attend(*turned, cache, scale, mask, sinks).transpose(2, 1, 0, 3)
+            q, k, v = (x.transpose(2, 1, 0, 3) for x in (queries, keys, values))
+            return attend(q, k, v, cache, scale, mask, sinks).transpose(2, 1, 0, 3)
         return attend(queries, keys, values, cache, scale, mask, sinks)
 
     return scaled_dot_product_attention

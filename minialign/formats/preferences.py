@@ -147,6 +147,8 @@ def vote(row: Row) -> Found:
     shown = {"a": fields.text(row, "a"), "b": fields.text(row, "b")}
     edited = fields.optional_text(row, "edited")
     choice = row["choice"]
+    if choice == "unparsed":
+        return [Unused("a judge's verdict that could not be read")]
     if choice not in ("a", "b", "tie", "both_bad", "skip"):
         raise BadRow(f"{described(choice)} in 'choice'", "a, b, tie, both_bad or skip",
                      "write one of these")  # fmt: skip

@@ -1,16 +1,18 @@
 """Conditional tokens: learn from good and bad responses alike, told apart by words in the prompt.
 
 Korbak et al. 2023 (arXiv:2302.08582) section 2, "conditional training", and Lu et al. 2022, Quark
-(arXiv:2205.13636) with two levels and no KL term: NLL of every response behind a control text that
-says how good it is; when the result is used, the prompt has the good one. The text is plain words
-rather than new tokens, so quantized embeddings serve as they are.
+(arXiv:2205.13636) without its KL term: NLL of every response behind a control text that says how
+good it is; when the result is used, the prompt has the best one. There are two levels, from thumbs
+or pairs, or the quantiles of the scores of rankings. The text is plain words rather than new
+tokens, so quantized embeddings serve as they are.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import mlx.core as mx
+import numpy as np
 
 from minialign.batch import Batch, Example, TokenizerLike, TooLong
 from minialign.control import Control, Controlled
@@ -18,7 +20,7 @@ from minialign.errors import UserError
 from minialign.forward import Policy, token_logps
 from minialign.methods.method import Method, encode_each
 from minialign.methods.ratings import check_rows
-from minialign.records import Rated
+from minialign.records import Ranking, Rated
 from minialign.train import Loss
 
 
@@ -32,10 +34,20 @@ class Config:
     bad: str = "Give a bad answer."
     # where they stand: a line before the last user message, or in the system message
     place: Literal["user", "system"] = "user"
+    # levels of score instead of good and bad: all rankings' responses in so many equal parts (0)
+    quantiles: int = 0
+    # the words of a level, 1 to --quantiles; the highest is also used when the result is
+    level: str = "Quality {level} of {levels}."
+
+    def words(self, level: int) -> str:
+        """The control text of a level, from 1."""
+        return self.level.format(level=level, levels=self.quantiles)
 
 
 def check(config: Config) -> None:
     """Raise a UserError for control texts that tell nothing apart."""
+    if config.quantiles:
+        _check_levels(config)
     for name in ("good", "bad"):
         if not getattr(config, name).strip():
             raise UserError(f"the control text --{name} is empty", "give it some words")
@@ -43,10 +55,58 @@ def check(config: Config) -> None:
         raise UserError("--good and --bad are the same text", "they must differ")
 
 
+def _check_levels(config: Config) -> None:
+    if config.quantiles < 2:
+        raise UserError(f"quantiles = {config.quantiles}", "2 levels or more; 0: good and bad")
+    if (config.good, config.bad) != (Config.good, Config.bad):
+        raise UserError("--good and --bad are no words of quantiles", "--level 'Grade {level}.'")
+    try:
+        differ = config.words(1) != config.words(2)
+    except (KeyError, IndexError, ValueError) as reason:
+        raise UserError(f"--level {config.level!r}: {reason!r}", "{level} and {levels}") from None
+    if not differ:
+        raise UserError(f"--level {config.level!r} is the same for all levels", "add {level}")
+
+
+def check_data(rows: Sequence[Any], config: Config) -> None:
+    """Raise a UserError when the rows tell nothing apart."""
+    if not config.quantiles:
+        check_rows(rows, config)
+    elif len({score for row in rows for score in row.scores}) < 2:
+        raise UserError("all responses have the same score", "there is nothing to tell apart")
+
+
+def levels(scores: Sequence[float], count: int) -> list[int]:
+    """The level of each score, from 1 to ``count``: which of so many equal parts of all scores it
+    is in. Equal scores have one level, that of their middle."""
+    ordered = np.sort(scores)
+    ranks = (np.searchsorted(ordered, scores) + np.searchsorted(ordered, scores, "right")) / 2
+    return [1 + min(count - 1, int(count * rank / len(scores))) for rank in ranks]
+
+
+def encode_rankings(
+    rows: Sequence[Ranking], tokenizer: TokenizerLike, limit: int, config: Config
+) -> list[Example | TooLong]:
+    """Each response by itself behind the words of its level; the levels are those of these rows."""
+    single = [(row, text) for row in rows for text in row.responses]
+    found = levels([score for row in rows for score in row.scores], config.quantiles)
+    readers = {
+        level: Controlled(tokenizer, Control(config.words(level), config.place))
+        for level in set(found)
+    }
+    coded = []
+    for (row, text), level in zip(single, found, strict=True):
+        rated = Rated(row.prompt, text, level == config.quantiles, row.source)
+        coded += encode_each([rated], readers[level], limit, config)
+    return coded
+
+
 def encode_rows(
-    rows: Sequence[Rated], tokenizer: TokenizerLike, limit: int, config: Config
+    rows: Sequence[Any], tokenizer: TokenizerLike, limit: int, config: Config
 ) -> list[Example | TooLong]:
     """Each row with its own control text in the prompt."""
+    if config.quantiles:
+        return encode_rankings(rows, tokenizer, limit, config)
     by_good = {
         good: Controlled(tokenizer, Control(text, config.place))
         for good, text in ((True, config.good), (False, config.bad))
@@ -80,10 +140,13 @@ METHOD = Method(
     record=Rated,
     loss=loss,
     unit="tokens",
-    needs="responses rated good or bad (pairs count as one of each)",
+    needs="responses rated good or bad (pairs count as one of each); rankings for --quantiles",
     check=check,
-    check_rows=check_rows,
+    check_rows=check_data,
+    other_record=lambda config: Ranking if config.quantiles else None,
     encode=encode_rows,
-    control=lambda config: Control(config.good, config.place),
+    control=lambda config: Control(
+        config.words(config.quantiles) if config.quantiles else config.good, config.place
+    ),
     derived=derived,
 )

@@ -54,6 +54,7 @@ class Method:
         reward_head: whether a scalar head is trained beside the adapter.
         check: raises a ``UserError`` for settings that make no sense together.
         check_rows: (training rows, config); raises a ``UserError`` when they teach nothing.
+        other_record: config -> the kind of record that these settings need instead; None: the same.
         encode: makes examples of rows; the default encodes each by itself.
         control: config -> the control text that prompts shall have when the result is used.
         derived: turns the means of a loss's metrics into those that are shown.
@@ -70,6 +71,7 @@ class Method:
     reward_head: bool = False
     check: Callable[[Any], None] = lambda config: None
     check_rows: Callable[[Sequence[Any], Any], None] = lambda rows, config: None
+    other_record: Callable[[Any], type | None] = lambda config: None
     encode: Encode = encode_each
     control: Callable[[Any], Control | None] = lambda config: None
     derived: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: metrics

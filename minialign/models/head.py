@@ -1,18 +1,22 @@
-"""The reward head: one linear unit on the last token's hidden state, beside the adapter.
+"""Scalar heads beside the adapter: the reward of an answer, the value of a beginning of one.
 
-Ouyang et al. 2022 (arXiv:2203.02155) section 3.5: the language-model head is replaced by a scalar.
-It is a file of its own, ``reward_head.safetensors``, so that the adapter stays in mlx-lm's format.
+The reward head is one linear unit on the last token's hidden state, Ouyang et al. 2022
+(arXiv:2203.02155) section 3.5; PPO's value head the same on every token's. Each is a file of its
+own, ``reward_head.safetensors`` and ``value_head.safetensors``, so that the adapter stays in
+mlx-lm's format.
 """
 
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from minialign.errors import UserError
 from minialign.models.adapter import load_arrays, save_weights
 
 FILE = "reward_head.safetensors"
+VALUE_FILE = "value_head.safetensors"
 
 
 class RewardHead(nn.Module):
@@ -33,6 +37,29 @@ class RewardHead(nn.Module):
 def save_head(folder: Path, head: RewardHead) -> None:
     """Write the head beside an adapter."""
     save_weights(folder / FILE, {"weight": head.weight, "bias": head.bias})
+
+
+def save_value_head(folder: Path, head: RewardHead, units: tuple[float, float]) -> None:
+    """Write a value head beside an adapter: a return is shift + scale x what the head gives, with
+    (shift, scale) = ``units``."""
+    arrays = {"weight": head.weight, "bias": head.bias, "units": mx.array(units)}
+    save_weights(folder / VALUE_FILE, arrays)
+
+
+def load_value_head(folder: Path, dims: int) -> tuple[RewardHead, tuple[float, float]]:
+    """(value head, its units) of a run.
+
+    Raises:
+        UserError: when it is damaged, or its width is not ``dims``.
+    """
+    head, path = RewardHead(dims), folder / VALUE_FILE
+    weights = load_arrays(path)
+    shapes = {name: value.shape for name, value in weights.items()}
+    if shapes != {"weight": (dims,), "bias": (1,), "units": (2,)}:
+        raise UserError(f"{path} is no value head of this model: it holds {shapes}")
+    shift, scale = np.array(weights.pop("units"), np.float64)
+    head.load_weights(list(weights.items()))
+    return head, (float(shift), float(scale))
 
 
 def load_head(folder: Path, dims: int) -> RewardHead:

@@ -130,14 +130,27 @@ def snapshot(hub_id: str, progress: Progress | None = None) -> tuple[Path, str]:
 
 
 def _in_cache(hub_id: str) -> Path | None:
-    """The folder of a model that is whole in the cache."""
-    from huggingface_hub import snapshot_download
+    """The folder of a model that is whole in the cache: main's, else the newest commit's.
 
-    try:
-        path = Path(snapshot_download(hub_id, allow_patterns=list(WANTED), local_files_only=True))
-    except (OSError, ValueError):  # absent, or cut short
-        return None
-    return path if is_whole(path) else None
+    A program that downloaded a commit by its hash (``hf download --revision``, a pinned pipeline)
+    left no name for it, so what ``refs/main`` says may be old, cut short or not there at all.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    commits = sorted(folder.glob("*"), key=lambda path: -path.stat().st_mtime)
+    for revision in (None, *(path.name for path in commits)):
+        try:
+            path = Path(
+                snapshot_download(
+                    hub_id, revision=revision, allow_patterns=list(WANTED), local_files_only=True
+                )
+            )
+        except (OSError, ValueError):  # absent, or cut short
+            continue
+        if is_whole(path):
+            return path
+    return None
 
 
 def forget(hub_id: str) -> int:

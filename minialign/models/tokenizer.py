@@ -134,8 +134,15 @@ class Tokenizer:
         return Detokenizer(self, skip_special)
 
 
+HELD = 64  # most ids that wait for the rest of a character
+
+
 class Detokenizer:
-    """Text of ids that come one by one; what it gave, joined, is ``decode`` of all the ids."""
+    """Text of ids that come one by one; what it gave, joined, is ``decode`` of all the ids.
+
+    (One exception: SentencePiece decodes a run of byte tokens to nothing but U+FFFD when any byte
+    in it is wrong. Of a run longer than ``HELD``, only the part that waits is.)
+    """
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool):
         self._tokenizer = tokenizer
@@ -151,6 +158,8 @@ class Detokenizer:
         if self._skip and token in self._tokenizer.hidden_ids:
             return ""
         self._ids.append(token)
+        if len(self._ids) - self._given >= HELD:
+            return self._forced()
         if token in self._tokenizer.byte_ids:
             return ""
         before, now = self._text(self._ids[: self._given]), self._text(self._ids)
@@ -159,6 +168,19 @@ class Detokenizer:
         # From here on the ids given now are the context of the next ones.
         self._ids, self._given = self._ids[self._given :], len(self._ids) - self._given
         return now[len(before) :]
+
+    def _forced(self) -> str:
+        """The text of all but the last few ids, a character of theirs perhaps being unfinished."""
+        before, now = self._text(self._ids[: self._given]), self._text(self._ids)
+        cuts = [
+            (self._ids[: len(self._ids) - n], self._ids[len(self._ids) - n :]) for n in range(4)
+        ]
+        whole = [cut for cut in cuts if not self._text(cut[0]).endswith("\ufffd")]
+        apart = [cut for cut in cuts[1:] if self._text(cut[0]) + self._text(cut[1]) == now]
+        head, rest = (whole + apart + cuts)[0]
+        # The ids given now are no context: bytes would be decoded together with the next ones.
+        self._ids = [*self._ids[: self._given], *rest]
+        return self._text(head)[len(before) :]
 
     def finish(self) -> str:
         """The rest: bytes that never became a character are shown as U+FFFD."""

@@ -42,7 +42,7 @@ def _detector() -> Any:
     except ImportError:
         raise UserError(
             "the language of a text is found with langdetect, which is not installed",
-            "pip install langdetect",
+            "pip install 'minialign[ifeval]'   (or: pip install langdetect)",
         ) from None
     langdetect.DetectorFactory.seed = 0  # the same text, the same language
     return langdetect

@@ -1,7 +1,7 @@
 """A conversation: its turns, and how the next answer is drawn. Nothing here knows of a terminal."""
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from minialign.engine import Engine, Piece, Sampling
 from minialign.engine.prefill import Progress
 from minialign.engine.sampling import sample_seed
 from minialign.errors import UserError
-from minialign.records import Message
+from minialign.records import Message, Prompted
+from minialign.select.scorer import Scorer
 
 
 @dataclass
@@ -137,13 +138,7 @@ def reply(
     Raises:
         UserError: when the conversation is longer than the model's context.
     """
-    ids = encode_prompt(conversation.messages, engine.tokenizer)
-    if engine.context and len(ids) >= engine.context:
-        raise UserError(
-            f"the conversation is {len(ids):,} tokens long; {engine.model.name} reads at most"
-            f" {engine.context:,}",
-            "/undo takes the last turn back, /reset starts anew",
-        )
+    ids = _ids(engine, conversation)
     text, finished = "", False
     pieces = engine.stream(ids, sampling, conversation.answer_seed(), on_prefill)
     try:
@@ -155,3 +150,47 @@ def reply(
         pieces.close()
         if text or finished:
             conversation.turns.append({"role": "assistant", "content": text})
+
+
+def best_reply(
+    engine: Engine,
+    conversation: Conversation,
+    sampling: Sampling,
+    scorer: Scorer,
+    n: int,
+    on_prefill: Progress | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Generator[Piece, None, None]:
+    """The best of n answers to the last question, as one piece; before it, an empty piece for each
+    answer that is complete. When ``cancelled`` turns true before all are, none is taken.
+
+    Raises:
+        UserError: as ``reply``, and what the scorer raises.
+    """
+    ids = _ids(engine, conversation)
+    drawn = []
+    for one in engine.generate(
+        [ids], sampling, n, conversation.answer_seed(), 16, on_prefill, cancelled
+    ):
+        if one.finish_reason != "cancelled":
+            drawn.append(one)
+            yield Piece("", -1)
+    if len(drawn) < n:
+        return
+    drawn.sort(key=lambda one: one.sample_index)
+    asked = Prompted(conversation.messages, "the conversation")
+    scores = scorer.score(asked, [one.text for one in drawn])
+    best = drawn[scores.index(max(scores))]
+    conversation.turns.append({"role": "assistant", "content": best.text})
+    yield Piece(best.text, best.ids[-1], best.finish_reason)
+
+
+def _ids(engine: Engine, conversation: Conversation) -> list[int]:
+    ids = encode_prompt(conversation.messages, engine.tokenizer)
+    if engine.context and len(ids) >= engine.context:
+        raise UserError(
+            f"the conversation is {len(ids):,} tokens long; {engine.model.name} reads at most"
+            f" {engine.context:,}",
+            "/undo takes the last turn back, /reset starts anew",
+        )
+    return ids

@@ -17,6 +17,8 @@ from minialign.errors import UserError
 from minialign.home import home
 from minialign.records import Message
 
+LISTED = 200  # conversations of one search
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS conversations (
     id INTEGER PRIMARY KEY, title TEXT NOT NULL, system TEXT NOT NULL DEFAULT '',
@@ -162,7 +164,7 @@ class Conversations:
         turns = [Turn(role, content, _origin(text)) for role, content, text in rows]
         return Talk(head[0], head[1], head[2], turns, number, head[3])
 
-    def search(self, words: str = "", most: int = 200) -> list[Entry]:
+    def search(self, words: str = "", most: int = LISTED) -> list[Entry]:
         """Conversations whose title or turns hold every word, the newest first."""
         clauses, values = [], []  # type: tuple[list[str], list[Any]]
         for word in words.split():

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from minialign import cpu
+from minialign import cpu, packing
 from minialign.batch import Example
 from minialign.errors import UserError
 from minialign.forward import WORTH
@@ -89,6 +89,12 @@ def _tokens(examples: Sequence[Example], settings: Settings, method: Method) -> 
     prompts = len(widest) * _padded(max(len(example.prompt) for example in widest))
     answers = rows * _padded(max(len(r) for example in widest for r in example.responses))
     trained = 0 if method.reward_head else sum(sum(m) for one in widest for m in one.masks)
+    packed = sum(
+        len(one.prompt) + sum(map(len, one.responses)) if settings.share_prompts else one.tokens
+        for one in widest
+    )
+    if cpu.native() and packed <= packing.MOST:  # one row without padding
+        return _Tokens(packed, 0, longest, trained)
     together = prompts + answers
     if settings.share_prompts and 1 - together / (rows * longest) >= WORTH:
         return _Tokens(together, prompts, longest, trained)
@@ -142,11 +148,13 @@ def _head(shape: _Shape, tokens: _Tokens, gradient: bool) -> float:
     return tokens.trained * shape.vocabulary * FLOAT * (3 if gradient else 1)
 
 
-def _reading(shape: _Shape, tokens: _Tokens, settings: Settings, method: Method) -> float:
-    """Bytes of activations of the passes without a gradient: evaluation and the reference."""
+def _reading(shape: _Shape, tokens: _Tokens, there: int, method: Method) -> float:
+    """Bytes of activations of the passes without a gradient: evaluation and the reference.
+    ``there`` are the tokens of all rows: a batch is not larger than that."""
     times = 4.0  # an evaluation's batches are four times as large
     if method.reference:
         times = max(times, REFERENCE_TOKENS / tokens.all)
+    times = min(times, max(there / tokens.all, 1.0))
     block = tokens.all * _block(shape, tokens.longest)
     return times * (block + _head(shape, tokens, gradient=False))
 
@@ -163,7 +171,7 @@ def estimate(
     # to the new weights and averages: six times the adapter beside the three that stay.
     activations = max(
         _training(shape, tokens, settings, lora),
-        _reading(shape, tokens, settings, method),
+        _reading(shape, tokens, sum(example.tokens for example in examples), method),
         6 * adapter,
     )
     return Need(weights, 3 * adapter, activations)

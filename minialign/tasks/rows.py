@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from minialign.formats.kinds import answers_of, digest, opening_of
 from minialign.formats.reading import files_of
 from minialign.home import labels_file
 from minialign.methods import Method
-from minialign.records import Pair, Record
+from minialign.records import Demonstration, Pair, Prompted, Record, as_prompt
 from minialign.tasks.data import BadRows, good_items, parse_map
 from minialign.tasks.settings import Settings
 
@@ -67,12 +67,22 @@ def _read(
     mapping = parse_map(settings.map)
     found: list[Record] = []
     for path in paths:
+        if path.suffix == ".txt" and method.record is Prompted:
+            found += _lines(path)
+            continue
         for item in good_items(files_of(path, split), mapping, bad):
+            if isinstance(item.row, dict) and item.row.get("unlabelled"):
+                raise UserError(
+                    f"{item.source}: an unlabelled pair, its answers are in random order",
+                    f"say which is better first: minialign label {path}",
+                )
             found += item.records
     bad.check()
     if bad.problems:
         files = ", ".join(map(str, bad.files.values()))
         rows.notes.append(f"{len(bad.problems)} bad rows left out, kept in {files}")
+    if method.record is Prompted:
+        found = [_answered(record) for record in found]
     records, unused = formats.as_kind(found, method.record)
     if unused:
         rows.notes.append(f"{unused} rows left out: {method.name} needs {method.needs}")
@@ -84,6 +94,27 @@ def _read(
     if empty := sum(not all(text.strip() for text in answers_of(record)) for record in records):
         rows.notes.append(f"{empty} rows have an empty response (kept)")
     return list(records)
+
+
+def _lines(path: Path) -> list[Record]:
+    """A prompt of each line of a text."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as reason:
+        raise UserError(f"{path}: {reason}", "give a text in UTF-8") from None
+    return [
+        Prompted(as_prompt(line), f"{path}:{number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def _answered(record: Record) -> Record:
+    """A demonstration as a prompt that keeps its answer, for scorers that compare with one."""
+    if not isinstance(record, Demonstration) or record.messages[-1]["role"] != "assistant":
+        return record
+    extra = {"answer": record.messages[-1]["content"]}
+    return Prompted(record.messages[:-1], record.source, extra)
 
 
 def _encoded(
@@ -116,6 +147,8 @@ def load_rows(settings: Settings, method: Method, config: Any, tokenizer: Any) -
         UserError: for a bad row (unless ``skip_bad``), or when nothing is left to train on.
     """
     rows = Rows([], [])
+    if other := method.other_record(config):
+        method = replace(method, record=other)
     paths = [_local(path) for path in settings.data] or [_labelled()]
     records = _read(paths, settings, method, "train", rows)
     held_paths = [_local(path) for path in settings.eval_data]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minialign.errors import UserError, nearest
-from minialign.runs import FILES, Run
+from minialign.runs import FILES, Run, read_jsonl
 
 ACCURACY = "rewards/accuracies"
 HIDDEN = ("kind", "step", "time")  # the columns of a metrics row that are not metrics
@@ -37,6 +37,7 @@ class Summary:
     eval_accuracy: float | None
     age: float  # seconds since the run was made
     bytes: int  # on disk
+    reward: float | None = None  # of the last answers, where answers are rewarded
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def summarize(run: Run) -> Summary:
         eval_accuracy=number(evaluation.get(ACCURACY)),
         age=max(0.0, time.time() - run.started()),
         bytes=disk_bytes(run.path),
+        reward=number(train.get("reward/mean")),
     )
 
 
@@ -91,12 +93,17 @@ def changed_options(run: Run) -> dict[str, tuple[Any, Any]]:
     from dataclasses import MISSING, fields
 
     from minialign.methods import METHODS
+    from minialign.methods.ppo import METHOD as PPO
+    from minialign.tasks.round_methods import LOOPS, RoundSettings
     from minialign.tasks.settings import Settings
 
     config = run.config
-    method = METHODS.get(str(config.get("method")))  # looking runs no file of the user's own
+    name = str(config.get("method"))
+    own = [METHODS[name].config] if name in METHODS else []  # looking runs no file of the user's
+    own += [RoundSettings, LOOPS[name].config] if name in LOOPS else []
+    own += [PPO.config] if name == PPO.name else []
     changed: dict[str, tuple[Any, Any]] = {}
-    for options in (Settings, *([method.config] if method else [])):
+    for options in (Settings, *own):
         for option in fields(options):
             default = option.default
             if default is MISSING or option.name not in config:
@@ -153,9 +160,38 @@ def metric_keys(runs: Iterable[Run]) -> list[str]:
 
 
 def default_keys(runs: Sequence[Run]) -> list[str]:
-    """What is worth a plot by itself: the loss; accuracy and margins where there are any."""
+    """What is worth a plot by itself: rewards of answers and their KL where there are any, the
+    loss, accuracy, margins."""
     known = metric_keys(runs)
-    return [key for key in ("loss", ACCURACY, "rewards/margins") if key in known]
+    wanted = ("reward/mean", "reward/best", "kl", "loss", ACCURACY, "rewards/margins")
+    return [key for key in wanted if key in known]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An answer that was drawn while a run trained."""
+
+    step: int
+    prompt: str
+    response: str
+    reward: float | None
+    kl: float | None
+
+
+def samples(run: Run) -> list[Sample]:
+    """The answers that a run kept in ``samples.jsonl``, the oldest first; rows that hold none are
+    passed over."""
+    found = []
+    for row in read_jsonl(run.path / "samples.jsonl"):
+        prompt, response = row.get("prompt"), row.get("response")
+        if isinstance(prompt, list):
+            prompt = "\n".join(str(turn.get("content", "")) for turn in prompt
+                               if isinstance(turn, dict))  # fmt: skip
+        if isinstance(prompt, str) and isinstance(response, str):
+            step = row.get("step")
+            found.append(Sample(step if isinstance(step, int) else 0, prompt, response,
+                                number(row.get("reward")), number(row.get("kl"))))  # fmt: skip
+    return found
 
 
 def series(

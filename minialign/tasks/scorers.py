@@ -1,22 +1,22 @@
 """From the words behind ``--scorer`` to a scorer; the ones that need a model load it."""
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from minialign.batch import Example, encode_prompt, encode_response
 from minialign.engine import Engine
 from minialign.errors import UserError, nearest
+from minialign.models.adapter import CONFIG, load_adapter, resolve_adapter
+from minialign.models.fetch import ensure
+from minialign.models.load import Model, load
+from minialign.models.names import DEFAULT
+from minialign.models.sharing import bare_copy
 from minialign.records import Prompted
 from minialign.select import exact, ifeval, text
 from minialign.select.scorer import Scorer
-from minialign.tasks.generate import Fetching, base_of, open_engine
-from minialign.tasks.score import (
-    Measure,
-    logps,
-    reference_measure,
-    reward_policy,
-    reward_values,
-    run_settings,
-)
+from minialign.tasks.generate import Fetching, base_of
+from minialign.tasks.score import Measure, logps, reward_policy, reward_values, run_settings
 
 # what stands before the colon: (what stands behind it, one line of help)
 KINDS = {
@@ -26,6 +26,7 @@ KINDS = {
     "ifeval": ("", "the share of the row's checkable instructions that is followed"),
     "regex": ("PATTERN", "1 when the pattern is found"),
     "length": ("", "the number of words"),
+    "judge": ("MODEL", "wins against the other answers, in pairs; judge:self is the model"),
     "python": ("FILE.py:FUNCTION", "your own function of (prompt, responses)"),
 }
 
@@ -46,8 +47,20 @@ def parse(spec: str) -> tuple[str, str]:
     return kind, rest
 
 
-def open_scorer(spec: str, progress: Fetching | None = None) -> Scorer:
-    """The scorer that a text names.
+def with_whole_path(spec: str) -> str:
+    """The same words with an absolute path, where they hold one: good in any folder."""
+    kind, _, rest = spec.partition(":")
+    file, colon, word = rest.rpartition(":") if kind == "python" else (rest, "", "")
+    path = Path(file).expanduser()
+    there = path.is_file() if kind == "python" else (path / CONFIG).is_file()
+    return f"{kind}:{os.path.abspath(path)}{colon}{word}" if file and there else spec
+
+
+def open_scorer(
+    spec: str, progress: Fetching | None = None, engine: Engine | None = None
+) -> Scorer:
+    """The scorer that a text names. A run on the base model of ``engine`` reads that one's weights:
+    they are in memory once.
 
     Raises:
         UserError: when it does not exist, or its run, file or model is not there.
@@ -64,33 +77,54 @@ def open_scorer(spec: str, progress: Fetching | None = None) -> Scorer:
             return text.regex(rest)
         case "python":
             return text.own(rest)
+        case "judge":
+            from minialign.tasks.judge_scorer import judge_scorer
+
+            return judge_scorer(rest, engine, progress)
         case "dpo":
-            return Scorer(spec, _implicit(rest, progress))
-    return Scorer(spec, _reward(rest, progress))
+            return Scorer(spec, _implicit(rest, progress, engine))
+    return Scorer(spec, _reward(rest, progress, engine))
 
 
-def _reward(run: str, progress: Fetching | None) -> Callable[..., list[float]]:
-    engine = open_engine(base_of(run), None, progress)
-    measure = reward_values(reward_policy(run, engine.model))
-    return lambda prompt, responses: _measured(engine, measure, prompt, responses)
+def _base(run: str, progress: Fetching | None, engine: Engine | None) -> Model:
+    """The base model of a run, without any adapter."""
+    name = base_of(run) or DEFAULT
+    path = ensure(name, progress)
+    if engine is not None and path.resolve() == engine.model.path.resolve():
+        return bare_copy(engine.model)
+    return load(name)
 
 
-def _implicit(run: str, progress: Fetching | None) -> Callable[..., list[float]]:
+def _reward(
+    run: str, progress: Fetching | None, engine: Engine | None
+) -> Callable[..., list[float]]:
+    resolve_adapter(run)
+    reader = Engine(_base(run, progress, engine))
+    measure = reward_values(reward_policy(run, reader.model))
+    return lambda prompt, responses: _measured(reader, measure, prompt, responses)
+
+
+def _implicit(
+    run: str, progress: Fetching | None, engine: Engine | None
+) -> Callable[..., list[float]]:
     settings = run_settings(run)
     if settings.get("method", "dpo") != "dpo":
         raise UserError(
             f"dpo:{run}: it is a run of {settings['method']!r}, not of dpo",
             "its log-ratio is no implicit reward",
         )
-    engine = open_engine(None, run, progress)
     beta = settings.get("beta") or 0.1
     start = settings.get("reference_adapter") or settings.get("adapter")
-    reference = reference_measure(engine, start)
-    policy = logps(engine.policy)
+    base = _base(run, progress, engine)
+    reader, behind = Engine(base), Engine(bare_copy(base))
+    load_adapter(reader.model.module, resolve_adapter(run))
+    if start:
+        load_adapter(behind.model.module, resolve_adapter(start))
+    policy, reference = logps(reader.policy), logps(behind.policy)
 
     def values(prompt: Prompted, responses: Sequence[str]) -> list[float]:
-        own = _measured(engine, policy, prompt, responses)
-        base = _measured(engine, reference, prompt, responses)
+        own = _measured(reader, policy, prompt, responses)
+        base = _measured(behind, reference, prompt, responses)
         return [beta * (a - b) for a, b in zip(own, base, strict=True)]
 
     return values

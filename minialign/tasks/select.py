@@ -41,9 +41,9 @@ def row(group: Group, scorer: Scorer, gold: Scorer | None = None, origin: Row | 
 
 
 def on_disk(
-    path: Path, asked: Sequence[Question], n: int, scorer: Scorer, gold: Scorer | None
+    path: Path, asked: Sequence[Question], n: int, scorer: str, gold: str | None = None
 ) -> list[Row]:
-    """The rows that a file has already; a last line cut by a kill is taken away.
+    """The rows that a file has already of these scorers; a last line cut by a kill is taken away.
 
     Raises:
         UserError: when it holds something else.
@@ -61,7 +61,7 @@ def on_disk(
             same = (
                 found["prompt"] == asked[found["prompt_index"]].prompt
                 and len(found["responses"]) == n
-                and (found["scorer"], found.get("gold")) == (scorer.name, gold and gold.name)
+                and (found["scorer"], found.get("gold")) == (scorer, gold)
             )
         except (ValueError, KeyError, TypeError, IndexError):
             same = False

@@ -30,9 +30,12 @@ from minialign.models.head import RewardHead, load_head
 from minialign.models.load import Model, load, split_head
 from minialign.runs import Run, write_atomic
 from minialign.tasks import memory
+from minialign.tasks.budget import steps_within
 from minialign.tasks.reference import example_key, reference_logps
 from minialign.tasks.rows import Rows, load_rows
 from minialign.tasks.settings import Settings
+
+UNKNOWN = 10**9  # steps of a run that only its minutes end
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def prepare(
         yield Event("note", note)
     if start_from and (lost := _lost(settings, lora)):
         yield Event("note", f"{', '.join(lost)}: as in {settings.adapter}, where training starts")
-    _same_data(run, rows)
+    same_data(run, rows)
     if not rows.held_out and (settings.patience or settings.select == "best"):
         raise UserError(
             "patience and select = best need held-out rows, and there are none",
@@ -87,10 +90,15 @@ def prepare(
         )
     each = settings.batch_size * settings.grad_accumulation_steps
     total = settings.iters or max(1, round(settings.epochs * math.ceil(len(rows.train) / each)))
-    run.set_total(total)
+    if settings.max_tokens or settings.max_minutes:
+        total = settings.iters or UNKNOWN
+    if settings.max_tokens:
+        total = steps_within(rows.train, settings, total)
+    run.set_total(total if total < UNKNOWN else 0)
     heldout = f", {len(rows.held_out)} held out" if rows.held_out else ""
+    steps = f"{total} steps" if total < UNKNOWN else f"{settings.max_minutes:g} minutes"
     yield Event(
-        "note", f"{len(rows.train)} examples to train on{heldout}; {total} steps of {each} examples"
+        "note", f"{len(rows.train)} examples to train on{heldout}; {steps} of {each} examples"
     )
     need = memory.estimate(model, rows.train, settings, lora, method)
     yield Event("note", memory.describe(need), values={"memory_estimate": need.total})
@@ -140,7 +148,8 @@ def _lost(settings: Settings, lora: Lora) -> list[str]:
 def _visited(examples: list[Example], settings: Settings, total: int) -> list[Example]:
     """The examples that ``total`` updates will see: a short run does not need all."""
     order = endless([example.length for example in examples], settings.batch_size, settings.seed)
-    batches = itertools.islice(order, total * settings.grad_accumulation_steps)
+    whole = math.ceil(len(examples) / settings.batch_size)  # the batches of an epoch hold all
+    batches = itertools.islice(order, min(total * settings.grad_accumulation_steps, whole))
     return [examples[i] for i in sorted({i for batch in batches for i in batch})]
 
 
@@ -181,7 +190,7 @@ def add_reward_head(policy: Policy, folder: Path | None) -> None:
     policy.reward = container.reward_head
 
 
-def _same_data(run: Run, rows: Rows) -> None:
+def same_data(run: Run, rows: Rows) -> None:
     """A resumed run must see the rows that it started with."""
     digest = hashlib.sha256()
     for example in rows.train + rows.held_out:

@@ -55,6 +55,10 @@ class Settings:
     epochs: float = 1.0
     # number of updates, instead of --epochs
     iters: int | None = None
+    # finish when this many minutes of training and sampling are used, instead of --epochs (0: none)
+    max_minutes: float = 0.0
+    # finish when this many tokens were read, written or scored, instead of --epochs (0: none)
+    max_tokens: int = 0
     # most tokens of a prompt with one response
     max_seq_length: int = 1024
     # peak learning rate
@@ -146,6 +150,8 @@ def check(settings: Settings) -> None:
         ("warmup", 0),
         ("weight_decay", 0),
         ("grad_clip", 0),
+        ("max_minutes", 0),
+        ("max_tokens", 0),
         ("seed", 0),
     ):
         if getattr(settings, name) < low:

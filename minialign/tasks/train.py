@@ -31,6 +31,7 @@ from minialign.models.head import save_head
 from minialign.records import Pair
 from minialign.runs import Run, take_back, write_atomic
 from minialign.stats import wilson
+from minialign.tasks.budget import spent, steps_ahead
 from minialign.tasks.session import Event, Session, prepare
 from minialign.tasks.settings import Settings, check, own_whole_paths, with_whole_paths
 from minialign.train import (
@@ -140,7 +141,7 @@ def _updates(session: Session, done: int) -> Iterator[list[Batch]]:
         yield [_batch(session.rows.train, next(order)) for _ in range(each)]
 
 
-def _evaluated(session: Session, step: int) -> Iterator[Event]:
+def _evaluated(session: Session, step: int, total: int) -> Iterator[Event]:
     """Evaluate on the held-out rows, log it, and keep the adapter if it is the best so far."""
     rows, method, run = session.rows.held_out, session.method, session.run
     order = index_batches(
@@ -162,7 +163,7 @@ def _evaluated(session: Session, step: int) -> Iterator[Event]:
     run.log("eval", step, values)
     if step > 0 and values["loss"] < min(earlier, default=float("inf")):
         _save_result(session, run.path / "best")
-    yield Event("eval", step=step, total=session.total, values=values)
+    yield Event("eval", step=step, total=total, values=values)
 
 
 def _shorter_wins(rows: list[Example]) -> float:
@@ -242,8 +243,17 @@ def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
         load_state(run.checkpoint_path(done), policy, optimizer)
         yield Event("note", f"going on after step {done}", done, total)
     elif session.rows.held_out and not _known_at_start(session):
-        yield from _evaluated(session, 0)
-    warmup = settings.warmup * total if settings.warmup < 1 else settings.warmup
+        yield from _evaluated(session, 0, total)
+    kept = [row for row in run.metrics("train") if row["step"] <= done]
+    used = {name: sum(row[name] for row in kept) for name in ("tokens", "seconds")}
+    ahead, ended = total, spent(settings, **used)
+
+    def rate(step: int) -> float:
+        nonlocal ahead
+        ahead = steps_ahead(settings, step, used["seconds"], total)
+        warmup = settings.warmup * ahead if settings.warmup < 1 else settings.warmup
+        return schedule(settings.lr_schedule, settings.learning_rate, round(warmup), ahead)(step)
+
     mx.reset_peak_memory()
     policy.shared = policy.separate = 0  # the reference's batches are not training's
     began, first = time.monotonic(), done
@@ -253,11 +263,11 @@ def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
         session.method.loss(session.config),
         _updates(session, done),
         optimizer,
-        rate=schedule(settings.lr_schedule, settings.learning_rate, round(warmup), total),
+        rate=rate,
         weight=session.method.weight,
         clip=settings.grad_clip,
         first=done + 1,
-        last=total,
+        last=done if ended else total,
         seed=settings.seed,
     )
     try:
@@ -265,22 +275,28 @@ def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
             done = step.step
             values = _values(step, session.method)
             unlogged = {name: value + values[name] for name, value in unlogged.items()}
-            if done % settings.steps_per_report == 0 or done == total:
+            used = {name: value + values[name] for name, value in used.items()}
+            ended = spent(settings, **used)
+            last = done == total or bool(ended)
+            if done % settings.steps_per_report == 0 or last:
                 run.log("train", done, {**values, **unlogged})
                 unlogged = dict.fromkeys(unlogged, 0.0)
-            eta = (time.monotonic() - began) / (done - first) * (total - done)
-            yield Event("step", step=done, total=total, values={**values, "eta": eta})
+            ahead = done if last else max(ahead, done + 1)
+            eta = (time.monotonic() - began) / (done - first) * (ahead - done)
+            yield Event("step", step=done, total=ahead, values={**values, "eta": eta})
             evaluates = settings.steps_per_eval and done % settings.steps_per_eval == 0
-            if session.rows.held_out and (evaluates or done == total):
-                yield from _evaluated(session, done)
+            if session.rows.held_out and (evaluates or last):
+                yield from _evaluated(session, done, ahead)
             enough = bool(settings.patience) and _waited(run, done) >= settings.patience
-            if done % settings.save_every == 0 or done == total or stop.is_set() or enough:
+            if done % settings.save_every == 0 or last or stop.is_set() or enough:
                 _save(session, done, optimizer)
-                yield Event("saved", step=done, total=total)
-            if enough:
-                yield Event("note", f"no better loss in {settings.patience} evaluations: stopped")
+                yield Event("saved", step=done, total=ahead)
+            if enough and not ended:
+                ended = f"no better loss in {settings.patience} evaluations"
+            if ended:
+                yield Event("note", f"{ended}: finished")
                 break
-            if stop.is_set() and done < total:
+            if stop.is_set() and not last:
                 run.finish("stopped", f"after step {done}")
                 yield Event("end", step=done, total=total, values={"status": "stopped"})
                 return
@@ -291,11 +307,12 @@ def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
             f"{reason}; the weights of step {reason.good} are kept",
             "try a smaller --learning-rate, a longer --warmup or --grad-clip 0.5",
         ) from None
-    yield _finished(session, done, optimizer)
+    yield _finished(session, done, optimizer, ended)
 
 
-def _finished(session: Session, done: int, optimizer: optim.Optimizer) -> Event:
+def _finished(session: Session, done: int, optimizer: optim.Optimizer, ended: str) -> Event:
     run = session.run
+    run.set_total(done)
     if not (run.path / WEIGHTS).exists() or done not in run.checkpoints():
         _save(session, done, optimizer)
     wants_best = session.settings.select == "best" or session.settings.patience
@@ -307,6 +324,7 @@ def _finished(session: Session, done: int, optimizer: optim.Optimizer) -> Event:
     steps = run.metrics("train")
     summary = {
         "status": "finished",
+        "reason": ended or "all steps done",
         "steps": done,
         "seconds": sum(row["seconds"] for row in steps),
         "tokens": sum(row["tokens"] for row in steps),
@@ -317,5 +335,5 @@ def _finished(session: Session, done: int, optimizer: optim.Optimizer) -> Event:
         "after": evaluations[-1] if evaluations else None,
     }
     write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    run.finish("finished")
-    return Event("end", step=done, total=session.total, values=summary)
+    run.finish("finished", ended)
+    return Event("end", step=done, total=done, values=summary)

@@ -68,12 +68,14 @@ class Lines:
         """
         data = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
         try:
-            with self._locked(), open(self.path, "ab+") as file:
+            # Unbuffered: closing the file must not write what failed once more.
+            with self._locked(), open(self.path, "ab+", buffering=0) as file:
                 _mend_end(file)
                 end = file.seek(0, os.SEEK_END)
                 try:
-                    file.write(data)
-                    file.flush()
+                    rest = memoryview(data)
+                    while rest:
+                        rest = rest[file.write(rest) :]
                     os.fsync(file.fileno())
                 except OSError:
                     with contextlib.suppress(OSError):

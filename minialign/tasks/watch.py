@@ -7,7 +7,15 @@ from dataclasses import replace
 from minialign.errors import UserError
 from minialign.runs import Run, list_runs
 from minialign.tasks.drawing import in_terminal
-from minialign.tasks.runs import Summary, default_keys, metric_keys, series, summarize
+from minialign.tasks.runs import (
+    Sample,
+    Summary,
+    default_keys,
+    metric_keys,
+    samples,
+    series,
+    summarize,
+)
 
 SLOW = 50  # runs of which the sizes on disk are not measured anew at each look
 
@@ -69,7 +77,7 @@ def charts(
         rows = max(3, height // len(wanted) - 4 - legend)
         short = [replace(line, run=line.run[:24]) for line in lines]
         drawn.append(in_terminal(key, short, max(30, width), rows, colour=True))
-    return "\n\n".join(drawn)
+    return "\n\n".join(drawn).replace("\u2800", " ")  # empty Braille: not every font has it
 
 
 def _open(names: Sequence[str]) -> list[Run]:
@@ -80,3 +88,8 @@ def _open(names: Sequence[str]) -> list[Run]:
         except UserError:  # it vanished
             continue
     return found
+
+
+def samples_of(name: str) -> list[Sample]:
+    """What a run answered while it trained; [] when it has vanished."""
+    return [sample for run in _open([name]) for sample in samples(run)]

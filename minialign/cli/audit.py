@@ -1,0 +1,184 @@
+"""``minialign audit``: how good a judge is, where somebody said which answer is better."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minialign.cli import audit_views, console
+from minialign.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from minialign.tasks.audit import Judged
+    from minialign.tasks.gold import Gold
+
+EPILOG = """\
+minialign audit smollm2-135m-4bit                          # on your own labels
+minialign audit smollm2-135m-4bit --gold LLMBar/Dataset    # LLMBar's folder
+minialign audit reward:reward-1 --gold held-out.jsonl      # a reward model, on preference pairs
+minialign audit length --gold pairs.jsonl                  # any scorer: what does length get?
+minialign audit verdicts.jsonl --gold votes.jsonl          # what `minialign judge` wrote
+
+Gold rows: {"prompt", "a", "b", "gold"} with gold a, b or tie (and subset, annotator, model_a,
+model_b where known), LLMBar's or MT-bench's rows, your labels, or preference pairs. Every pair is
+judged in both orders; what was asked once is not asked again, so after Ctrl-C the same command goes
+on where it was.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """The judge, the gold sets, and how it is asked."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "judge", metavar="JUDGE",
+        help="a model, a run (its model with its adapter), reward:RUN, dpo:RUN, another scorer "
+        "(length, python:FILE.py:function…), or a file of stored verdicts",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gold", nargs="+", default=[], metavar="FILE",
+        help="files or folders with gold choices (your own labels)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--annotators", default="", metavar="NAME",
+        help="only votes of annotators whose name begins so",
+    )  # fmt: skip
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pairs of a subset")
+    parser.add_argument(
+        "--own", action="append", default=[], metavar="MODEL",
+        help="what the gold rows call the judge's own model, for self-preference (repeatable)",
+    )  # fmt: skip
+    judge_arguments(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", help="append the verdicts to a file")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw the accuracies into a picture (.png, .svg or .pdf)"
+    )
+    parser.add_argument("--json", action="store_true", help="everything as JSON")
+
+
+def judge_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a judge is asked; ``audit`` and ``evaluate`` share it."""
+    group = parser.add_argument_group("judge")
+    group.add_argument(
+        "--template", metavar="NAME", help="a judge prompt by name, or your own file (pairwise)"
+    )
+    group.add_argument(
+        "--criteria", metavar="TEXT", help="what is better, in your words; or a file"
+    )
+    group.add_argument(
+        "--judge-url", metavar="URL", help="an OpenAI-compatible server that has the judge"
+    )
+    group.add_argument(
+        "--explain", action="store_true", help="the judge writes a reason first (slower)"
+    )
+    group.add_argument(
+        "--debias", action="store_true",
+        help="average both orders' log-odds, instead of a tie when they disagree",
+    )  # fmt: skip
+    group.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="pairs asked at once (16)"
+    )
+
+
+def open_judge_from(arguments: argparse.Namespace, spec: str | None) -> Any:
+    """The judge that these flags describe; a download shows its progress."""
+    from minialign.cli.models import fetch_progress
+    from minialign.tasks.judge import open_judge
+
+    if arguments.batch_size < 1:
+        raise UserError(f"batch size is {arguments.batch_size}", "it must be 1 or more")
+    if arguments.judge_url and not spec:
+        raise UserError(
+            "which model is asked at the endpoint?", "--judge NAME, as the server has it"
+        )
+    progress, done = fetch_progress()
+    try:
+        return open_judge(
+            spec, template=arguments.template, url=arguments.judge_url,
+            explain=arguments.explain, debias=arguments.debias, criteria=arguments.criteria,
+            progress=progress,
+        )  # fmt: skip
+    finally:
+        done()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge the gold set and say what the judge is worth."""
+    from minialign.cli.intervals import check_picture
+    from minialign.tasks.audit_report import report
+    from minialign.tasks.gold import read_gold
+
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UserError(f"--limit {arguments.limit}", "1 or more pairs of each subset")
+    plot = Path(arguments.plot).expanduser() if arguments.plot else None
+    if plot:
+        check_picture(plot)
+    output = Path(arguments.output).expanduser() if arguments.output else None
+    if output and (output.is_dir() or not output.parent.is_dir()):
+        raise UserError(f"cannot write {output}", "give a file in a folder that exists")
+    items = _limited(read_gold(arguments.gold, arguments.annotators), arguments.limit)
+    found: list[Judged] = []
+    try:
+        for one in console.progress(_judged(arguments, items, output), len(items), "pairs"):
+            found.append(one)
+    except (KeyboardInterrupt, UserError):
+        if found:
+            console.say(
+                f"\n{len(found)} of {len(items)} pairs are judged; the same command goes on"
+            )
+        raise
+    if len(found) < len(items):
+        console.say(f"{len(items) - len(found)} pairs of the gold set have no verdict")
+    result = report(found, arguments.judge, arguments.own)
+    if arguments.json:
+        console.emit(result)
+    else:
+        audit_views.show(result)
+    if plot:
+        from minialign.cli.intervals import picture
+
+        picture(audit_views.bars(result), f"accuracy of {arguments.judge}", plot)
+        console.say(f"drawn in {plot}")
+    _next(arguments, result)
+    return 0
+
+
+def _limited(items: "list[Gold]", limit: int | None) -> "list[Gold]":
+    if limit is None:
+        return items
+    counts: dict[str, int] = {}
+    kept = []
+    for one in items:
+        counts[one.subset] = counts.get(one.subset, 0) + 1
+        if counts[one.subset] <= limit:
+            kept.append(one)
+    return kept
+
+
+def _judged(
+    arguments: argparse.Namespace, items: "list[Gold]", output: Path | None
+) -> "Iterator[Judged]":
+    from minialign.tasks import audit
+    from minialign.tasks.scorers import KINDS, open_scorer
+
+    spec = arguments.judge
+    file = Path(spec).expanduser()
+    if file.is_file() and file.suffix in (".jsonl", ".json"):
+        yield from audit.stored(file, items)
+        return
+    audit.need_texts(items)
+    kind = spec.partition(":")[0]
+    if kind in KINDS and kind not in ("reward", "dpo", "judge"):
+        yield from audit.score(open_scorer(spec), items)
+        return
+    judge = open_judge_from(arguments, spec)
+    console.say(f"{len(items)} pairs, both orders of each")
+    yield from audit.ask(judge, items, output, arguments.batch_size)
+
+
+def _next(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
+    if result["conclusion"]["word"] == "no better than answer length":
+        console.next_steps("minialign label", "minialign models list")
+    elif not Path(arguments.judge).expanduser().is_file():
+        console.next_steps(f"minialign evaluate A B --judge {arguments.judge}")

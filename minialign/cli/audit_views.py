@@ -1,0 +1,117 @@
+"""What ``minialign audit`` shows: a table, a plot in characters, and a few lines."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from minialign.cli import console
+from minialign.cli.intervals import Bar, in_terminal
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def bars(result: dict[str, Any]) -> list[Bar]:
+    """The accuracies, with what "longer wins" gets."""
+    found = []
+    for row in result["rows"]:
+        if row["accuracy"][0] is not None:
+            marks = {}
+            if "baselines" in row and row["baselines"]["longer wins"]["accuracy"] is not None:
+                marks["longer wins"] = row["baselines"]["longer wins"]["accuracy"]
+            accuracy, low, high = row["accuracy"]
+            found.append(Bar(row["subset"], accuracy, low, high, marks))
+    return found
+
+
+def show(result: dict[str, Any]) -> None:
+    """The table, the plot, what does not fit into either, and the conclusion."""
+    headers = ["gold set", "pairs", "accuracy %", "95 %", "longer wins %", "swap agr. %", "kappa",
+               "first slot %", "conflict %", "longer chosen %", "unparsed"]  # fmt: skip
+    rows = []
+    for row in result["rows"]:
+        accuracy, low, high = row["accuracy"]
+        baseline = row.get("baselines", {}).get("longer wins", {}).get("accuracy")
+        kappa = "-" if row["kappa"] is None else f"{row['kappa']:.2f}"
+        rows.append([
+            row["subset"], row["items"], _percent(accuracy), f"{_percent(low)}–{_percent(high)}",
+            _percent(baseline), _percent(row["agreement"]), kappa, _percent(row["first_slot"]),
+            _percent(row["conflict"]), _percent(row.get("longer_chosen")), row["unparsed"],
+        ])  # fmt: skip
+    last = result["rows"][-1]
+    longer = last.get("baselines", {}).get("longer wins", {}).get("accuracy")
+    if longer is not None:
+        rows.append(["· longer wins", "", _percent(longer), "", "", "100.0", "", "50.0", "0.0",
+                     "100.0", ""])  # fmt: skip
+    rows.append(["· first wins", "", "50.0", "", "", "0.0", "0.00", "100.0", "100.0", "50.0", ""])
+    rows.append(["· coin", "", "50.0", "", "", "50.0", "0.00", "50.0", "50.0", "50.0", ""])
+    console.table(headers, rows)
+    if drawn := bars(result):
+        console.emit(in_terminal(drawn, min(100, shutil.get_terminal_size().columns)))
+    console.emit("")
+    for line in _lines(result):
+        console.emit(line)
+    word, why = result["conclusion"]["word"], "; ".join(result["conclusion"]["why"])
+    console.emit(f"\n{result['judge']}: {word} ({why})")
+
+
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    """What does not fit into the table, a line each."""
+    decided = result["decided"]
+    if decided["share"] is not None and decided["accuracy"][0] is not None:
+        yield (
+            f"both orders name the same answer in {_percent(decided['share'])} % of the pairs; "
+            f"of these {_span(decided['accuracy'])} are right"
+        )
+    for name, words in (
+        ("length", "at equal quality the longer answer is chosen"),
+        ("own", "at equal quality its own answer is chosen"),
+    ):
+        if lean := result["leans"].get(name):
+            unit = "a standard deviation of length" if name == "length" else "its own"
+            clear = "" if lean["clear"] else "; not shown to be a bias"
+            yield (
+                f"{words} {_percent(lean['rate'])} % of the time (slope {lean['slope']:+.2f} ± "
+                f"{lean['error'] or 0:.2f} log-odds for {unit}{clear})"
+            )
+    if people := result.get("people"):
+        for name, words in (("with_ties", "with ties"), ("without_ties", "without ties")):
+            yield (
+                f"agreement with people {words}: {_share(people[f'judge_{name}'])}; "
+                f"between people: {_share(people[f'people_{name}'])}"
+            )
+    if same := result.get("consistency"):
+        yield f"asked again, you said the same of {_share([same['same'], same['compared']])}"
+    if calibration := result.get("calibration"):
+        if calibration.get("error") is not None:
+            error = _percent(calibration["error"])
+            yield f"calibration error {error} % (0: as sure as it is right)"
+            for one in calibration["bins"]:
+                yield (
+                    f"  {_percent(one['low'], 0)}–{_percent(one['high'], 0)} % sure: "
+                    f"{_percent(one['accuracy'])} % right of {one['count']}"
+                )
+        if calibration.get("length_correlation") is not None:
+            within = calibration["length_correlation_in_pairs"]
+            yield (
+                f"correlation with length {calibration['length_correlation']:+.2f}"
+                + (f", within pairs {within:+.2f}" if within is not None else "")
+            )
+    if cells := result.get("styles"):
+        yield "accuracy by style (the better answer's / the worse one's):"
+        for cell in cells:
+            yield (
+                f"  {cell['better']:>9} / {cell['worse']:<9} {_percent(cell['accuracy']):>5} % "
+                f"of {cell['count']}"
+            )
+
+
+def _span(interval: list[float]) -> str:
+    value, low, high = map(_percent, interval)
+    return f"{value} % ({low} to {high})"
+
+
+def _share(counts: list[int]) -> str:
+    agreed, compared = counts
+    return f"{_percent(agreed / compared if compared else None)} % ({agreed}/{compared})"

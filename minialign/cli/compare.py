@@ -1,0 +1,219 @@
+"""``minialign compare``: methods on equal terms: one start, one budget, one judge."""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minialign.cli import console
+from minialign.errors import UserError
+
+if TYPE_CHECKING:
+    from minialign.tasks.compare_plan import Plan
+    from minialign.tasks.compare_process import Happened
+
+EPILOG = """\
+minialign compare examples/compare/compare.toml --dry-run      # the plan, and what it will cost
+minialign compare examples/compare/compare.toml                # again: goes on, or shows it again
+
+The file names model, data, methods, seeds, a proxy scorer that trains, a gold scorer that judges,
+and one budget for all. Each part runs as a process of the ordinary command, in a folder under a
+hash of its settings: what is there is used again, what was killed goes on. Written to the folder:
+report.md, results.json, plots, and commands.sh, to run any part by hand.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """The file, and what to do with it."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="the comparison, in TOML")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="where it goes (comparisons/NAME in the home)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument(
+        "--only", nargs="+", metavar="METHOD", help="only these of the file's methods"
+    )
+    parser.add_argument("--json", action="store_true", help="the results (or the plan) as JSON")
+    parser.add_argument(
+        "--answers", metavar="SPEC.json", help="one part: answer and judge, as a comparison does"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plan, run what is missing, report."""
+    if arguments.answers:
+        return _answers(Path(arguments.answers))
+    if arguments.config is None:
+        raise UserError("which comparison?", "minialign compare FILE.toml")
+    from minialign.cli.train import stop_on_interrupt
+    from minialign.models.fetch import ensure
+    from minialign.tasks import compare
+
+    made = _plan(arguments)
+    if arguments.dry_run:
+        _show_plan(made, as_json=arguments.json)
+        return 0
+    ensure(made.one.top.model)
+    made.out.mkdir(parents=True, exist_ok=True)
+    failed: dict[str, str] = {}
+    total = sum(not compare.is_done(part) for part in made.parts.values())
+    console.say(f"{len(made.parts) - total} of {len(made.parts)} parts are there; {made.out}")
+    line, number = console.Line(), 0
+    with stop_on_interrupt() as stop:
+        for event in compare.run(made, stop):
+            number += event.kind in ("started", "skipped")
+            _show(event, line, f"{number}/{total}", failed)
+            (made.out / "commands.sh").write_text(compare.commands(made), encoding="utf-8")
+    line.clear()
+    if stop.is_set():
+        said = ["minialign", "compare", arguments.config]
+        said += ["--out", arguments.out] if arguments.out else []
+        said += ["--only", *arguments.only] if arguments.only else []
+        console.say(f"stopped; go on with: {shlex.join(said)}")
+        return 130
+    return _report(made, failed, as_json=arguments.json)
+
+
+def _answers(spec: Path) -> int:
+    from minialign.tasks.compare_answers import judge
+
+    line = console.Line(every=2.0)
+    for step in judge(spec):
+        line.update(f"{step.what} {step.done}/{step.total}")
+    line.clear()
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> "Plan":
+    from dataclasses import replace
+
+    from minialign.errors import nearest
+    from minialign.home import home
+    from minialign.tasks.compare import default_out
+    from minialign.tasks.compare_config import read
+    from minialign.tasks.compare_plan import plan
+
+    config = Path(arguments.config).expanduser()
+    one = read(config)
+    if arguments.only:
+        for name in arguments.only:
+            if name not in one.kinds:
+                raise UserError(f"--only {name}: {config} does not name it",
+                                nearest(name, one.kinds))  # fmt: skip
+        kinds = {name: kind for name, kind in one.kinds.items() if name in arguments.only}
+        one = replace(one, kinds=kinds)
+    out = Path(arguments.out).expanduser() if arguments.out else default_out(config, home())
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file", "--out FOLDER")
+    return plan(one, out.resolve(), settings_of)
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that raises instead of leaving."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(message)
+
+
+def settings_of(words: list[str]) -> set[str]:
+    """The names of a command's settings, with its words parsed if there are any behind it.
+
+    Raises:
+        UserError: for what the command cannot parse.
+    """
+    import importlib
+
+    from minialign.cli import COMMANDS
+
+    parser = _Parser(prog=f"minialign {words[0]}", description="", allow_abbrev=False)
+    importlib.import_module(COMMANDS[words[0]][0]).add_arguments(parser, words[0])
+    if len(words) > 1:
+        parser.parse_args(words[1:])
+    known = {action.dest for action in parser._actions}
+    return known - {"help", "config", "print_config", "json"}
+
+
+def _show_plan(made: "Plan", *, as_json: bool) -> None:
+    from minialign.tasks import compare
+
+    parts = [
+        {
+            "part": part.name,
+            "state": "there" if compare.is_done(part) else "missing",
+            "tokens": part.estimate,
+            "seconds": 0 if compare.is_done(part) else round(compare.seconds_needed(part)),
+            "folder": str(part.folder),
+            "command": shlex.join(["minialign", *part.words]),
+        }
+        for part in made.parts.values()
+    ]
+    if as_json:
+        console.emit({"out": str(made.out), "parts": parts})
+        return
+    rows = [[p["part"], p["state"], f"~{p['tokens']:,}", f"~{p['seconds']}"] for p in parts]
+    console.table(["part", "state", "tokens", "seconds"], rows)
+    seconds = sum(part["seconds"] for part in parts)  # type: ignore[misc]
+    console.say(f"about {console.duration(seconds)} on a machine with two cores; {made.out}")
+    console.say("the commands: --dry-run --json, or commands.sh once it runs")
+
+
+def _show(event: "Happened", line: console.Line, where: str, failed: dict[str, str]) -> None:
+    name, left = event.part.name, console.duration(event.left)
+    match event.kind:
+        case "started":
+            line.update(f"{where} {name}, {left} left in all", force=True)
+        case "says":
+            line.update(f"{where} {name}: {event.text[:90]} ({left} left in all)")
+        case "waits":
+            line.update(f"{where} {name}: {event.text}")
+        case "finished":
+            line.clear()
+            record = event.record
+            seconds, memory = console.duration(record["seconds"]), record["peak_memory"]
+            tokens = f", {record['tokens']:,} tokens" if record.get("tokens") else ""
+            console.say(f"{name}: {seconds}{tokens}, peak {console.size(memory)}")
+        case "failed" | "skipped":
+            line.clear()
+            failed[name] = event.text
+            console.say(f"{name} {event.kind}: {event.text}")
+
+
+def _report(made: "Plan", failed: dict[str, str], *, as_json: bool) -> int:
+    from minialign.runs import write_atomic
+    from minialign.tasks import compare_markdown, compare_report
+
+    found = compare_report.results(made, failed)
+    if not found["methods"]:
+        raise UserError("nothing could be compared", "; ".join(failed) or f"look into {made.out}")
+    plots = _plots(found, made.out)
+    write_atomic(made.out / "results.json", json.dumps(found, indent=1) + "\n")
+    report = compare_markdown.markdown(found, plots)
+    write_atomic(made.out / "report.md", report)
+    if as_json:
+        console.emit(found)
+    else:
+        ordered = sorted(found["methods"], key=lambda row: -row["gold"][0])
+        console.table(compare_markdown.HEADERS, [compare_markdown.cells(row) for row in ordered])
+    for name in (*plots, "report.md", "results.json", "commands.sh"):
+        console.say(f"{made.out / name}")
+    best = max(found["methods"], key=lambda row: row["gold"][0])["method"]
+    part = made.parts.get(f"{best}-s{made.one.top.seeds[0]}")
+    part = part if part and part.kind == "train" else made.parts["start"]
+    console.next_steps(
+        f"minialign chat --adapter {shlex.quote(str(part.result))}",
+        f"less {shlex.quote(str(made.out / 'report.md'))}",
+    )
+    return 2 if failed else 0
+
+
+def _plots(found: dict[str, Any], out: Path) -> list[str]:
+    from minialign.cli.compare_plots import draw
+
+    try:
+        return draw(found, out)
+    except UserError as reason:
+        console.say(f"no plots: {reason.problem} ({reason.hint})")
+        return []

@@ -1,0 +1,91 @@
+"""The pictures of a comparison, each as PNG and SVG (matplotlib)."""
+
+from pathlib import Path
+from typing import Any
+
+from minialign.errors import UserError
+
+
+def draw(found: dict[str, Any], out: Path) -> list[str]:
+    """Write what can be drawn of the results; returns the files' names.
+
+    Raises:
+        UserError: without matplotlib, or when a file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("pictures need matplotlib", "pip install 'minialign[plot]'") from None
+
+    def blank(height: float) -> Any:
+        figure = Figure(figsize=(8, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure
+
+    methods = [row for row in found["methods"] if row["verdict"]]
+    pictures = {}
+    if methods:
+        pictures["methods"] = _methods(methods, blank(1.2 + 0.35 * len(methods)))
+        pictures["frontier"] = _frontier(found["methods"], blank(5))
+    if found["over_optimization"]:
+        pictures["over-optimization"] = _along_kl(found, blank(6))
+    names = []
+    for name, figure in pictures.items():
+        for ending in (".png", ".svg"):
+            try:
+                figure.savefig(out / f"{name}{ending}", dpi=150)
+            except OSError as reason:
+                raise UserError(f"{out / name}{ending}: {reason.strerror}") from None
+            names.append(f"{name}{ending}")
+    return names
+
+
+def _methods(rows: list[dict[str, Any]], figure: Any) -> Any:
+    """The difference in gold reward to the start policy, with its interval."""
+    axes = figure.subplots()
+    rows = sorted(rows, key=lambda row: row["difference"][0])
+    colours = {"better": "tab:green", "worse": "tab:red"}
+    for place, row in enumerate(rows):
+        value, low, high = row["difference"]
+        colour = colours.get(row["verdict"], "tab:gray")
+        axes.errorbar([value], [place], xerr=[[value - low], [high - value]], fmt="o",
+                      color=colour, capsize=3)  # fmt: skip
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
+    axes.set_xlabel("held-out gold reward, difference to the SFT policy (95 % interval)")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def _frontier(rows: list[dict[str, Any]], figure: Any) -> Any:
+    """Gold reward against the KL from the start policy."""
+    axes = figure.subplots()
+    for row in rows:
+        axes.plot([row["kl"]], [row["gold"][0]], "o")
+        axes.annotate(row["method"], (row["kl"], row["gold"][0]), textcoords="offset points",
+                      xytext=(5, 3), fontsize=8)  # fmt: skip
+    axes.set_xlabel("KL from the SFT policy (nats an answer; best-of-n: at most)")
+    axes.set_ylabel("held-out gold reward")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _along_kl(found: dict[str, Any], figure: Any) -> Any:
+    """What training or choosing pleases, and what it is judged by, along the KL; a star is the
+    held-out result of a run whose line is of its own answers in training."""
+    above, below = figure.subplots(2, 1, sharex=True)
+    ends = {row["method"]: row for row in found["methods"]}
+    for axes, key, label in ((above, "proxy", "proxy reward"), (below, "gold", "gold reward")):
+        for name, points in found["over_optimization"].items():
+            held_out = "n" in points[0]
+            at, values = [point["kl"] for point in points], [point[key] for point in points]
+            (line,) = axes.plot(at, values, "o-" if held_out else "s--", label=name, markersize=4)
+            if not held_out and (end := ends.get(name.partition(",")[0])):
+                value = end["gold"][0] if key == "gold" else end["proxy"]
+                axes.plot([end["kl"]], [value], "*", markersize=11, color=line.get_color())
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    above.legend()
+    below.set_xlabel("KL from the SFT policy (nats an answer; best-of-n: at most)")
+    return figure

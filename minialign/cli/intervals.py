@@ -1,0 +1,100 @@
+"""Shares with their intervals, one a line, drawn with characters or into a picture (matplotlib)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minialign.cli.plots import PICTURES
+from minialign.errors import UserError
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A share (0 … 1) with its interval, and what else is marked on its line: letter or word."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    marks: dict[str, float] = field(default_factory=dict)  # by its first letter
+
+
+def in_terminal(bars: Sequence[Bar], width: int = 80) -> str:
+    """One line a bar, ├──●──┤, on an axis from 0 to 100 %."""
+    margin = max((len(bar.label) for bar in bars), default=0) + 2
+    columns = max(21, width - margin - 1)
+
+    def at(share: float) -> int:
+        return round(min(1.0, max(0.0, share)) * (columns - 1))
+
+    lines = []
+    for bar in bars:
+        row = [" "] * columns
+        row[at(0.5)] = "┊"
+        row[at(bar.low) : at(bar.high) + 1] = "─" * (at(bar.high) - at(bar.low) + 1)
+        row[at(bar.low)], row[at(bar.high)] = "├", "┤"
+        for word, value in bar.marks.items():
+            row[at(value)] = word[0].upper()
+        row[at(bar.value)] = "●"
+        lines.append(f"{bar.label:<{margin}}{''.join(row)}".rstrip())
+    axis = [" "] * (columns + 4)
+    for share in (0, 25, 50, 75, 100):
+        text = str(share) if share < 100 else "100 %"
+        start = max(0, min(at(share / 100) - len(text) // 2, columns + 4 - len(text)))
+        axis[start : start + len(text)] = text
+    lines.append(" " * margin + "".join(axis).rstrip())
+    words = dict.fromkeys(word for bar in bars for word in bar.marks)
+    legend = ", ".join(
+        ["● with its 95 % interval", *(f"{word[0].upper()} {word}" for word in words)]
+    )
+    return "\n".join([*lines, " " * margin + legend])
+
+
+def picture(bars: Sequence[Bar], title: str, path: Path) -> None:
+    """Write the same as PNG, SVG or PDF.
+
+    Raises:
+        UserError: for another ending, without matplotlib, or when the file cannot be written.
+    """
+    check_picture(path)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(
+            "a picture needs matplotlib", "pip install 'minialign[plot]'   (or leave --plot away)"
+        ) from None
+    figure = Figure(figsize=(8, 1.5 + 0.35 * len(bars)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    lines = range(len(bars))
+    errors = [
+        [100 * (bar.value - bar.low) for bar in bars],
+        [100 * (bar.high - bar.value) for bar in bars],
+    ]
+    values = [100 * bar.value for bar in bars]
+    axes.errorbar(values, lines, xerr=errors, fmt="o", capsize=3, label="with its 95 % interval")
+    for word, marker in zip(
+        dict.fromkeys(w for bar in bars for w in bar.marks), "x+^v*", strict=False
+    ):
+        points = [(100 * bar.marks[word], i) for i, bar in enumerate(bars) if word in bar.marks]
+        axes.plot(*zip(*points, strict=True), linestyle="", marker=marker, label=word)
+    axes.axvline(50, color="grey", linestyle=":")
+    axes.set_yticks(list(lines), [bar.label for bar in bars])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("%")
+    axes.set_title(title)
+    axes.legend(fontsize="small")
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as reason:
+        raise UserError(f"{path}: {reason.strerror}") from None
+
+
+def check_picture(path: Path) -> None:
+    """Raise UserError unless a picture can be written there."""
+    if path.suffix.lower() not in PICTURES:
+        raise UserError(f"{path}: not a picture's name", f"end it with {', '.join(PICTURES)}")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}", "give a file in a folder that exists")

@@ -1,0 +1,376 @@
+"""``minialign synth``: training data made by a model."""
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minialign.cli import console
+from minialign.cli.sampling import (
+    model_arguments,
+    open_from,
+    printable,
+    sampling_arguments,
+    sampling_from,
+)
+from minialign.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from minialign.engine import Engine
+    from minialign.tasks.synth import Event, Judge
+    from minialign.tasks.writer import Desk, Step, Writer
+
+EPILOG = """\
+minialign synth self-instruct seeds.txt --count 100 -o new.jsonl          # instructions, answers
+minialign synth respond prompts.txt --adapter first -o answers.jsonl      # distil a model
+minialign synth respond prompts.txt --url http://127.0.0.1:8080/v1 --model big -o answers.jsonl
+minialign synth prefer prompts.txt -o pairs.jsonl                         # pairs by a judge
+minialign synth critique prompts.txt --constitution mine.txt -o pairs.jsonl
+minialign synth texts constitution > mine.txt                             # print, edit, give back
+
+What is written is training data: rows say which model, adapter, seed and text they are from. Every
+text that a model wrote is in FILE.journal.jsonl, so --resume writes nothing twice; what was left
+out, and why, is in FILE.dropped.jsonl.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    """``synth self-instruct|respond|prefer|critique|texts``."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, text: str, file: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(
+            name, help=text, description=text[0].upper() + text[1:], allow_abbrev=False
+        )
+        sub.add_argument(
+            "file", metavar=file, help="lines of a .txt, or rows with prompts (JSONL…)"
+        )
+        sub.add_argument("-o", "--output", metavar="FILE", required=True, help="the rows (.jsonl)")
+        sub.add_argument("--resume", action="store_true", help="go on with FILE, or make it longer")
+        sub.add_argument("--json", action="store_true", help="the counts as JSON on stdout")
+        sub.add_argument("--limit", type=int, metavar="N", help=f"only the first N {file.lower()}")
+        model_arguments(sub)
+        sub.add_argument(
+            "--url", help="let --model of this OpenAI-compatible endpoint write (http://…/v1)"
+        )
+        sampling_arguments(sub)
+        sub.add_argument(
+            "--seed", type=int, default=0, metavar="N", help="the same seed, the same data (0)"
+        )
+        sub.add_argument(
+            "--batch-size", type=int, default=16, metavar="N", help="texts written at once (16)"
+        )
+        sub.add_argument(
+            "--keep-cut", action="store_true", help="keep answers cut off at --max-tokens"
+        )
+        return sub
+
+    made = action("self-instruct", "new instructions from seed tasks, and answers to them", "SEEDS")
+    made.add_argument("--count", type=int, default=100, metavar="N", help="rows to make (100)")
+    made.add_argument("--no-answers", action="store_true", help="instructions alone")
+    made.add_argument(
+        "--similarity", type=float, default=0.7, metavar="X",
+        help="leave out what has this ROUGE-L or more with a known one (0.7)",
+    )  # fmt: skip
+    made.add_argument("--min-words", type=int, default=4, metavar="N", help="of an instruction (4)")
+    made.add_argument("--max-words", type=int, default=150, metavar="N", help="the same (150)")
+    made.add_argument("--avoid", metavar="FILE", help="words to avoid, one a line")
+    made.add_argument("--template", metavar="FILE", help="how new instructions are asked for")
+
+    for name, text in (
+        ("respond", "answers to prompts, to train on (distillation)"),
+        ("prefer", "two answers to each prompt, ordered by a judge (RLAIF)"),
+        ("critique", "an answer and its revision by a principle (constitutional AI)"),
+    ):
+        sub = action(name, text, "PROMPTS")
+        sub.add_argument("--system", metavar="TEXT", help="a system prompt")
+        if name == "respond":
+            sub.add_argument("-n", type=int, default=1, metavar="N", help="answers a prompt (1)")
+        elif name == "prefer":
+            sub.add_argument(
+                "--judge", metavar="JUDGE", help="a model, a run, reward:RUN (the one that writes)"
+            )
+            sub.add_argument("--judge-url", metavar="URL", help="the endpoint that has --judge")
+            sub.add_argument("--judge-template", metavar="NAME", help="how the judge is asked")
+            sub.add_argument(
+                "--debias", action="store_true",
+                help="average the judge's two orders, instead of a tie where they differ",
+            )  # fmt: skip
+        else:
+            sub.add_argument("--constitution", metavar="FILE", help="principles, one a line")
+            sub.add_argument("--critique", metavar="FILE", help="how a critique is asked for")
+            sub.add_argument("--revision", metavar="FILE", help="how the new answer is asked for")
+
+    texts = actions.add_parser("texts", help="print the built-in texts", allow_abbrev=False)
+    texts.add_argument("name", nargs="?", metavar="NAME", help="the one to print (list them)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make data, or print a text."""
+    if arguments.action == "texts":
+        return _texts(arguments.name)
+    from minialign.synth.similarity import rapidfuzz
+    from minialign.tasks.synth import beside, kept
+    from minialign.tasks.writer import Desk, Journal
+
+    rapidfuzz()  # it is missed now, not after the first answers
+    output = Path(arguments.output).expanduser()
+    _check(arguments, output, beside(output, "journal"))
+    make, settings = MAKERS[arguments.action](arguments)
+    writer, engine = _writer(arguments)
+    settings = {
+        "command": arguments.action, **writer.identity, "seed": arguments.seed,
+        "system": getattr(arguments, "system", None), "keep_cut": arguments.keep_cut, **settings,
+    }  # fmt: skip
+    journal = Journal(beside(output, "journal"), settings)
+    desk = Desk(writer, journal, arguments.seed, arguments.batch_size)
+    start = time.monotonic()
+    try:
+        counts = _told(kept(make(desk, engine), output))
+    except KeyboardInterrupt:
+        console.say(f"\nwhat was written is kept beside {output}; --resume goes on")
+        raise
+    _report(arguments, output, counts, desk, time.monotonic() - start)
+    return 0
+
+
+def _texts(name: str | None) -> int:
+    from minialign.synth.texts import TEXTS, read_text
+
+    if name:
+        print(read_text(name).content, end="")
+        return 0
+    console.table(["text", "what it does"], [[key, text] for key, (text, _) in TEXTS.items()])
+    console.next_steps("minialign synth texts constitution > mine.txt")
+    return 0
+
+
+def _check(arguments: argparse.Namespace, output: Path, journal: Path) -> None:
+    for flag, value in (("-n", getattr(arguments, "n", 1)), ("--limit", arguments.limit),
+                        ("--count", getattr(arguments, "count", 1)),
+                        ("--batch-size", arguments.batch_size)):  # fmt: skip
+        if value is not None and value < 1:
+            raise UserError(f"{flag} {value}", "1 or more")
+    if arguments.url and not arguments.model:
+        raise UserError("--url needs the name that the endpoint has for its model", "--model NAME")
+    if arguments.url and arguments.adapter:
+        raise UserError("--adapter is for a local model", "leave --url or --adapter out")
+    if output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"cannot write {output}", "give a file in a folder that exists")
+    begun = [path for path in (output, journal) if path.exists() and path.stat().st_size]
+    if begun and not arguments.resume:
+        raise UserError(
+            f"{begun[0]} is there already", "go on with it: --resume; or choose another file"
+        )
+    if begun == [output]:
+        raise UserError(
+            f"{output} is there, but not its journal {journal}", "choose another -o FILE"
+        )
+
+
+def _asked(arguments: argparse.Namespace) -> list[Any]:
+    from minialign.tasks.generate import read_questions
+
+    asked = read_questions(arguments.file, getattr(arguments, "system", None))
+    return asked[: arguments.limit]
+
+
+def _self_instruct(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from minialign.synth.instructions import Pool, showable
+    from minialign.synth.texts import read_text
+    from minialign.tasks import synth
+
+    if not 0 < arguments.similarity <= 1:
+        raise UserError(f"--similarity {arguments.similarity}", "above 0, at most 1")
+    if not 1 <= arguments.min_words <= arguments.max_words:
+        raise UserError(
+            f"--min-words {arguments.min_words} --max-words {arguments.max_words}",
+            "1 or more, and no more than the most",
+        )
+    seeds = _asked(arguments)
+    avoid = read_text("avoid", arguments.avoid)
+    template = read_text("instructions", arguments.template)
+    known = [one.prompt[-1]["content"] for one in seeds]
+    console.say(
+        f"{len(known)} seeds; the {sum(map(showable, known))} that fit on a line are shown to the"
+        " model, all count when new ones are compared"
+    )
+    pool = Pool(known, avoid.lines, arguments.similarity,
+                arguments.min_words, arguments.max_words)  # fmt: skip
+    settings = {"similarity": arguments.similarity, "min_words": arguments.min_words,
+                "max_words": arguments.max_words, "avoid": avoid.origin,
+                "template": template.origin, "no_answers": arguments.no_answers}  # fmt: skip
+
+    def make(desk: "Desk", engine: "Engine | None") -> "Iterator[Event]":
+        return synth.self_instruct(
+            desk, seeds, pool, template, arguments.count,
+            answered=not arguments.no_answers, keep_cut=arguments.keep_cut,
+        )  # fmt: skip
+
+    return make, settings
+
+
+def _respond(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from minialign.tasks import synth
+
+    asked = _asked(arguments)
+
+    def make(desk: "Desk", engine: "Engine | None") -> "Iterator[Event]":
+        return synth.respond(desk, asked, arguments.n, keep_cut=arguments.keep_cut)
+
+    return make, {"n": arguments.n}
+
+
+def _prefer(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from minialign.tasks import synth
+
+    asked = _asked(arguments)
+    sampling = sampling_from(arguments)
+    if sampling.greedy:
+        raise UserError("two answers at temperature 0 are the same", "--temperature 0.7")
+    if (arguments.url or arguments.judge_url) and not arguments.judge:
+        raise UserError("an endpoint needs a judge", "--judge MODEL, with or without --judge-url")
+
+    def make(desk: "Desk", engine: "Engine | None") -> "Iterator[Event]":
+        judge = _judge(arguments, engine)
+        return synth.prefer(desk, asked, judge, keep_cut=arguments.keep_cut)
+
+    names = ("judge", "judge_url", "judge_template", "debias")
+    return make, {name: getattr(arguments, name) for name in names}
+
+
+def _critique(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from minialign.synth.texts import read_text
+    from minialign.tasks import synth
+
+    asked = _asked(arguments)
+    names = ("constitution", "critique", "revision")
+    texts = [read_text(name, getattr(arguments, name)) for name in names]
+
+    def make(desk: "Desk", engine: "Engine | None") -> "Iterator[Event]":
+        return synth.critique(desk, asked, *texts, keep_cut=arguments.keep_cut)
+
+    return make, {name: text.origin for name, text in zip(names, texts, strict=True)}
+
+
+MAKERS = {
+    "self-instruct": _self_instruct,
+    "respond": _respond,
+    "prefer": _prefer,
+    "critique": _critique,
+}
+
+
+def _writer(arguments: argparse.Namespace) -> "tuple[Writer, Engine | None]":
+    from minialign.tasks import writer
+
+    sampling = sampling_from(arguments)
+    if arguments.url:
+        return writer.remote(arguments.url, arguments.model, sampling), None
+    engine = open_from(arguments)
+    return writer.local(engine, sampling, arguments.adapter), engine
+
+
+def _judge(arguments: argparse.Namespace, engine: "Engine | None") -> "Judge":
+    from minialign.tasks.judge import judge_duels, open_judge
+    from minialign.tasks.synth import beside
+
+    own = arguments.judge is None and engine is not None
+    judge = open_judge(
+        arguments.judge or engine.model.name if engine else arguments.judge,
+        template=arguments.judge_template, url=arguments.judge_url,
+        debias=arguments.debias, engine=engine if own else None,
+    )  # fmt: skip
+    file = beside(Path(arguments.output).expanduser(), "verdicts")
+    return lambda duels: judge_duels(judge, duels, file=file, batch_size=arguments.batch_size)
+
+
+@dataclass
+class Counts:
+    """What came out."""
+
+    rows: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+
+def _told(events: "Iterator[Event]") -> Counts:
+    """The counts of all events; steps become a line with the time that is left."""
+    from minialign.tasks.synth import Dropped, Row
+
+    counts, line = Counts(), console.Line()
+    begun, first = time.monotonic(), 0
+    try:
+        for event in events:
+            if isinstance(event, Row):
+                counts.rows += 1
+            elif isinstance(event, Dropped):
+                counts.dropped[event.reason] = counts.dropped.get(event.reason, 0) + 1
+                counts.examples.setdefault(event.reason, event.text)
+            elif not event.fresh:
+                begun, first = time.monotonic(), event.done
+            else:
+                elapsed = time.monotonic() - begun
+                if line.live or elapsed > 2:
+                    line.update(_progress(event, counts, elapsed, first))
+    finally:
+        line.clear()
+    return counts
+
+
+def _progress(step: "Step", counts: Counts, elapsed: float, first: int) -> str:
+    text = f"{step.label} {step.done}/{step.total}, {counts.rows} rows"
+    if left_out := sum(counts.dropped.values()):
+        text += f", {left_out} left out"
+    if step.done > first:
+        left = elapsed / (step.done - first) * (step.total - step.done)
+        text += f", {console.duration(left)} left"
+    return text
+
+
+def _report(
+    arguments: argparse.Namespace, output: Path, counts: Counts, desk: "Desk", seconds: float
+) -> None:
+    from minialign.tasks.synth import beside
+
+    dropped = sorted(counts.dropped.items(), key=lambda one: -one[1])
+    if arguments.json:
+        console.emit({
+            "output": str(output), "rows": counts.rows, "left_out": dict(dropped),
+            "texts_written": desk.fresh, "tokens": desk.tokens, "seconds": round(seconds, 1),
+        })  # fmt: skip
+    elif dropped:
+        console.table(
+            ["left out", "why", "for example"],
+            [
+                [count, reason, printable(_short(counts.examples[reason]))]
+                for reason, count in dropped
+            ],
+        )
+    console.say(
+        f"{counts.rows} rows in {output}, {sum(counts.dropped.values())} left out;"
+        f" {desk.fresh} texts ({desk.tokens} tokens) written in {console.duration(seconds)}"
+    )
+    if not counts.rows:
+        raise UserError(
+            "nothing is left to train on",
+            f"{beside(output, 'dropped')} says why; against answers that are cut off:"
+            " more --max-tokens, --keep-cut, or --system 'Answer in two sentences.'",
+        )
+    trains = "sft" if arguments.action in ("self-instruct", "respond") else "dpo"
+    steps = [f"minialign data check {output}"]
+    if not getattr(arguments, "no_answers", False):
+        steps.append(f"minialign {trains} --data {output}")
+    else:
+        steps.append(f"minialign synth respond {output} -o answers.jsonl")
+    console.next_steps(*steps)
+
+
+def _short(text: str, most: int = 60) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,182 @@
+"""A model behind an OpenAI-compatible server as a judge.
+
+The verdict is read from the log-probs of the reply's tokens where the server gives them; else from
+the reply, which must be the verdict in the form that the template asks for. Prose is never guessed
+at: anything else is unparsed.
+"""
+
+import math
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from minialign.judge.http_chat import ChatServer, Refused, Reply, Stopped
+from minialign.judge.judge import Question, Reading
+from minialign.judge.templates import Template
+
+WORKERS = 4  # requests under way at once
+SHORT, LONG = 16, 512  # most tokens of a reply without and with a reason
+CREDIBLE = 0.05  # together the words' tokens must have at least this much
+
+
+class EndpointReader:
+    """Asks a server. Requests run on daemon threads, so that leaving never waits for one."""
+
+    def __init__(self, server: ChatServer, template: Template):
+        self.server = server
+        self.template = template
+        self.answered = False  # whether the server ever did
+
+    def read(
+        self, questions: Sequence[Question], explain: bool, stop: threading.Event
+    ) -> Iterator[tuple[int, Reading]]:
+        """The readings, in the order in which they come.
+
+        Raises:
+            UserError: the server failed for good; readings that came before were given out.
+        """
+        for index, reply in self._replies(questions, LONG if explain else SHORT, stop):
+            if isinstance(reply, Refused):
+                yield index, Reading(None, 0.0, reply.problem)
+            else:
+                yield index, reading(reply, self.template, explain)
+
+    def write(
+        self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
+    ) -> Iterator[tuple[int, str]]:
+        """Answers in plain words; "" where the server refused."""
+        for index, reply in self._replies(questions, max_tokens, stop):
+            yield index, "" if isinstance(reply, Refused) else reply.text.strip()
+
+    def _replies(
+        self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
+    ) -> Iterator[tuple[int, Reply | Refused]]:
+        """A reply to each question. A refusal counts for its question only, once the server has
+        answered another one; before that it means that nothing works."""
+
+        def ask(question: Question) -> Reply | Refused:
+            try:
+                reply = self.server.chat(question.messages, max_tokens, halt)
+            except Refused as refused:
+                if not self.answered:
+                    raise
+                return refused
+            self.answered = True
+            return reply
+
+        halt = _Either(stop)
+        first = questions[: 0 if self.answered else 1]
+        try:
+            for index, question in enumerate(first):
+                yield index, ask(question)
+            rest = [(index, questions[index]) for index in range(len(first), len(questions))]
+            yield from at_once(ask, rest)
+        except Stopped:
+            return
+        finally:
+            halt.set()
+
+
+class _Either(threading.Event):
+    """Set by itself or by another event."""
+
+    def __init__(self, other: threading.Event):
+        super().__init__()
+        self.other = other
+
+    def is_set(self) -> bool:
+        return super().is_set() or self.other.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        left = math.inf if timeout is None else timeout
+        while left > 0 and not self.is_set():
+            super().wait(min(left, 0.1))
+            left -= 0.1
+        return self.is_set()
+
+
+def at_once(ask: Callable[[Any], Any], asked: list[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """What ``ask`` gives for each, a few at a time, as they come. When one fails, those that were
+    under way are waited for first: what is paid for is kept."""
+    waiting: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, Any, Exception | None]] = queue.SimpleQueue()
+    failed = threading.Event()
+
+    def work() -> None:
+        while not failed.is_set():
+            try:
+                index, question = waiting.get_nowait()
+            except queue.Empty:
+                break
+            try:
+                done.put((index, ask(question), None))
+            except Exception as error:
+                failed.set()
+                done.put((index, None, error))
+        done.put((-1, None, None))
+
+    for one in asked:
+        waiting.put(one)
+    workers = min(WORKERS, len(asked))
+    for _ in range(workers):
+        threading.Thread(target=work, daemon=True).start()
+    error = None
+    try:
+        while workers:
+            index, value, failure = done.get()
+            if index < 0:
+                workers -= 1
+            elif failure is not None:
+                error = error or failure
+            else:
+                yield index, value
+    finally:
+        failed.set()
+    if error is not None:
+        raise error
+
+
+def reading(reply: Reply, template: Template, explain: bool) -> Reading:
+    """The shares of the words in a reply: from its tokens' log-probs, else all on the word that
+    the reply gives."""
+    word = parsed(reply.text, template)
+    words = [one.casefold() for one in template.words]
+    if word is None and (explain or not reply.tokens):
+        return Reading(None, 0.0, reply.text)
+    if reply.tokens:
+        said = words[word] if word is not None else None
+        tops = [top for token, top in reply.tokens if _bare(token) == said]
+        if word is None:
+            tops = [top for token, top in reply.tokens if _bare(token)][:1]
+        shares = [0.0] * len(words)
+        for token, logprob in (tops[-1] if tops else {}).items():
+            if _bare(token) in words:
+                shares[words.index(_bare(token))] += math.exp(min(logprob, 0.0))
+        mass = math.fsum(shares)
+        if mass >= CREDIBLE:
+            return Reading([share / mass for share in shares], mass, reply.text if explain else "")
+    if word is None:
+        return Reading(None, 0.0, reply.text)
+    text = reply.text if explain else ""
+    return Reading([float(index == word) for index in range(len(words))], 1.0, text)
+
+
+def _bare(token: str) -> str:
+    return token.strip(" \t\n*_\"'`.:()[]").casefold()
+
+
+def parsed(text: str, template: Template) -> int | None:
+    """Which word a reply gives as its verdict: as all of it, or behind the template's beginning of
+    an answer ("Verdict: A"), the last one of several; None when it gives none."""
+    words = [one.casefold() for one in template.words]
+    if _bare(text) in words:
+        return words.index(_bare(text))
+    marker = template.answer.rstrip(": ").casefold()
+    if not marker:
+        return None
+    choices = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    pattern = rf"{re.escape(marker)}[\s:*_\"'(\[]*({choices})(?![\w-]|\.\d)"
+    found = re.findall(pattern, text.casefold())
+    return words.index(found[-1]) if found else None

@@ -1,0 +1,140 @@
+"""What a judge is, and what becomes of what it said: both orders, then one choice."""
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from minialign.judge.templates import Template
+from minialign.records import Message
+
+FLOOR = 1e-6  # below it a probability is not told apart from nothing
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question to a judge, in the words of its template."""
+
+    messages: list[Message]
+    group: int = 0  # questions of one group share their beginning: both orders of a pair
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read of one answer: the shares of the template's words, which sum to 1, and what
+    they had together before; None when there was no verdict to read."""
+
+    shares: list[float] | None
+    mass: float = 1.0
+    text: str = ""  # the reason; or the reply, where no verdict could be read
+
+
+class Reader(Protocol):
+    """Whoever answers the questions: a loaded model, a server, a reward head."""
+
+    def read(
+        self, questions: Sequence[Question], explain: bool, stop: threading.Event
+    ) -> Iterator[tuple[int, Reading]]:
+        """(which question, its reading), in any order, as they come; fewer when ``stop`` is set."""
+        ...
+
+    def write(
+        self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
+    ) -> Iterator[tuple[int, str]]:
+        """(which question, the text of the answer) in any order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Somebody to ask, and how."""
+
+    name: str  # as it stands in verdicts
+    identity: str  # the same identity answers the same: hashes of model, adapter, templates
+    reader: Reader
+    template: Template | None  # None: the reader gives numbers, a reward head
+    explain: bool = False
+    debias: bool = False
+    criteria: str | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether each answer is valued alone, and the values are compared."""
+        return self.template is None or self.template.mode == "single"
+
+    @property
+    def scale(self) -> list[float]:
+        """What the shares of a reading stand for when answers are valued alone."""
+        return [1.0] if self.template is None else self.template.scale
+
+
+def paired(first: Reading, second: Reading) -> list[dict[str, Any]]:
+    """The two entries of ``Verdict.orders``, from the readings with ``a`` and with ``b`` first.
+
+    Shares are of (first, second) or (first, second, tie); here they are of the answers.
+    """
+    found: list[dict[str, Any]] = []
+    for reading, names in ((first, ("a", "b", "tie")), (second, ("b", "a", "tie"))):
+        if reading.shares is None:
+            found.append({"unparsed": reading.text})
+            continue
+        said = dict(zip(names, [*reading.shares, 0.0], strict=False))
+        order = {name: round(said[name], DIGITS) for name in ("a", "b", "tie")}
+        found.append(order | {"mass": round(reading.mass, DIGITS)})
+    return found
+
+
+def valued(a: Reading, b: Reading, scale: Sequence[float]) -> list[dict[str, Any]]:
+    """The same from readings of each answer alone: their values, and the Bradley-Terry probability
+    σ(value of a − value of b). There is no order here, so both entries are the same."""
+    if a.shares is None or b.shares is None:
+        return [{"unparsed": a.text if a.shares is None else b.text}] * 2
+    values = [round(value_of(one, scale), DIGITS) for one in (a, b)]
+    difference = values[0] - values[1]
+    order = {
+        "a": round(_sigmoid(difference), DIGITS), "b": round(_sigmoid(-difference), DIGITS),
+        "tie": 0.0,
+        "value_a": values[0], "value_b": values[1],
+        "mass": round(min(a.mass, b.mass), DIGITS),
+    }  # fmt: skip
+    return [order, order]
+
+
+def value_of(reading: Reading, scale: Sequence[float]) -> float:
+    """The expected value under the shares (G-Eval, Liu et al. 2023, arXiv:2303.16634, eq. 1)."""
+    assert reading.shares is not None
+    return math.fsum(share * step for share, step in zip(reading.shares, scale, strict=True))
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def decide(orders: Sequence[dict[str, Any]], debias: bool = False) -> str:
+    """ "a", "b", "tie" or "unparsed".
+
+    A preference counts only when both orders have it, else it is a tie (Zheng et al. 2023,
+    arXiv:2306.05685, section 3.4). With ``debias`` the two orders' log-odds are averaged instead,
+    which cancels what the judge gives to a place. An order that could not be read makes the whole
+    verdict unparsed: it is never a win.
+    """
+    if any("unparsed" in order for order in orders):
+        return "unparsed"
+    if not debias:
+        choices = {_most(order["a"], order["b"], order["tie"]) for order in orders}
+        return choices.pop() if len(choices) == 1 else "tie"
+    means = [
+        round(math.fsum(math.log(max(order[name], FLOOR)) for order in orders), DIGITS)
+        for name in ("a", "b", "tie")
+    ]
+    return _most(*means)
+
+
+def _most(a: float, b: float, tie: float) -> str:
+    if a > b and a > tie:
+        return "a"
+    if b > a and b > tie:
+        return "b"
+    return "tie"

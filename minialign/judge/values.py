@@ -1,0 +1,51 @@
+"""Anything that gives an answer a number, a reward head for one, as a judge."""
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from minialign.errors import UserError
+from minialign.judge.judge import Question, Reading
+from minialign.records import Prompt
+
+# (prompt, answers) -> a number for each
+Values = Callable[[Prompt, Sequence[str]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class ValueReader:
+    """Values each answer alone. The questions' last message is the answer."""
+
+    values: Values
+
+    def read(
+        self, questions: Sequence[Question], explain: bool, stop: threading.Event
+    ) -> Iterator[tuple[int, Reading]]:
+        """Readings whose one share is the value; answers to one prompt are valued together."""
+        for _, same in groupby(enumerate(questions), key=lambda one: one[1].messages[:-1]):
+            if stop.is_set():
+                return
+            asked = list(same)
+            prompt = asked[0][1].messages[:-1]
+            try:
+                found = self.values(prompt, [one.messages[-1]["content"] for _, one in asked])
+                yield from zip((index for index, _ in asked), map(_reading, found), strict=True)
+            except UserError:  # one does not fit
+                for index, one in asked:
+                    try:
+                        (value,) = self.values(prompt, [one.messages[-1]["content"]])
+                        yield index, _reading(value)
+                    except UserError as reason:
+                        yield index, Reading(None, 0.0, reason.problem)
+
+    def write(
+        self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
+    ) -> Iterator[tuple[int, str]]:
+        """It writes nothing."""
+        raise UserError("a reward head writes nothing", "use a model as the judge")
+
+
+def _reading(value: float) -> Reading:
+    return Reading([value]) if math.isfinite(value) else Reading(None, 0.0, f"the value {value}")

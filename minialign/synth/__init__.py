@@ -1,0 +1,1 @@
+"""Data made by models, the pure parts: prompts, the parsing of what came back, filters."""

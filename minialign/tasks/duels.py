@@ -1,0 +1,125 @@
+"""Pairs of answers to be judged, from files: pairs, duels, or one file of answers against another.
+
+The order is the file's: of a preference pair ``a`` is the chosen answer, so the win rate of ``a``
+is how often a judge agrees with the data. A judge sees both orders anyway.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from minialign import formats
+from minialign.errors import UserError
+from minialign.formats.kinds import digest
+from minialign.formats.reading import Item
+from minialign.records import Demonstration, Pair, Prompt, as_prompt
+from minialign.tasks.data import find
+from minialign.tasks.judge import Duel
+
+EXAMPLE = 'a row is {"prompt": "…", "a": "…", "b": "…"}, or a preference pair'
+
+
+def read_duels(files: Sequence[str], limit: int | None = None) -> list[Duel]:
+    """The duels of a file of pairs; with two files, the answers of one against the other's.
+
+    Raises:
+        UserError: a file is missing, holds none, or has a bad row, with its line; two files have
+            no prompts in common.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit}", "1 or more")
+    if len(files) > 2:
+        raise UserError(f"{len(files)} files", "one file of pairs, or two files of answers")
+    paths = [path for spec in files for path in find(spec)[:1]]
+    found = _pairs(paths[0]) if len(paths) == 1 else _matched(*paths)
+    return found[:limit]
+
+
+def _pairs(path: Path) -> list[Duel]:
+    duels: list[Duel] = []
+    problem = ""
+    for item in formats.stream(path):
+        if (duel := _own(item)) is not None:
+            duels.append(duel)
+        elif item.problem is not None:
+            raise UserError(str(item.problem), EXAMPLE)
+        else:
+            reference = _reference(item.row)
+            pairs, _ = formats.as_kind(item.records, Pair)
+            duels += [
+                Duel(pair.prompt, pair.chosen, pair.rejected, reference, pair.source)
+                for pair in pairs
+            ]
+            problem = problem or ("" if pairs else item.source)
+    if not duels:
+        raise UserError(f"{problem or path}: no pair of answers", EXAMPLE)
+    return duels
+
+
+def _own(item: Item) -> Duel | None:
+    """The duel of a row with the keys prompt, a and b, whatever else it has."""
+    row = item.row
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("a", "b")):
+        return None
+    try:
+        prompt = as_prompt(row["prompt"])
+        turns = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in prompt]
+    except (KeyError, TypeError):
+        return None
+    if not turns or not turns[-1]["content"].strip():
+        return None
+    origins = [row.get(key) for key in ("a_from", "b_from")]
+    a_from, b_from = [origin if isinstance(origin, dict) else {} for origin in origins]
+    return Duel(turns, row["a"], row["b"], _reference(row), item.source, a_from, b_from)
+
+
+def _reference(row: Any) -> str | None:
+    found = row.get("reference") if isinstance(row, dict) else None
+    return found if isinstance(found, str) and found.strip() else None
+
+
+def _matched(one: Path, other: Path) -> list[Duel]:
+    """Each answer of the first file against the answer of the second to the same prompt; the n-th
+    to a prompt against the n-th."""
+    theirs = _answers(other)
+    duels: list[Duel] = []
+    missing: list[str] = []
+    for key, (prompt, text, reference, source, origin) in _answers(one).items():
+        if key not in theirs:
+            missing.append(source)
+            continue
+        _, against, other_reference, _, other_origin = theirs[key]
+        duels.append(
+            Duel(prompt, text, against, reference or other_reference, source, origin, other_origin)
+        )
+    if not duels or missing:
+        raise UserError(
+            f"{missing[0]}: {other} has no answer to this prompt ({len(missing)} such rows)",
+            "both files must answer the same prompts, as two runs of minialign generate do",
+        )
+    return duels
+
+
+Answer = tuple[Prompt, str, str | None, str, dict[str, Any]]
+
+
+def _answers(path: Path) -> dict[tuple[bytes, int], Answer]:
+    """(prompt, how many answers to it came before): what the file answers."""
+    found: dict[tuple[bytes, int], Answer] = {}
+    for item in formats.stream(path):
+        if item.problem is not None:
+            raise UserError(str(item.problem), 'a row is {"prompt": "…", "response": "…"}')
+        answers, _ = formats.as_kind(item.records, Demonstration)
+        origin = {"file": str(path)}
+        for name in ("model", "adapter"):
+            if isinstance(item.row, dict) and isinstance(item.row.get(name), str):
+                origin[name] = item.row[name]
+        for answer in answers:
+            *prompt, last = answer.messages
+            asked, count = digest(prompt), 0
+            while (asked, count) in found:
+                count += 1
+            found[asked, count] = prompt, last["content"], _reference(item.row), item.source, origin
+    if not found:
+        raise UserError(f"{path} holds no answers", 'a row is {"prompt": "…", "response": "…"}')
+    return found

@@ -1,0 +1,200 @@
+"""Systems against each other on the same prompts: their answers, the verdicts, the win rates.
+
+A system is a model, an adapter (a run), or a file of answers. Missing answers are written with the
+engine and kept in a folder, from which a stopped evaluation goes on.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+from minialign import formats
+from minialign.engine import Engine, Sampling
+from minialign.errors import UserError
+from minialign.formats.kinds import as_kind
+from minialign.judge import decide
+from minialign.models.adapter import resolve_adapter
+from minialign.models.names import catalog
+from minialign.records import Demonstration, Prompted, Verdict
+from minialign.select.scorer import Scorer
+from minialign.tasks import generate
+from minialign.tasks.generate import Fetching, Question, open_engine, read_questions
+from minialign.tasks.judge import Duel
+from minialign.tasks.label import digest
+
+ANSWER_FILES = (".jsonl", ".json", ".gz", ".csv", ".tsv", ".parquet")
+
+
+@dataclass
+class System:
+    """Somebody who answers. ``answers`` by the digest of the prompt; a file has them already."""
+
+    name: str
+    spec: str
+    file: Path | None = None  # of answers
+    adapter: str | None = None
+    answers: dict[str, str] = field(default_factory=dict)
+    prompts: list[Question] = field(default_factory=list)  # of a file
+
+    def engine(self, progress: Fetching | None = None) -> Engine:
+        """The model, loaded."""
+        return open_engine(None if self.adapter else self.spec, self.adapter, progress)
+
+
+def read_system(spec: str) -> System:
+    """What a text names: a file of answers, a run or adapter, else a model.
+
+    Raises:
+        UserError: for a file without answers.
+    """
+    path = Path(spec).expanduser()
+    if path.is_file() and path.name.endswith(ANSWER_FILES):
+        return _answered(path)
+    if path.name.endswith(ANSWER_FILES) and not path.exists():
+        raise UserError(f"{spec}: no such file", "a file of answers, a model, or a run")
+    if spec not in catalog():
+        try:
+            resolve_adapter(spec)
+        except UserError:
+            pass
+        else:
+            return System(spec, spec, adapter=spec)
+    return System(spec, spec)
+
+
+def _answered(path: Path) -> System:
+    system = System(path.name.partition(".")[0], str(path), file=path)
+    for item in formats.stream(path):
+        if item.problem is not None:
+            raise UserError(
+                f"{item.problem.source}: found {item.problem.found}", "a row: prompt, response"
+            )
+        for one in as_kind(item.records, Demonstration)[0]:
+            prompt = one.messages[:-1]
+            if not prompt:
+                continue
+            row = item.row if isinstance(item.row, dict) else {}
+            extra = {**(row.get("extra") or {}), **row}
+            kept = {"category": extra["category"]} if "category" in extra else {}
+            key = digest(prompt)
+            if key not in system.answers:  # of several samples the first
+                system.answers[key] = one.messages[-1]["content"]
+                system.prompts.append(Question(prompt, one.source, kept))
+    if not system.answers:
+        raise UserError(f"{path} has no answers", 'a row: {"prompt": "…", "response": "…"}')
+    return system
+
+
+def named_apart(systems: Sequence[System]) -> None:
+    """Give systems of the same name different ones.
+
+    Raises:
+        UserError: when two are the very same.
+    """
+    specs = [system.spec for system in systems]
+    for system in systems:
+        if specs.count(system.spec) > 1:
+            raise UserError(f"{system.spec} against itself", "give two different systems")
+    names = [system.name for system in systems]
+    for system in systems:
+        if names.count(system.name) > 1:
+            system.name = system.spec
+
+
+def read_asked(path: str | None, systems: Sequence[System]) -> list[Question]:
+    """The prompts: of the file, else those that every answer file answers.
+
+    Raises:
+        UserError: when there are none.
+    """
+    files = [system for system in systems if system.file is not None]
+    if path is not None:
+        asked = read_questions(path)
+    elif files:
+        asked = files[0].prompts
+    else:
+        raise UserError("which prompts?", "--prompts FILE (the lines of a .txt, or JSONL)")
+    every = [one for one in asked if all(digest(one.prompt) in system.answers for system in files)]
+    if not every:
+        names = ", ".join(system.name for system in files)
+        raise UserError(
+            f"{names}: no prompt is answered by all of them",
+            "answers belong together by their prompt, to the letter",
+        )
+    return list({digest(one.prompt): one for one in every}.values())
+
+
+def answer_file(folder: Path, system: System) -> Path:
+    """Where the written answers of a system are kept."""
+    word = re.sub(r"[^\w.-]+", "-", system.name).strip("-")
+    return folder / f"answers-{word}-{digest(system.spec)[:6]}.jsonl"
+
+
+def write_answers(
+    system: System,
+    asked: Sequence[Question],
+    file: Path,
+    sampling: Sampling,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Fetching | None = None,
+) -> Iterator[int]:
+    """Answer what is not in the file yet; gives how many there are each time one more is there.
+
+    Raises:
+        UserError: when the file holds answers to other prompts, or with another seed or sampling.
+    """
+    settings = repr(sampling)
+    note = file.with_suffix(".settings.json")
+    if file.exists() and note.exists() and json.loads(note.read_text("utf-8")) != settings:
+        raise UserError(
+            f"{file}: answers with other sampling settings", "give them again, or another --out"
+        )
+    note.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    engine = system.engine(progress)
+    waiting = generate.planned(engine, asked, 1, seed)
+    left = generate.resume(file, asked, waiting)
+    done = len(waiting) - len(left)
+    yield done
+    origin = {"adapter" if system.adapter else "model": system.spec}
+    with open(file, "a", encoding="utf-8") as out:
+        for _, row in generate.answers(engine, asked, left, sampling, batch_size, origin):
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            out.flush()
+            done += 1
+            yield done
+    for line in file.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        system.answers[digest(row["prompt"])] = row["response"]
+
+
+def duels(systems: Sequence[System], asked: Sequence[Question]) -> list[Duel]:
+    """Every two systems' answers to every prompt."""
+    found = []
+    for first, second in combinations(systems, 2):
+        for one in asked:
+            key = digest(one.prompt)
+            found.append(
+                Duel(
+                    list(one.prompt), first.answers[key], second.answers[key],  # type: ignore[arg-type]
+                    one.extra.get("reference"), one.source,
+                    {"model": first.name}, {"model": second.name}, one.extra,
+                )
+            )  # fmt: skip
+    return found
+
+
+def scored(scorer: Scorer, asked: Sequence[Duel]) -> Iterator[Verdict]:
+    """Verdicts by a scorer's numbers, the same in both orders."""
+    for duel in asked:
+        prompt = Prompted(duel.prompt, duel.source, duel.extra)
+        a, b = scorer.score(prompt, [duel.a, duel.b])
+        order = {"a": float(a > b), "b": float(b > a), "tie": float(a == b)}
+        yield Verdict(
+            digest([scorer.name, duel.prompt, duel.a, duel.b]), duel.prompt, duel.a, duel.b,
+            decide([order]), [order, order], scorer.name, "",
+            a_from=duel.a_from, b_from=duel.b_from, source=duel.source,
+        )  # fmt: skip

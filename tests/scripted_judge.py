@@ -1,0 +1,80 @@
+"""A judge that says what a test wants, in place of the one behind ``minialign judge``."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from minialign.records import Verdict, to_json
+from minialign.tasks import judge
+from minialign.tasks.judgings import key_of, read_verdicts
+
+
+class ScriptedJudge:
+    """Prefers the longer answer; leans to the first shown when they are of nearly equal length.
+
+    ``go`` lets it judge, ``delay`` is a verdict's time, ``fails`` is raised when it is opened.
+    """
+
+    def __init__(self, delay: float = 0.0):
+        self.delay = delay
+        self.go = threading.Event()
+        self.go.set()
+        self.fails: Exception | None = None
+        self.asked: list[dict[str, Any]] = []
+        self.judged = 0
+
+    def install(self, monkeypatch: Any) -> "ScriptedJudge":
+        """Be the judge of the app."""
+        monkeypatch.setattr(judge, "open_judge", self.open)
+        monkeypatch.setattr(judge, "judge_duels", self.judge_all)
+        return self
+
+    def open(self, spec: str, **options: Any) -> tuple[str, dict[str, Any]]:
+        """As ``tasks.judge.open_judge``."""
+        if self.fails is not None:
+            raise self.fails
+        self.asked.append({"spec": spec, **options})
+        return spec, options
+
+    def judge_all(
+        self, opened: Any, duels: Sequence[judge.Duel], *, file: Path | None = None,
+        batch_size: int = 16, stop: threading.Event | None = None,
+    ) -> Iterator[Verdict]:  # fmt: skip
+        """As ``tasks.judge.judge_duels``."""
+        spec, options = opened
+        assert file is not None
+        known = read_verdicts(file)[0]
+        for duel in duels:
+            if (verdict := known.get(key_of(duel))) is not None:
+                yield verdict
+                continue
+            while not self.go.wait(0.01) and not (stop and stop.is_set()):
+                pass
+            if stop is not None and stop.is_set():
+                return
+            time.sleep(self.delay)
+            verdict = self.verdict(duel, spec, options.get("template") or "pairwise")
+            self.judged += 1
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file, "a", encoding="utf-8") as out:
+                out.write(json.dumps(to_json(verdict)) + "\n")
+            yield verdict
+
+    def verdict(
+        self, duel: judge.Duel, spec: str, template: str, taste: float = 0.0
+    ) -> Verdict:  # fmt: skip
+        """What it says of a pair; ``taste`` is added to what speaks for ``a``."""
+        lean = (len(duel.a) - len(duel.b)) / (len(duel.a) + len(duel.b)) + taste
+        first, second = (min(0.95, max(0.05, 0.5 + lean + push)) for push in (0.08, -0.08))
+        orders: list[dict[str, Any]] = [
+            {"a": round(p, 3), "b": round(1 - p, 3), "tie": 0.0} for p in (first, second)
+        ]
+        same = (first > 0.5) == (second > 0.5)
+        choice = ("a" if first > 0.5 else "b") if same else "tie"
+        if "nonsense" in duel.a:
+            orders, choice = [{"unparsed": "I like both."}] * 2, "unparsed"
+        return Verdict(key_of(duel), duel.prompt, duel.a, duel.b, choice, orders, spec, template,
+                       a_from=duel.a_from, b_from=duel.b_from, source=duel.source)  # fmt: skip

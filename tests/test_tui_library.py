@@ -1,0 +1,259 @@
+"""Data and models: what is listed, what a file holds and what is wrong with it, fetching."""
+
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from scripted import SIZES, Models, drive, make_app, screen_text, until
+from textual.widgets import OptionList
+
+from minialign.errors import UserError
+from minialign.lane import Which
+from minialign.models import fetch
+from minialign.runs import Run
+from minialign.tasks import datafiles
+from tui.dialogs import Ask, ErrorDialog, Sure
+from tui.form import RunForm
+
+ROWS = [
+    {"prompt": "Name a colour.", "chosen": "Blue, or green.", "rejected": "No."},
+    {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Blue."},
+    {"prompt": "Name a tree.", "chosen": 7, "rejected": "No."},
+    {"prompt": "Name a fish."},
+]
+
+
+@pytest.fixture
+def file(tmp_path: Path, home: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+async def opened(pilot):
+    """The screen, with its list."""
+    await pilot.press("f6")
+    await until(pilot, lambda: getattr(pilot.app.screen, "entries", None))
+    await pilot.pause()
+    return pilot.app.screen
+
+
+def go_to(screen, wanted: str) -> None:
+    """Highlight the entry whose id ends so."""
+    listed = screen.query_one(OptionList)
+    listed.highlighted = next(
+        at for at in range(listed.option_count)
+        if (listed.get_option_at_index(at).id or "").endswith(wanted)
+    )  # fmt: skip
+
+
+def flat(app) -> str:
+    return " ".join(word for word in screen_text(app).split() if word not in "│─▂▃▄▅▆▇█")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_a_file_holds_and_what_is_wrong_with_it(file, size):
+    app = make_app(Models())
+
+    async def script(pilot):
+        screen = await opened(pilot)
+        assert "Models to get" in screen_text(app)
+        go_to(screen, "gemma-3-1b")
+        await until(pilot, lambda: "not here: p fetches it" in screen_text(app))
+        for key in ("t", "l", "v", "x", "delete", "c"):
+            await pilot.press(key)  # nothing of a model that is not here
+        assert app.screen is screen
+        await pilot.press("a")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press(*str(file), "enter")
+        await until(pilot, lambda: app.screen is screen and screen.current.name == str(file))
+        await until(pilot, lambda: screen.facts_of(screen.current))
+        await pilot.pause()
+        text = flat(app)
+        assert "4 rows, 1 bad" in text
+        assert "2 pairs, 1 prompts" in text
+        assert "1 × chosen and rejected are the same text: line 2" in text
+        if size[1] > 40:
+            assert "line 3: found" in text
+            assert "fix:" in text
+            assert "Name a colour." in text
+            assert "+ Blue, or green." in text
+        else:
+            await pilot.press("shift+down", "shift+down")
+            await until(pilot, lambda: "line 3: found" in flat(app))
+            await pilot.press("shift+up")
+        with open(file, "a") as out:
+            out.write('{"prompt": "cut off')
+        await pilot.press("v")
+        await until(pilot, lambda: "5 rows, 2 bad" in flat(app))
+        await pilot.press("t")
+        await until(pilot, lambda: isinstance(app.screen, RunForm) and app.screen.query("#f-data"))
+        assert app.screen.query_one("#f-data").value == str(file)
+        assert app.screen.method == "dpo"
+        await pilot.press("escape", "f6")
+        await until(pilot, lambda: app.screen is screen)
+        await pilot.press("delete")
+        await until(pilot, lambda: not any(e.kind == "data" for e in screen.entries))
+        assert file.exists()
+        assert "a adds a file" in screen_text(app) or size[1] < 40
+
+    drive(app, script, size)
+
+
+def test_label_from_a_file(home, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "one?"}\n{"prompt": "two?"}\n')
+    datafiles.remember(path)
+    app = make_app(Models())
+
+    async def script(pilot):
+        screen = await opened(pilot)
+        go_to(screen, str(path))
+        await until(pilot, lambda: screen.facts_of(screen.current))
+        await pilot.press("t")  # prompts alone train nothing
+        assert app.screen is screen
+        await pilot.press("l")
+        await until(pilot, lambda: getattr(app.screen, "drawn", None))
+        assert app.screen.drawn.prompt[0]["content"] == "one?"
+        assert app.preferences.label_source == str(path)
+
+    drive(app, script)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pull_shows_how_far_it_is_stops_and_goes_on(home, monkeypatch, size):
+    go, asked = threading.Event(), []
+
+    def ensure(name, progress):
+        asked.append(name)
+        for done in range(0, 100_000_001, 20_000_000):
+            progress("fetching model.gguf", done, 100_000_000)
+            while done == 40_000_000 and not go.wait(0.01):
+                progress("fetching model.gguf", done, 100_000_000)
+        return home
+
+    monkeypatch.setattr(fetch, "ensure", ensure)
+    app = make_app(Models())
+
+    async def script(pilot):
+        screen = await opened(pilot)
+        go_to(screen, "qwen3-0.6b")
+        await pilot.press("p")
+        await until(pilot, lambda: "40%" in screen_text(app))
+        assert "fetching model.gguf" in screen_text(app)
+        assert screen.check_action("pull", ()) is False
+        await pilot.press("f2", *"hi", "enter")  # the chat's lane is free
+        await until(pilot, lambda: "word5" in screen_text(app))
+        await pilot.press("f6", "x")
+        await until(pilot, lambda: screen.job is None)
+        await until(pilot, lambda: "fetching model.gguf" not in screen_text(app))
+        go.set()
+        await pilot.press("p")
+        await until(pilot, lambda: len(asked) == 2 and screen.job is None)
+        await pilot.press("g")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press(*"org/repo", "enter")
+        await until(pilot, lambda: len(asked) == 3 and screen.job is None)
+
+    drive(app, script, size)
+    assert asked == ["qwen3-0.6b", "qwen3-0.6b", "org/repo"]
+
+
+def test_import_choose_and_remove_a_model(home, tiny_model, tmp_path):
+    folder = tmp_path / "my-llama"
+    shutil.copytree(tiny_model, folder)
+    app = make_app(Models())
+
+    async def script(pilot):
+        screen = await opened(pilot)
+        await pilot.press("i")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press(*"nowhere.gguf", "enter")
+        await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
+        await pilot.press("c", "enter", "i")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press(*str(folder), "enter")
+        await until(pilot, lambda: isinstance(app.screen, Ask)
+                    and app.screen.heading.startswith("What"))  # fmt: skip
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.current and screen.current.name == "my-llama", 60)
+        await until(pilot, lambda: "on this disk" in screen_text(app))
+        await pilot.press("c")
+        await until(pilot, lambda: app.screen is not screen)
+        assert app.which == Which("my-llama")
+        await pilot.press("f6", "delete")
+        await until(pilot, lambda: isinstance(app.screen, Sure))
+        await pilot.press("n")
+        assert fetch.find("my-llama")
+        await pilot.press("delete")
+        await until(pilot, lambda: isinstance(app.screen, Sure))
+        await pilot.press("y")
+        await until(pilot, lambda: not any(e.kind == "here" for e in screen.entries))
+
+    drive(app, script)
+    assert (folder / "model.safetensors").exists()  # it was only referenced
+
+
+def test_a_pull_that_fails_is_told(home, monkeypatch):
+    def ensure(name, progress):
+        raise UserError("the hub cannot be reached", "try again later")
+
+    monkeypatch.setattr(fetch, "ensure", ensure)
+    app = make_app(Models())
+
+    async def script(pilot):
+        screen = await opened(pilot)
+        go_to(screen, "gemma-3-1b")
+        await pilot.press("p")
+        await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
+        await until(pilot, lambda: "try again later" in screen_text(app))
+        await pilot.press("enter")
+        assert app.screen is screen
+        assert screen.job is None
+
+    drive(app, script)
+
+
+def test_the_list_of_data_files(home, tmp_path):
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    for path in (one, two):
+        path.write_text('{"prompt": "p"}\n')
+    with pytest.raises(UserError, match="no such file"):
+        datafiles.remember(tmp_path / "three.jsonl")
+    datafiles.remember(one)
+    datafiles.remember(two)
+    Run.create("sft", {"data": [str(one), str(tmp_path / "gone.jsonl")], "eval_data": []})
+    (home / "labels.jsonl").write_text("")
+    assert datafiles.known() == [
+        (two, "added"), (one, "added"), (home / "labels.jsonl", "your votes"),
+    ]  # fmt: skip
+    datafiles.forget(one)
+    assert (one, "of sft-1") in datafiles.known()
+    (home / "datafiles.json").write_text("[")
+    assert two not in dict(datafiles.known())
+
+
+def test_a_big_file_is_read_beside_the_app(home, tmp_path):
+    path = tmp_path / "big.jsonl"
+    path.write_text(
+        "".join(json.dumps({**ROWS[0], "prompt": f"p{n}"}) + "\n" for n in range(20000))
+    )
+    datafiles.remember(path)
+    app = make_app(Models())
+
+    async def script(pilot):
+        screen = await opened(pilot)
+        go_to(screen, str(path))
+        longest = 0.0
+        while not screen.facts_of(screen.current):
+            began = time.perf_counter()
+            await pilot.press("down")
+            go_to(screen, str(path))
+            longest = max(longest, time.perf_counter() - began)
+        assert longest < 0.5
+        await until(pilot, lambda: "20,000 rows" in screen_text(app))
+
+    drive(app, script)
