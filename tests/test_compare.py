@@ -144,6 +144,7 @@ def compared(tmp_path_factory, tiny_model):
             "kills": kills, "results": json.loads((out / "results.json").read_text())}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_and_asks_nothing_twice(compared):
     out = compared["out"]
     after = state(out)
@@ -167,6 +168,7 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_all_used_the_same_budget_within_a_step(compared):
     found = {row["method"]: row for row in compared["results"]["methods"]}
     out = compared["out"]
@@ -187,6 +189,7 @@ def test_all_used_the_same_budget_within_a_step(compared):
     assert found["SFT policy"]["verdict"] == ""
 
 
+@pytest.mark.slow
 def test_the_report_has_every_method_and_number(compared):
     out, results = compared["out"], compared["results"]
     methods = [row["method"] for row in results["methods"]]
@@ -217,6 +220,7 @@ def test_the_report_has_every_method_and_number(compared):
     assert "minialign chat --adapter" in compared["err"]
 
 
+@pytest.mark.slow
 def test_the_gold_and_proxy_of_the_table_are_those_of_the_answers(compared):
     out, results = compared["out"], compared["results"]
     gold, words = [], []
@@ -228,6 +232,7 @@ def test_the_gold_and_proxy_of_the_table_are_those_of_the_answers(compared):
     assert results["methods"][1]["proxy"] == pytest.approx(np.mean(words))
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn(compared):
     pytest.importorskip("matplotlib")
     for name in ("methods", "frontier", "over-optimization"):
@@ -235,6 +240,7 @@ def test_pictures_are_drawn(compared):
         assert "<svg" in (compared["out"] / f"{name}.svg").read_text()
 
 
+@pytest.mark.slow
 def test_again_it_runs_nothing_and_says_the_same(compared):
     before = state(compared["out"])
     arguments = ["compare", compared["config"], "--out", compared["out"], "--json"]
@@ -246,6 +252,7 @@ def test_again_it_runs_nothing_and_says_the_same(compared):
     assert json.loads(stdout)["methods"] == compared["results"]["methods"]
 
 
+@pytest.mark.slow
 def test_a_changed_setting_makes_that_part_anew_and_no_other(compared):
     config, out = compared["config"], compared["out"]
     other = config.with_name("other.toml")
@@ -263,6 +270,7 @@ def test_a_changed_setting_makes_that_part_anew_and_no_other(compared):
     assert missing == {n for n in changed.parts if n.endswith("answers") or "best-of-n" in n}
 
 
+@pytest.mark.slow
 def test_a_command_run_by_hand_gives_the_same(compared, tmp_path):
     lines = (compared["out"] / "commands.sh").read_text().splitlines()
     (line,) = [one for one in lines if one.startswith("minialign dpo") and "--seed=1" in one]
@@ -274,6 +282,7 @@ def test_a_command_run_by_hand_gives_the_same(compared, tmp_path):
     assert (tmp_path / "mine" / weights).read_bytes() == Path(old, weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_and_the_same_command_goes_on(tiny_model, tmp_path):
     config = make(tmp_path, tiny_model, CONFIG.replace("2500", "90000").replace("[0, 1]", "[0]"))
     home, out = tmp_path / "home", tmp_path / "out"
@@ -291,6 +300,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tiny_model, tmp_path):
     assert shlex.split(told) == ["compare", str(config), "--out", str(out), "--only", "dpo"]
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_is_told_and_the_others_go_on(home, tiny_model, tmp_path, capsys):
     config = CONFIG.replace("[0, 1]", "[0]").replace('"rrhf", "best-of-n"', '"simpo"')
     config = config.replace("tokens = 2500", "tokens = 600")
@@ -395,6 +405,7 @@ def test_variants_and_rows_of_a_method(home, tiny_model, tmp_path):
         read(make(tmp_path, tiny_model, bad))
 
 
+@pytest.mark.slow
 def test_sampling_that_leaves_no_budget_is_said(home, tiny_model, tmp_path):
     config = CONFIG.replace("[0, 1]", "[0]").replace('"dpo", "rrhf", "best-of-n"', '"rrhf"')
     path = make(tmp_path, tiny_model, config.replace("tokens = 2500", "tokens = 50"))

@@ -290,6 +290,7 @@ def test_every_flag_changes_the_loss_as_its_formula_says(
 
 def test_every_flag_is_tested():
     named = {(name, flag) for name, change in FLAGS for flag in change} | {("slic", "sft_data")}
+    named |= {("conditional", "quantiles"), ("conditional", "level")}  # test_conditional_levels
     assert named == {
         (name, field.name) for name in NEW for field in dataclasses.fields(METHODS[name].config)
     }

@@ -3,7 +3,6 @@
 import json
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -247,13 +246,12 @@ def test_a_big_file_is_read_beside_the_app(home, tmp_path):
     async def script(pilot):
         screen = await opened(pilot)
         go_to(screen, str(path))
-        longest = 0.0
+        keys = 0
         while not screen.facts_of(screen.current):
-            began = time.perf_counter()
-            await pilot.press("down")
+            await pilot.press("down")  # is acted upon while the file is read
             go_to(screen, str(path))
-            longest = max(longest, time.perf_counter() - began)
-        assert longest < 0.5
+            keys += 1
+        assert keys > 2
         await until(pilot, lambda: "20,000 rows" in screen_text(app))
 
     drive(app, script)

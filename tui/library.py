@@ -208,7 +208,7 @@ class LibraryScreen(Screen[None]):
         """Read a file in a thread, once, however often it is highlighted meanwhile."""
         if path in self._reading:
             return
-        sys.setswitchinterval(0.0005)  # the thread is all Python: keys shall not wait 5 ms a turn
+        sys.setswitchinterval(0.0005)  # the thread is all Python: a turn waits 0.5 ms, not 5
         self._reading.add(path)
         stamp = datafiles.stamp(path)
         found: datafiles.Facts | UserError

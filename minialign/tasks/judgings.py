@@ -215,8 +215,7 @@ def overrule(votes: Votes, verdict: Verdict, choice: str) -> Vote:
     earlier = [old for old in votes.all if same_pair(old, vote) and old != vote]
     votes.add(vote)
     for old in earlier:
-        votes.lines.remove_last(lambda row, old=old: vote_of(row) == old)
-        votes.all.remove(old)
+        _remove(votes, old)
     return vote
 
 
@@ -228,5 +227,9 @@ def take_back(votes: Votes, vote: Vote, before: Sequence[Vote]) -> None:
     """
     for old in before:
         votes.add(old)
+    _remove(votes, vote)
+
+
+def _remove(votes: Votes, vote: Vote) -> None:
     votes.lines.remove_last(lambda row: vote_of(row) == vote)
     votes.all.remove(vote)
