@@ -17,7 +17,7 @@ from minialign.cli import main
 from minialign.judge.templates import known_templates, read_template
 from minialign.tasks.judge import read_verdicts
 
-WORDS = "the quick brown fox jumps over the lazy dog yes no"
+WORDS = "that quick brown fox jumps over the lazy dog yes no"
 
 
 def write(path: Path, rows: list[Any]) -> str:
@@ -177,7 +177,7 @@ def test_an_endpoint_that_fails_keeps_what_was_judged(home, tmp_path, pairs, cap
         assert main(["judge", *arguments]) == 2
         text, err = capsys.readouterr()
         assert text == ""
-        assert f"3 of 11 verdicts are in {out}; the same command goes on" in err
+        assert f"3 of 11 pairs are judged, and kept in {out}; the same command goes on" in err
         assert "HTTP 500: overloaded" in err
         stub.faults.clear()
         text, _ = judged(capsys, *arguments)
@@ -208,7 +208,11 @@ def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(home, tmp_path, pa
         _, err = process.communicate(timeout=20)
         assert process.returncode == 130
         kept = len(read_verdicts(out))
-        assert f"{kept} of 11 verdicts are in {out}; the same command goes on" in err
+        # one more than was told, when the stop came between the file and the telling
+        said = [
+            f"{n} of 11 pairs are judged, and kept in {out}; the same" for n in (kept - 1, kept)
+        ]
+        assert any(text in err for text in said), err
         assert "Traceback" not in err
         assert main(command[3:]) == 0
         assert len(read_verdicts(out)) == 11

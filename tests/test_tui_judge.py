@@ -69,7 +69,7 @@ def test_every_key(file, judge, size):
         await pilot.press("f4")
         screen = app.screen
         await until(pilot, lambda: "Nothing was judged yet" in screen_text(app))
-        await pilot.press("s", "r", "a", "u", "enter", "o")  # nothing to do, and no crash
+        await pilot.press("s", "r", "a", "u", "enter", "d", "o")  # nothing to do, and no crash
         assert app.screen is screen
         await pilot.press("n")
         judge.go.clear()

@@ -107,7 +107,7 @@ class JudgeScreen(Screen[None]):
             ("r", "Resume: judge the rest"), ("o", "Open an earlier judging"),
         )),
         ("A verdict", (
-            ("enter", "Both answers, and what the judge said"),
+            ("enter,d", "Both answers, and what the judge said"),
             ("a,b,t", "Overrule it: your vote is A, B, a tie"),
             ("u", "Take that vote back"), ("up,down", "Another verdict"),
         )),
@@ -117,7 +117,7 @@ class JudgeScreen(Screen[None]):
         Binding("s", "stop", "Stop", id="judge-stop", tooltip="Stop judging; it is kept"),
         Binding("r", "resume", "Resume", id="judge-resume", tooltip="Judge the rest"),
         Binding("o", "open", "Open", id="judge-open", tooltip="An earlier judging"),
-        Binding("enter", "details", "Details", id="judge-details", tooltip="Both answers"),
+        Binding("d,enter", "details", "Details", id="judge-details", tooltip="Both answers"),
         Binding("a", "overrule('a')", "A", id="judge-a", tooltip="Overrule: A is better"),
         Binding("b", "overrule('b')", "B", id="judge-b", tooltip="Overrule: B is better"),
         Binding("t", "overrule('tie')", "Tie", id="judge-tie", tooltip="Overrule: a tie"),

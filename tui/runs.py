@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from minialign.errors import UserError
@@ -21,7 +21,7 @@ from minialign.runs import Run, remove_run
 from minialign.tasks import launch
 from minialign.tasks.runs import Sample, Summary
 from minialign.tasks.watch import Watch, charts, keys_of, samples_of
-from tui.bar import TopBar
+from tui.bar import Keys, TopBar
 from tui.bubble import printable
 from tui.dialogs import Sure
 
@@ -113,7 +113,7 @@ class RunsScreen(Screen[None]):
                     yield Static("", id="answered", markup=False)
                 yield Static("", id="log", markup=False)
         yield Static(NOTHING, id="no-runs", markup=False)
-        yield Footer(compact=True, show_command_palette=False)
+        yield Keys()
 
     def on_mount(self) -> None:
         self.query_one(TopBar).tell(self.app.which.label)  # type: ignore[attr-defined]

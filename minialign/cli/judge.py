@@ -94,9 +94,10 @@ def run(arguments: argparse.Namespace) -> int:
         for verdict in _shown(judge, duels, out, arguments.batch_size):
             verdicts.append(verdict)
     except (KeyboardInterrupt, UserError):
-        where = f"in {out}" if out else "remembered"
+        where = f" in {out}" if out else ""
         console.say(
-            f"\n{len(verdicts)} of {len(duels)} verdicts are {where}; the same command goes on"
+            f"\n{len(verdicts)} of {len(duels)} pairs are judged, and kept{where}; the same command"
+            " goes on"
         )
         raise
     _report(judge, verdicts, as_json=arguments.json)
