@@ -173,7 +173,7 @@ def test_the_tokens_of_words():
     assert reading.mass == pytest.approx(0.6)
     # 10 as one token needs no fork
     assert verdict_tokens(Letters(*"123: ", "10"), ["1", "2", "10"], ":").fork is None
-    with pytest.raises(UserError, match="cannot tell the word 'tie'"):
+    with pytest.raises(UserError, match="cannot tell the word 'true'"):
         verdict_tokens(Letters(*"tieABru"), ["true", "tie", "A"], "")
     assert digits.reading(np.full((2, 3), -np.inf), 3).shares is None
 

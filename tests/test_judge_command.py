@@ -48,7 +48,7 @@ def test_pairs_to_verdicts_to_training_pairs(tiny_model, home, tmp_path, pairs, 
     verdicts = read_verdicts(out)
     assert len(verdicts) == 11
     assert verdicts[0].source.endswith("pairs.jsonl:1")
-    assert (verdicts[0].a, verdicts[0].b) == ("the", "the lazy dog")  # in the file's order
+    assert (verdicts[0].a, verdicts[0].b) == ("that", "the lazy dog")  # in the file's order
     wins = sum(one.choice == "a" for one in verdicts)
     ties = sum(one.choice == "tie" for one in verdicts)
     assert f"verdicts   11: a {wins}, b {11 - wins - ties}, tie {ties}" in text
@@ -183,7 +183,7 @@ def test_an_endpoint_that_fails_keeps_what_was_judged(home, tmp_path, pairs, cap
         text, _ = judged(capsys, *arguments)
         assert "verdicts   11: a 0, b 0, tie 11" in text  # always the first: never a win
         assert "preferred in 100.0 % of 22" in text
-        assert len(stub.requests) == 6 + 1 + 16
+        assert len(stub.requests) in (6 + 1 + 16, 6 + 2 + 16)  # one or both orders failed
 
 
 def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(home, tmp_path, pairs):

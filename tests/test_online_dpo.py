@@ -1,4 +1,4 @@
-"""Online DPO with models as scorers: a reward run, an implicit reward, the policy as its own judge."""
+"""Online DPO with models as scorers: a reward run, an implicit reward, the policy itself."""
 
 import json
 
@@ -54,7 +54,7 @@ def test_a_run_as_the_scorer_also_one_on_another_base_model(kind, folder, tiny_m
     for name, model in (("own", tiny_model), ("other", other)):
         flags = f"--model {model} --data {folder}/pairs.jsonl --iters 3 --learning-rate 0.01"
         assert main([kind, *flags.split(), "--name", name]) == 0
-    run, rows = online(folder, tiny_model, f"--scorer {kind}:own")
+    _, rows = online(folder, tiny_model, f"--scorer {kind}:own")
     made = rows[0][0]
     assert made["used"] > 3 * len(made["responses"]) + sum(made["tokens"])
     assert main(["runs", "rm", "-y", "online"]) == 0

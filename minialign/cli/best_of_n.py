@@ -62,7 +62,7 @@ def prompt_arguments(parser: argparse.ArgumentParser, n: int) -> None:
 def scorer_help() -> str:
     """The kinds of scorers, for a help text."""
     return (
-        "reward:RUN, dpo:RUN, judge:MODEL (judge:self: the model itself), exact (the row's reference "
+        "reward:RUN, dpo:RUN, judge:MODEL (judge:self: the model), exact (the row's reference "
         "answer), ifeval (the row's instructions), regex:PATTERN, length, or "
         "python:FILE.py:function of (prompt, responses)"
     )

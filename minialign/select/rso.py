@@ -27,7 +27,8 @@ def rejection_sample(
     """
     if not 0 <= count <= len(rewards):
         raise ValueError(f"{count} of {len(rewards)} candidates")
-    left, accepted = list(range(len(rewards))), []
+    left = list(range(len(rewards)))
+    accepted: list[int] = []
     while len(accepted) < count:
         most = max(rewards[i] for i in left)
         taken = set()

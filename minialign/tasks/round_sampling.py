@@ -20,7 +20,6 @@ from minialign.engine import Engine
 from minialign.engine.sampling import sample_seed
 from minialign.errors import UserError
 from minialign.formats.kinds import digest, opening_of
-from minialign.records import Record
 from minialign.runs import Run, read_jsonl
 from minialign.select.scorer import Scorer
 from minialign.tasks import select
@@ -110,12 +109,13 @@ def read_asked(job: Job) -> None:
         return [one for path in paths for one in read_prompts(path, job.plan.system)]
 
     records = [prompted(one) for one in read(job.settings.data)]
-    held: list[Record] = [prompted(one) for one in read(job.settings.eval_data)]
+    held: list[Any] = [prompted(one) for one in read(job.settings.eval_data)]
     if held:
         known = {digest(opening_of(one)) for one in held}
         kept: list[Any] = [one for one in records if digest(opening_of(one)) not in known]
     else:
-        kept, held = hold_out(records, job.settings.eval_split, job.settings.seed)
+        parts: Any = hold_out(records, job.settings.eval_split, job.settings.seed)
+        kept, held = parts
     if not kept:
         raise UserError("no prompts are left to train on", "they are all among the held-out ones")
     if not held and job.settings.select == "best":
