@@ -318,7 +318,9 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(terminal, home):
     terminal.type("/undo\n")
     terminal.wait_for("taken back: yes?")
     terminal.wait_for("you> ")
-    terminal.type("half a li\x03")
+    terminal.type("half a li")
+    terminal.wait_for("half a li")  # it is being read: a signal before that waits for a key
+    terminal.type("\x03")
     terminal.wait_for("Ctrl-D leaves")
     terminal.wait_for("you> ")
     terminal.type("/system kind\\\nand brief\n")

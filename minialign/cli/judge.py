@@ -94,16 +94,17 @@ def run(arguments: argparse.Namespace) -> int:
         for verdict in _shown(judge, duels, out, arguments.batch_size):
             verdicts.append(verdict)
     except (KeyboardInterrupt, UserError):
-        where = f" in {out}" if out else ""
-        console.say(
-            f"\n{len(verdicts)} of {len(duels)} pairs are judged, and kept{where}; the same command"
-            " goes on"
-        )
+        if verdicts:
+            where = f" in {out}" if out else ""
+            console.say(
+                f"\n{len(verdicts)} of {len(duels)} pairs are judged, and kept{where}; the same"
+                " command goes on"
+            )
         raise
     _report(judge, verdicts, as_json=arguments.json)
     if pairs_file is not None:
         _write_pairs(verdicts, pairs_file)
-    elif out is not None:
+    elif out is not None and any(one.choice in ("a", "b") for one in verdicts):
         console.next_steps(f"minialign label {out}", f"minialign dpo --data {out}")
     return 0
 
