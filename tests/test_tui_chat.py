@@ -319,6 +319,18 @@ def test_the_first_run_offers_three_questions(home, size):
     assert json.loads((home / "tui.json").read_text())["welcomed"] is True
 
 
+def test_the_welcome_gives_way_to_the_screens_that_it_names(home):
+    app = make_app(Models(), welcomed=False)
+
+    async def script(pilot):
+        await until(pilot, lambda: isinstance(app.screen, Welcome))
+        await pilot.press("f3")
+        await until(pilot, lambda: app.current_mode == "label")
+        assert not isinstance(app.screen, Welcome)
+
+    drive(app, script)
+
+
 def test_text_of_a_model_is_never_markup_or_control(home):
     app = make_app(Models())
     text = "[red]x[/red] [@click=app.quit]y[/] \x1b[2J \x07 " + "long " * 4000

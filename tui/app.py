@@ -128,7 +128,11 @@ class MinialignApp(App[None]):
                     screen.model_changed()
 
     def action_go(self, mode: str) -> None:
-        """Show another screen, unless a dialog waits for an answer."""
+        """Show another screen, unless a dialog waits for an answer; the welcome does not."""
+        if getattr(self.screen, "gives_way", False):
+            self.screen.dismiss(None)
+            self.call_after_refresh(self.action_go, mode)
+            return
         if self.screen.is_modal:
             self.bell()
             return

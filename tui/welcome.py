@@ -23,6 +23,7 @@ class Welcome(ModalScreen[str | None]):
     """Gives the question that was chosen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Later")]
+    gives_way = True  # the keys of the other screens, which it names, work
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog medium welcome"):
