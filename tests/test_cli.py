@@ -1,6 +1,7 @@
 """The command line as a whole: help, unknown commands, exit codes, stdout against stderr."""
 
 import argparse
+import functools
 import importlib
 import json
 import os
@@ -59,6 +60,15 @@ def cpu_seconds_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+@functools.cache
+def bare_seconds() -> float:
+    """Processor time of Python with NumPy and MLX: how fast this machine starts anything."""
+    before = cpu_seconds_of_children()
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", "import numpy, mlx.nn"], check=True, timeout=60)
+    return (cpu_seconds_of_children() - before) / 3
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help_and_it_is_fast(command: str):
     code = (
@@ -67,7 +77,7 @@ def test_each_command_has_help_and_it_is_fast(command: str):
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})),"
         " file=sys.stderr)"
     )
-    best = float("inf")
+    best, bound = float("inf"), 4 * bare_seconds()
     for _ in range(5):
         before = cpu_seconds_of_children()
         result = subprocess.run(
@@ -75,12 +85,12 @@ def test_each_command_has_help_and_it_is_fast(command: str):
         )
         best = min(best, cpu_seconds_of_children() - before)
         assert result.returncode == 0, result.stderr
-        if best < 0.6:
+        if best < bound:
             break
     assert result.stdout.startswith(f"usage: minialign {command}")
     assert len(result.stdout.splitlines()) >= 4
     assert set(HEAVY) & set(json.loads(result.stderr.splitlines()[-1])) == set()
-    assert best < 0.6
+    assert best < bound
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -21,7 +21,8 @@ from conftest import ROOT
 
 # Rooms by floor, the lowest first; within a floor in the order in which they may import each other.
 FLOORS = (
-    ("minialign", "errors", "records", "control", "stats", "home", "config", "runs", "formats"),
+    ("minialign", "errors", "records", "control", "sampling", "stats", "home", "config",
+     "runs", "formats"),
     ("cpu", "ops", "losses"),
     ("models", "batch", "packing", "forward", "train", "engine"),
     ("evaluation", "methods", "select", "judge", "synth"),

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from minialign.engine.sampling import Sampling, choose, sample_seed, uniforms
+from minialign.engine.sampling import choose, sample_seed, uniforms
 from minialign.errors import UserError
+from minialign.sampling import Sampling
 
 PROBABILITIES = np.array([0.05, 0.4, 0.02, 0.25, 0.15, 0.08, 0.05])
 LOGITS = np.log(PROBABILITIES).astype(np.float32)

@@ -189,10 +189,10 @@ def test_the_pairs_of_which_somebody_is_least_sure_come_first(file, size):
         await until(pilot, lambda: "8/8 by length" in screen.measured)
         seen = []
         for _ in range(4):
-            pair = screen.drawn
-            seen.append(pair.prompt[0]["content"])
+            await until(pilot, lambda: screen.drawn is screen.sitting.current)
+            seen.append(screen.drawn.prompt[0]["content"])
             await pilot.press("s")
-            await until(pilot, lambda pair=pair: screen.drawn is not pair)
+            await until(pilot, lambda: len(Votes().all) == len(seen))
         # those that were laid ready before the first measure come before the others
         sure_last = [one for one in seen if one not in ("question 0", "question 1")]
         assert sure_last == ["question 8", "question 7", "question 6"][: len(sure_last)]
@@ -200,7 +200,9 @@ def test_the_pairs_of_which_somebody_is_least_sure_come_first(file, size):
         app.preferences.label_order = "reward:nobody"
         screen.open_source(str(file))
         await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
-        await pilot.press("escape", "a")
-        assert len(Votes().all) == 5  # labelling goes on, in the file's order
+        await pilot.press("escape")
+        await until(pilot, lambda: screen.drawn and screen.drawn is screen.sitting.current)
+        await pilot.press("a")
+        await until(pilot, lambda: len(Votes().all) == 5)  # labelling goes on, in the file's order
 
     drive(app, script, size)

@@ -469,9 +469,8 @@ class ChatScreen(Screen[None]):
     @work(group="dialog", exclusive=True)
     async def action_settings(self) -> None:
         """System prompt and sampling."""
-        from tui.sampling import SamplingDialog, load_sampling
+        from tui.sampling import SamplingDialog
 
-        await asyncio.to_thread(load_sampling)
         preferences = self.app.preferences  # type: ignore[attr-defined]
         system = self.talk.system if self.talk.turns else preferences.system
         found = await self.app.push_screen_wait(SamplingDialog(system, preferences.sampling))

@@ -9,14 +9,9 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static, TextArea
 
+from minialign.config import field_help
 from minialign.errors import UserError
-
-
-def load_sampling() -> type:
-    """The settings; the first import takes a moment, so a thread does it."""
-    from minialign.engine.sampling import Sampling
-
-    return Sampling
+from minialign.sampling import Sampling
 
 
 class SamplingDialog(ModalScreen[tuple[str, dict[str, Any]] | None]):
@@ -32,9 +27,6 @@ class SamplingDialog(ModalScreen[tuple[str, dict[str, Any]] | None]):
         self.system, self.values = system, values
 
     def compose(self) -> ComposeResult:
-        from minialign.config import field_help
-        from minialign.engine.sampling import Sampling
-
         texts, default = field_help(Sampling), Sampling()
         with Vertical(classes="dialog large"):
             yield Label("System prompt and sampling", classes="title", markup=False)
@@ -54,8 +46,6 @@ class SamplingDialog(ModalScreen[tuple[str, dict[str, Any]] | None]):
 
     def action_save(self) -> None:
         """Take the values, or say which one is wrong."""
-        from minialign.engine.sampling import Sampling
-
         default = Sampling()
         try:
             values = {

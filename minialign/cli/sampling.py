@@ -23,7 +23,7 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
 def sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """A flag for each field of ``Sampling``; only flags that are typed are in the arguments."""
     from minialign.config import field_help
-    from minialign.engine.sampling import Sampling
+    from minialign.sampling import Sampling
 
     default, texts = Sampling(), field_help(Sampling)
     group = parser.add_argument_group("sampling")
@@ -46,7 +46,7 @@ def sampling_from(arguments: argparse.Namespace) -> "Sampling":
     """The settings that were typed, over the defaults."""
     from dataclasses import fields
 
-    from minialign.engine.sampling import Sampling
+    from minialign.sampling import Sampling
 
     typed = {f.name: getattr(arguments, f.name) for f in fields(Sampling) if f.name in arguments}
     if "stop" in typed:

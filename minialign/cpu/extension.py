@@ -6,7 +6,6 @@ import, or worse, so the two versions are compared before it is loaded.
 
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -31,7 +30,9 @@ def load() -> tuple[ModuleType | None, str]:
     spec = importlib.util.find_spec("minialign.cpu._native")
     if spec is None or spec.origin is None:
         return None, "not built; reinstall where a C++ compiler is present"
-    here = importlib.metadata.version("mlx")
+    from importlib.metadata import version  # slow to import
+
+    here = version("mlx")
     built_for = _built_for(Path(spec.origin))
     if built_for != here:
         return None, f"built for mlx {built_for}, but mlx {here} is installed; reinstall minialign"

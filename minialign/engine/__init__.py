@@ -2,6 +2,6 @@
 
 from minialign.engine.answers import Completion, Piece, Request, requests
 from minialign.engine.engine import Engine
-from minialign.engine.sampling import Sampling
+from minialign.sampling import Sampling
 
 __all__ = ["Completion", "Engine", "Piece", "Request", "Sampling", "requests"]

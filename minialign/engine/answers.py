@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from minialign.engine.sampling import Sampling, choose, sample_seed, uniforms
+from minialign.engine.sampling import choose, sample_seed, uniforms
+from minialign.sampling import Sampling
 
 
 class Detokenizer(Protocol):

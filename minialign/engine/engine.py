@@ -20,9 +20,9 @@ from minialign.engine.kv import BatchRows
 from minialign.engine.native import NativeRows, native_rows
 from minialign.engine.prefill import Progress, Prompts, common_length, prefill
 from minialign.engine.rows import OneRow, Rows, Writing, last_logits, ragged_agrees
-from minialign.engine.sampling import Sampling
 from minialign.errors import UserError
 from minialign.forward import Policy, plain_cache, response_logps
+from minialign.sampling import Sampling
 
 if TYPE_CHECKING:
     from minialign.models.load import Model

@@ -5,47 +5,12 @@ state, so a sample can be drawn again alone. One inverse-CDF draw a token needs 
 and one ``exp`` over the vocabulary; NumPy's is several times faster than MLX's on a CPU.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from minialign.errors import UserError
+from minialign.sampling import Sampling
 
 BLOCK = 256  # tokens that are summed before they are cumulated
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn. The filters look at the model's own probabilities and the temperature
-    comes last, as in mlx-lm and llama.cpp; a token must pass every filter."""
-
-    temperature: float = 0.7  # 0 takes the most likely token
-    top_p: float = 1.0  # the fewest tokens that hold this much probability
-    top_k: int = 0  # the k most likely tokens; 0: all
-    min_p: float = 0.0  # tokens at least this likely, relative to the most likely one
-    repetition_penalty: float = 1.0  # divides the logits of tokens already generated (CTRL)
-    max_tokens: int = 256
-    stop: tuple[str, ...] = ()  # texts that end an answer; the answer is cut before them
-
-    def __post_init__(self) -> None:
-        wrong = [
-            (not 0 <= self.temperature < np.inf, "temperature", self.temperature, "0 or more"),
-            (not 0 < self.top_p <= 1, "top-p", self.top_p, "above 0, at most 1"),
-            (self.top_k < 0, "top-k", self.top_k, "0 (all tokens) or more"),
-            (not 0 <= self.min_p <= 1, "min-p", self.min_p, "from 0 to 1"),
-            (not 0 < self.repetition_penalty < np.inf, "repetition penalty",
-             self.repetition_penalty, "above 0; 1 changes nothing"),
-            (self.max_tokens < 1, "max tokens", self.max_tokens, "1 or more"),
-            ("" in self.stop, "stop", "''", "a text that is not empty"),
-        ]  # fmt: skip
-        for is_wrong, name, value, wanted in wrong:
-            if is_wrong:
-                raise UserError(f"{name} is {value}", f"it must be {wanted}")
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the same prompt always gives the same answer."""
-        return self.temperature == 0
 
 
 def sample_seed(seed: int, prompt_index: int, sample_index: int) -> int:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from minialign.config import check_keys, resolve
-from minialign.engine.sampling import Sampling
 from minialign.errors import UserError, nearest
 from minialign.formats.kinds import digest
 from minialign.records import as_prompt
+from minialign.sampling import Sampling
 from minialign.tasks.compare_tables import (
     FREE,
     METHODS,

@@ -12,12 +12,10 @@ when it was killed are written again, from the same seeds by the same weights.
 import dataclasses
 import json
 import math
-import os
-import shutil
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,6 @@ from minialign.forward import Policy, checkpoint_layers, plain_cache
 from minialign.methods import ppo
 from minialign.methods.ppo import METHOD, Answers, Config
 from minialign.models.adapter import (
-    CONFIG,
     WEIGHTS,
     attach,
     check_lora,
@@ -47,15 +44,16 @@ from minialign.models.fetch import ensure
 from minialign.models.head import VALUE_FILE, RewardHead, load_value_head
 from minialign.models.load import load
 from minialign.models.sharing import bare_copy
-from minialign.runs import Run, take_back, write_atomic
+from minialign.runs import Run
 from minialign.tasks import memory
-from minialign.tasks.budget import spent, steps_ahead
+from minialign.tasks.budget import steps_ahead
+from minialign.tasks.course import Course, finished, follow, under_lock
 from minialign.tasks.rollouts import Learner, Phase, evaluated, next_phase, save_result, updates
 from minialign.tasks.rows import load_rows
-from minialign.tasks.scorers import open_scorer, parse
+from minialign.tasks.scorers import open_scorer, parse, with_whole_path
 from minialign.tasks.session import UNKNOWN, Event, make_policy, same_data
 from minialign.tasks.settings import Settings, check, with_whole_paths
-from minialign.train import Diverged, Step, adamw, fit, load_state, save_state, schedule
+from minialign.train import Step, adamw, fit, load_state, save_state
 
 PHASE = "phase.json"
 GUESS = 100  # steps of a run of which only the budget is known, before the first
@@ -77,7 +75,7 @@ def start(
     METHOD.check(config)
     parse(config.scorer)
     settings = with_whole_paths(settings)
-    config = dataclasses.replace(config, scorer=_whole_scorer(config.scorer))
+    config = dataclasses.replace(config, scorer=with_whole_path(config.scorer))
     ensure(settings.model, progress)
     out = Path(settings.out) if settings.out else None
     values = {**dataclasses.asdict(settings), **dataclasses.asdict(config)}
@@ -102,28 +100,12 @@ def resume(run: Run, stop: threading.Event | None = None) -> Iterator[Event]:
     return _events(run, settings, config, stop or threading.Event())
 
 
-def _whole_scorer(spec: str) -> str:
-    """The words of a scorer with absolute paths, so that a run can be resumed from any folder."""
-    kind, _, rest = spec.partition(":")
-    file, colon, word = rest.rpartition(":") if kind == "python" else (rest, "", "")
-    path = Path(file).expanduser()
-    there = path.is_file() if kind == "python" else (path / CONFIG).is_file()
-    return f"{kind}:{os.path.abspath(path)}{colon}{word}" if file and there else spec
-
-
 def _events(
     run: Run, settings: Settings, config: Config, stop: threading.Event, fresh: bool = False
 ) -> Iterator[Event]:
-    with run.locked():
-        try:
-            learner = yield from _prepared(run, settings, config)
-            yield from _trained(learner, stop)
-        except UserError as reason:
-            if fresh and not run.metrics() and not run.checkpoints():
-                take_back(run)  # nothing began: name and folder are free for the next try
-            else:
-                run.finish("failed", reason.problem)
-            raise
+    with under_lock(run, began=lambda: not fresh or bool(run.metrics() or run.checkpoints())):
+        learner = yield from _prepared(run, settings, config)
+        yield from _trained(learner, stop)
 
 
 def _prepared(run: Run, settings: Settings, config: Config) -> Generator[Event, None, Learner]:
@@ -206,12 +188,6 @@ def _add_value_head(policy: Policy, folder: Path | None) -> tuple[float, float] 
     return units
 
 
-def _waited(run: Run, step: int) -> int:
-    """How many evaluations have passed since the best one, up to ``step``."""
-    rewards = [row["reward/mean"] for row in run.metrics("eval") if row["step"] <= step]
-    return len(rewards) - 1 - rewards.index(max(rewards)) if rewards else 0
-
-
 def _save(learner: Learner, step: int, optimizer: optim.Optimizer, phase: Phase | None) -> None:
     """A checkpoint with the answers under way, and the same weights as the run's adapter."""
 
@@ -283,7 +259,7 @@ def _trained(learner: Learner, stop: threading.Event) -> Iterator[Event]:
     run, settings, config, policy = learner.run, learner.settings, learner.config, learner.policy
     optimizer = adamw((settings.betas[0], settings.betas[1]), settings.weight_decay)
     optimizer.init(policy.trainable.trainable_parameters())
-    done, phase, ended = 0, None, ""
+    done, phase = 0, None
     waiting: deque[list[list[int]]] = deque()
     taught: ppo.Targets | None = None
     if checkpoints := run.checkpoints():
@@ -295,12 +271,6 @@ def _trained(learner: Learner, stop: threading.Event) -> Iterator[Event]:
     if phase:
         taught = ppo.targets(phase.answers, config, phase.beta, phase.units)
         waiting.extend(updates(learner, phase)[done - phase.first :])
-    ended = spent(settings, **learner.used)
-
-    def rate(step: int) -> float:
-        total = _ahead(learner, step)
-        warmup = settings.warmup * total if settings.warmup < 1 else settings.warmup
-        return schedule(settings.lr_schedule, settings.learning_rate, round(warmup), total)(step)
 
     def batches() -> Iterator[list[Batch]]:
         while phase and taught:
@@ -309,94 +279,58 @@ def _trained(learner: Learner, stop: threading.Event) -> Iterator[Event]:
                 for indices in waiting.popleft()
             ]
 
-    mx.reset_peak_memory()
+    def save(step: int) -> None:
+        _save(learner, step, optimizer, phase)
+
+    def ready(done: int) -> Generator[Event, None, bool]:
+        """Answers to learn from, written when the last ones are used up."""
+        nonlocal phase, taught
+        if waiting:
+            return True
+        fresh = yield from next_phase(learner, phase, done, stop)
+        if fresh is None:
+            return False
+        phase = fresh
+        taught = ppo.targets(phase.answers, config, phase.beta, phase.units)
+        waiting.extend(updates(learner, phase))
+        save(done)
+        return True
+
+    def values(step: Step) -> dict[str, Any]:
+        assert phase
+        assert taught
+        first = step.step == phase.first + 1
+        return _values(step, {**taught.metrics, "phase": phase.number}, phase if first else None)
+
+    course = Course(
+        run,
+        settings,
+        learner.total,
+        done,
+        learner.used,
+        values=values,
+        ahead=lambda step: _ahead(learner, step),
+        evaluate=partial(evaluated, learner, stop=stop) if learner.rows.held_out else None,
+        save=save,
+        save_result=lambda: save_result(learner, run.path),
+        best=("reward/mean", max),
+        ready=ready,
+        summed=("tokens", "seconds", "rollout_tokens", "rollout_seconds"),
+        result=(VALUE_FILE,),
+        advice="try a smaller --learning-rate or --grad-clip 0.5",
+    )
     policy.shared = policy.separate = 0
-    began, first = time.monotonic(), done
-    unlogged = dict.fromkeys(("tokens", "seconds", "rollout_tokens", "rollout_seconds"), 0.0)
     steps = fit(
-        policy, METHOD.loss(config), batches(), optimizer, rate=rate,
+        policy, METHOD.loss(config), batches(), optimizer, rate=course.rate,
         weight=lambda batch: ppo.weight(config, batch), clip=settings.grad_clip, first=done + 1,
         seed=settings.seed,
     )  # fmt: skip
-    try:
-        while done < learner.total and not ended:
-            if not waiting:
-                fresh = yield from next_phase(learner, phase, done, stop)
-                if fresh is None:
-                    _save(learner, done, optimizer, phase)
-                    run.finish("stopped", f"after step {done}")
-                    yield Event("end", step=done, values={"status": "stopped"})
-                    return
-                phase = fresh
-                taught = ppo.targets(phase.answers, config, phase.beta, phase.units)
-                waiting.extend(updates(learner, phase))
-                _save(learner, done, optimizer, phase)
-            assert phase
-            assert taught
-            rolled_out = phase if done == phase.first else None
-            step = next(steps)
-            done = step.step
-            metrics = {**taught.metrics, "phase": phase.number}
-            values = _values(step, metrics, rolled_out)
-            unlogged = {name: value + values[name] for name, value in unlogged.items()}
-            learner.used = {name: value + values[name] for name, value in learner.used.items()}
-            ended = spent(settings, **learner.used)
-            last = done == learner.total or bool(ended)
-            if done % settings.steps_per_report == 0 or last:
-                run.log("train", done, {**values, **unlogged})
-                unlogged = dict.fromkeys(unlogged, 0.0)
-            ahead = done if last else max(_ahead(learner, done + 1), done + 1)
-            eta = (time.monotonic() - began) / (done - first) * (ahead - done)
-            yield Event("step", step=done, total=ahead, values={**values, "eta": eta})
-            evaluates = settings.steps_per_eval and done % settings.steps_per_eval == 0
-            if learner.rows.held_out and (evaluates or last):
-                yield from evaluated(learner, done, ahead, stop)
-            enough = bool(settings.patience) and _waited(run, done) >= settings.patience
-            if done % settings.save_every == 0 or last or stop.is_set() or enough:
-                _save(learner, done, optimizer, phase)
-                yield Event("saved", step=done, total=ahead)
-            if enough and not ended:
-                ended = f"no better reward in {settings.patience} evaluations"
-            if stop.is_set() and not last:
-                run.finish("stopped", f"after step {done}")
-                yield Event("end", step=done, total=ahead, values={"status": "stopped"})
-                return
-    except Diverged as reason:
-        run.drop_checkpoints(after=reason.good)
-        save_result(learner, run.path)
-        raise UserError(
-            f"{reason}; the weights of step {reason.good} are kept",
-            "try a smaller --learning-rate or --grad-clip 0.5",
-        ) from None
-    if ended:
-        yield Event("note", f"{ended}: finished")
-    if not (run.path / WEIGHTS).exists() or done not in run.checkpoints():
-        _save(learner, done, optimizer, phase)
-    yield _finished(learner, done, ended)
-
-
-def _finished(learner: Learner, done: int, ended: str) -> Event:
-    run, settings = learner.run, learner.settings
-    run.set_total(done)
-    best = run.path / "best"
-    if (settings.select == "best" or settings.patience) and (best / WEIGHTS).exists():
-        for name in (WEIGHTS, CONFIG, VALUE_FILE):
-            if (best / name).exists():
-                shutil.copyfile(best / name, run.path / name)
-    evaluations, steps = run.metrics("eval"), run.metrics("train")
-    summary = {
-        "status": "finished",
-        "reason": ended or "all steps done",
-        "steps": done,
-        "seconds": learner.used["seconds"],
-        "tokens": int(learner.used["tokens"]),
-        "rollout_tokens": int(sum(row["rollout_tokens"] for row in steps)),
-        "peak_memory": mx.get_peak_memory(),
-        "shared_batches": learner.policy.shared,
-        "separate_batches": learner.policy.separate,
-        "before": next((row for row in evaluations if row["step"] == 0), None),
-        "after": evaluations[-1] if evaluations else None,
-    }
-    write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    run.finish("finished", ended)
-    return Event("end", step=done, total=done, values=summary)
+    if (yield from follow(course, steps, stop)):
+        rows = run.metrics("train")
+        summary = {
+            "rollout_tokens": int(sum(row["rollout_tokens"] for row in rows)),
+            "shared_batches": policy.shared,
+            "separate_batches": policy.separate,
+            "before": next((row for row in run.metrics("eval") if row["step"] == 0), None),
+        }
+        yield from finished(course, summary)

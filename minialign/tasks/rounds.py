@@ -19,8 +19,9 @@ from minialign.control import FILE as CONTROL
 from minialign.errors import UserError
 from minialign.models.adapter import CONFIG, WEIGHTS, resolve_adapter
 from minialign.models.fetch import ensure
-from minialign.runs import Run, take_back, write_atomic
+from minialign.runs import Run, write_atomic
 from minialign.tasks.budget import spent
+from minialign.tasks.course import under_lock
 from minialign.tasks.generate import Fetching
 from minialign.tasks.round_methods import LOOPS, Loop, RoundSettings
 from minialign.tasks.round_sampling import (
@@ -111,20 +112,18 @@ def _check(loop: Loop, settings: Settings, plan: RoundSettings, config: Any) -> 
 
 
 def _run(job: Job, fresh: bool = False) -> Iterator[Event]:
-    run = job.run
-    with run.locked():
+    def began() -> bool:
+        if not fresh or any(file.stat().st_size for file in job.file("").glob("*.jsonl")):
+            return True
+        shutil.rmtree(job.file(""), ignore_errors=True)  # empty files
+        return False
+
+    with under_lock(job.run, began):
         try:
             yield from _rounds(job)
         except Stopped as reached:
-            run.finish("stopped", str(reached))
+            job.run.finish("stopped", str(reached))
             yield Event("end", values={"status": "stopped"})
-        except UserError as reason:
-            if fresh and not any(f.stat().st_size for f in job.file("").glob("*.jsonl")):
-                shutil.rmtree(job.file(""), ignore_errors=True)
-                take_back(run)  # nothing was sampled: name and folder are free for the next try
-            else:
-                run.finish("failed", reason.problem)
-            raise
         finally:
             job.close()
 

@@ -6,11 +6,9 @@ reads the run's files.
 """
 
 import dataclasses
-import json
-import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +22,24 @@ from minialign.control import to_text
 from minialign.errors import UserError
 from minialign.methods import Method
 from minialign.methods.own import method_of
-from minialign.models.adapter import CONFIG, WEIGHTS, save_adapter
+from minialign.models.adapter import save_adapter
 from minialign.models.fetch import ensure
 from minialign.models.head import FILE as HEAD
 from minialign.models.head import save_head
 from minialign.records import Pair
-from minialign.runs import Run, take_back, write_atomic
+from minialign.runs import Run, write_atomic
 from minialign.stats import wilson
-from minialign.tasks.budget import spent, steps_ahead
+from minialign.tasks.budget import steps_ahead
+from minialign.tasks.course import Course, finished, follow, under_lock
 from minialign.tasks.session import Event, Session, prepare
 from minialign.tasks.settings import Settings, check, own_whole_paths, with_whole_paths
 from minialign.train import (
-    Diverged,
     Step,
     adamw,
     evaluate,
     fit,
     load_state,
     save_state,
-    schedule,
 )
 
 
@@ -101,24 +98,17 @@ def _train(
     fresh: bool = False,
 ) -> Iterator[Event]:  # fmt: skip
     session = None
-    with run.locked():
-        try:
-            for event in prepare(run, method, settings, config, stop):
-                if isinstance(event, Session):
-                    session = event
-                else:
-                    yield event
-            if session is None:
-                run.finish("stopped", "before the first step")
-                yield Event("end", values={"status": "stopped"})
-                return
-            yield from _steps(session, stop)
-        except UserError as reason:
-            if fresh and session is None:
-                take_back(run)  # nothing began: name and folder are free for the next try
+    with under_lock(run, began=lambda: not fresh or session is not None):
+        for event in prepare(run, method, settings, config, stop):
+            if isinstance(event, Session):
+                session = event
             else:
-                run.finish("failed", reason.problem)
-            raise
+                yield event
+        if session is None:
+            run.finish("stopped", "before the first step")
+            yield Event("end", values={"status": "stopped"})
+            return
+        yield from _steps(session, stop)
 
 
 def _batch(examples: list[Example], indices: list[int]) -> Batch:
@@ -198,12 +188,6 @@ def _known_at_start(session: Session) -> bool:
     return session.method.reference or fresh_head
 
 
-def _waited(run: Run, step: int) -> int:
-    """How many evaluations have passed since the best one, up to ``step``."""
-    losses = [row["loss"] for row in run.metrics("eval") if row["step"] <= step]
-    return len(losses) - 1 - losses.index(min(losses))
-
-
 def _save_result(session: Session, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     save_adapter(folder, session.model.module, session.lora, str(session.model.path))
@@ -246,94 +230,35 @@ def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
         yield from _evaluated(session, 0, total)
     kept = [row for row in run.metrics("train") if row["step"] <= done]
     used = {name: sum(row[name] for row in kept) for name in ("tokens", "seconds")}
-    ahead, ended = total, spent(settings, **used)
-
-    def rate(step: int) -> float:
-        nonlocal ahead
-        ahead = steps_ahead(settings, step, used["seconds"], total)
-        warmup = settings.warmup * ahead if settings.warmup < 1 else settings.warmup
-        return schedule(settings.lr_schedule, settings.learning_rate, round(warmup), ahead)(step)
-
-    mx.reset_peak_memory()
+    course = Course(
+        run,
+        settings,
+        total,
+        done,
+        used,
+        values=lambda step: _values(step, session.method),
+        ahead=lambda step: steps_ahead(settings, step, used["seconds"], total),
+        evaluate=partial(_evaluated, session) if session.rows.held_out else None,
+        save=lambda step: _save(session, step, optimizer),
+        save_result=lambda: _save_result(session, run.path),
+        result=(HEAD,),
+    )
     policy.shared = policy.separate = 0  # the reference's batches are not training's
-    began, first = time.monotonic(), done
-    unlogged = {"tokens": 0.0, "seconds": 0.0}
     steps = fit(
         policy,
         session.method.loss(session.config),
         _updates(session, done),
         optimizer,
-        rate=rate,
+        rate=course.rate,
         weight=session.method.weight,
         clip=settings.grad_clip,
         first=done + 1,
-        last=done if ended else total,
         seed=settings.seed,
     )
-    try:
-        for step in steps:
-            done = step.step
-            values = _values(step, session.method)
-            unlogged = {name: value + values[name] for name, value in unlogged.items()}
-            used = {name: value + values[name] for name, value in used.items()}
-            ended = spent(settings, **used)
-            last = done == total or bool(ended)
-            if done % settings.steps_per_report == 0 or last:
-                run.log("train", done, {**values, **unlogged})
-                unlogged = dict.fromkeys(unlogged, 0.0)
-            ahead = done if last else max(ahead, done + 1)
-            eta = (time.monotonic() - began) / (done - first) * (ahead - done)
-            yield Event("step", step=done, total=ahead, values={**values, "eta": eta})
-            evaluates = settings.steps_per_eval and done % settings.steps_per_eval == 0
-            if session.rows.held_out and (evaluates or last):
-                yield from _evaluated(session, done, ahead)
-            enough = bool(settings.patience) and _waited(run, done) >= settings.patience
-            if done % settings.save_every == 0 or last or stop.is_set() or enough:
-                _save(session, done, optimizer)
-                yield Event("saved", step=done, total=ahead)
-            if enough and not ended:
-                ended = f"no better loss in {settings.patience} evaluations"
-            if ended:
-                yield Event("note", f"{ended}: finished")
-                break
-            if stop.is_set() and not last:
-                run.finish("stopped", f"after step {done}")
-                yield Event("end", step=done, total=total, values={"status": "stopped"})
-                return
-    except Diverged as reason:
-        run.drop_checkpoints(after=reason.good)
-        _save_result(session, run.path)
-        raise UserError(
-            f"{reason}; the weights of step {reason.good} are kept",
-            "try a smaller --learning-rate, a longer --warmup or --grad-clip 0.5",
-        ) from None
-    yield _finished(session, done, optimizer, ended)
-
-
-def _finished(session: Session, done: int, optimizer: optim.Optimizer, ended: str) -> Event:
-    run = session.run
-    run.set_total(done)
-    if not (run.path / WEIGHTS).exists() or done not in run.checkpoints():
-        _save(session, done, optimizer)
-    wants_best = session.settings.select == "best" or session.settings.patience
-    if wants_best and (run.path / "best" / WEIGHTS).exists():
-        for name in (WEIGHTS, CONFIG, HEAD):
-            if (run.path / "best" / name).exists():
-                shutil.copyfile(run.path / "best" / name, run.path / name)
-    evaluations = run.metrics("eval")
-    steps = run.metrics("train")
-    summary = {
-        "status": "finished",
-        "reason": ended or "all steps done",
-        "steps": done,
-        "seconds": sum(row["seconds"] for row in steps),
-        "tokens": sum(row["tokens"] for row in steps),
-        "peak_memory": mx.get_peak_memory(),
-        "shared_batches": session.policy.shared,
-        "separate_batches": session.policy.separate,
-        "before": _before(session),
-        "after": evaluations[-1] if evaluations else None,
-    }
-    write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    run.finish("finished", ended)
-    return Event("end", step=done, total=done, values=summary)
+    if (yield from follow(course, steps, stop)):
+        summary = {
+            "shared_batches": policy.shared,
+            "separate_batches": policy.separate,
+            "before": _before(session),
+        }
+        yield from finished(course, summary)
