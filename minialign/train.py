@@ -140,6 +140,7 @@ def fit(
         optimizer.learning_rate = rate(step)
         optimizer.update(policy.trainable, gradient)
         mx.eval(policy.trainable.trainable_parameters(), optimizer.state)
+        gradient = grads = None  # not needed while the next step runs
         yield Step(
             step=step,
             loss=total / units,

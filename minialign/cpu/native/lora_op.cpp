@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "linear.h"
+#include "pointwise_ops.h"
 
 namespace minialign {
 namespace {
@@ -96,7 +97,8 @@ class LoraLinear : public LoraPrimitive {
       by_x |= arg == 0;
     }
     std::vector<mx::array> inputs = {cotangents[0], outputs[1]};
-    inputs.insert(inputs.end(), primals.begin(), primals.end());
+    inputs.push_back(made_again(primals[0], cotangents[0]));
+    inputs.insert(inputs.end(), primals.begin() + 1, primals.end());
     std::vector<mx::Shape> shapes = {primals[1].shape(), primals[2].shape()};
     if (by_x) shapes.push_back(primals[0].shape());
     const auto grads = mx::array::make_arrays(

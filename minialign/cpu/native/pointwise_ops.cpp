@@ -73,6 +73,7 @@ class RmsNorm : public CpuPrimitive {
  public:
   RmsNorm(mx::Stream stream, float eps, bool gradient)
       : CpuPrimitive(stream), eps_(eps), gradient_(gradient) {}
+  bool forward() const { return !gradient_; }
   const char* name() const override { return gradient_ ? "MinialignRmsNormGrad" : "MinialignRmsNorm"; }
   bool is_equivalent(const mx::Primitive& other) const override {
     const auto& o = static_cast<const RmsNorm&>(other);
@@ -213,6 +214,14 @@ void require_float(const mx::array& x, const char* what) {
 }
 
 }  // namespace
+
+mx::array made_again(const mx::array& x, const mx::array& when) {
+  if (!x.has_primitive()) return x;
+  const auto* norm = dynamic_cast<const RmsNorm*>(&x.primitive());
+  const bool cheap = dynamic_cast<const SwiGlu*>(&x.primitive()) || (norm && norm->forward());
+  if (!cheap) return x;
+  return mx::array(x.shape(), x.dtype(), x.primitive_ptr(), mx::depends(x.inputs(), {when}));
+}
 
 mx::array swiglu(const mx::array& gate, const mx::array& up) {
   require_float(gate, "swiglu: gate must be float32");
