@@ -75,7 +75,9 @@ INLINE void one_row_dots(const float* x, const Weight& w, long n, const float* s
     const Vec x_sum = load(x_sums + k / kBlock * kLanes);
 #pragma GCC unroll 8
     for (int o = 0; o < Out; o++) {
-      const __m512i words = _mm512_maskz_loadu_epi32(valid, source + o * bytes + k * Bits / 8);
+      const uint8_t* here = source + o * bytes + k * Bits / 8;
+      const __m512i words = _mm512_maskz_loadu_epi32(valid, here);
+      __builtin_prefetch(here + Out * bytes);  // the next rows: each is too short to be foreseen
       Vec dot = part_of_words<Bits>(words, 0) * parts[0];
 #pragma GCC unroll 8
       for (int i = 1; i < kParts; i++) dot += part_of_words<Bits>(words, i) * parts[i];
