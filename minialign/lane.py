@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from minialign.engine import Engine
 
+THREAD = "mlx"
 KEPT = 2  # models held in memory: two answer side by side
 
 
@@ -150,7 +151,7 @@ class Lane:
         self._waiting: list[Ticket] = []
         self._ahead: list[Ticket] = []
         self._engines = Engines(load or _load)
-        self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
         self._thread.start()
 
     def submit(
@@ -213,10 +214,12 @@ class Lane:
 
 
 def leave(code: int) -> int:
-    """The exit code; but once MLX was used on a lane the process ends here. Its worker threads do
-    not survive the interpreter's own end ("terminate called …"), and nothing is left to be saved.
+    """The exit code; but once MLX was used on a lane, or while one is busy (a download), the
+    process ends here. MLX's worker threads do not survive the interpreter's own end ("terminate
+    called …"), a download's are waited for there, and nothing is left to be saved.
     """
-    if "mlx.core" in sys.modules:
+    busy = any(thread.name == THREAD for thread in threading.enumerate())
+    if "mlx.core" in sys.modules or busy:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

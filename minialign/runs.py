@@ -92,7 +92,6 @@ class Run:
     def __init__(self, path: Path):
         self.path = path
         self.name = path.name
-        self._lock: TextIO | None = None
 
     @staticmethod
     def create(
@@ -180,12 +179,10 @@ class Run:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        self._lock = file
         (self.path / "outcome.json").unlink(missing_ok=True)
         try:
             yield
         finally:
-            self._lock = None
             file.close()
 
     def is_locked(self) -> bool:

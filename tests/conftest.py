@@ -1,8 +1,14 @@
-"""Fixtures every test may use: a fresh MINIALIGN_HOME, models that are made or fetched once."""
+"""What every test may use: a fresh MINIALIGN_HOME, models that are made or fetched once, rows as a
+file, the command as a process."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import make_tiny_model
@@ -15,6 +21,28 @@ ROOT = Path(__file__).resolve().parent.parent
 # The embedded model is fetched once and kept between test runs (git-ignored).
 MODEL_HOME = Path(os.environ.get("MINIALIGN_TEST_HOME") or ROOT / ".test-home")
 DATA = Path(os.environ.get("MINIALIGN_TEST_DATA") or ROOT.parent / "shared" / "data")
+
+
+def written(path: Path, rows: Iterable[Any]) -> Path:
+    """A JSONL file of these rows."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def command(home: Path, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """``minialign …`` as a process of its own, in this MINIALIGN_HOME."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "minialign", *map(str, arguments)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "MINIALIGN_HOME": str(home), "PYTHONPATH": str(ROOT)}, **options,
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a process when it ends."""
+    out, err = process.communicate(timeout=seconds)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -25,6 +25,7 @@ class Hub:
     requests: list[str] = field(default_factory=list)  # "METHOD path [Range]"
     etags: dict[bytes, str] = field(default_factory=dict)  # wrong hashes, by contents
     status: int = 0  # answer everything with this, if set
+    held: Event | None = None  # the second half of a file waits for it
 
     def take(self, wanted: int) -> int:
         if self.budget is None:
@@ -129,7 +130,11 @@ def serve(hub: Hub) -> Iterator[Hub]:
             self.end_headers()
             if self.command != "HEAD":
                 given = hub.take(len(body))
-                self.wfile.write(body[:given])
+                half = given // 2 if hub.held else 0
+                self.wfile.write(body[:half])
+                if hub.held:
+                    hub.held.wait(60)
+                self.wfile.write(body[half:given])
                 if given < len(body):
                     self.close_connection = True
 

@@ -5,6 +5,7 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
+from conftest import written
 from mlx.utils import tree_flatten, tree_unflatten
 from tiny import make_tiny_model
 
@@ -40,8 +41,7 @@ def rows(tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     words = ["the quick fox", "lazy dog", "jumps over", "brown", "yes yes no"]
     lines = [{"prompt": f"say {a} {b}", "completion": f"{b} {a}"} for a in words for b in words]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+    return written(path, lines)
 
 
 @pytest.fixture(scope="module")
@@ -338,9 +338,8 @@ def test_a_damaged_reward_head_is_named(tmp_path, shapes):
 
 
 def test_a_reward_run_keeps_its_head_out_of_the_adapter(tiny_model, trained, tmp_path):
-    pairs = tmp_path / "pairs.jsonl"
     row = {"prompt": "q", "chosen": "yes yes", "rejected": "no"}
-    pairs.write_text("".join(json.dumps(row | {"prompt": f"q{i}"}) + "\n" for i in range(8)))
+    pairs = written(tmp_path / "pairs.jsonl", [row | {"prompt": f"q{i}"} for i in range(8)])
     folder = trained("reward", data=(str(pairs),))
     assert not [name for name in mx.load(str(folder / WEIGHTS)) if "head" in name]
     head = load_head(folder, 64)

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,8 @@ from minialign.errors import UserError
 from minialign.home import labels_file
 from minialign.judge import decide
 from minialign.records import Verdict, to_json
-from minialign.tasks.audit import judged, stored
+from minialign.select.scorer import Scorer
+from minialign.tasks.audit import judged, score, stored
 from minialign.tasks.audit_report import report
 from minialign.tasks.gold import read_gold
 from minialign.tasks.votes import Votes, vote_of
@@ -79,6 +81,20 @@ def test_several_annotators_are_one_item(tmp_path):
     assert alone.best == "b"
     # without a name nobody knows whether it is the same annotator
     assert len(read_gold([write(tmp_path / "h.jsonl", [{**row, "gold": "a"}] * 2)])) == 2
+
+
+def test_annotators_of_one_id_and_of_other_names_for_the_models(tmp_path):
+    row = {"id": "q1", "prompt": "p", "a": "x", "b": ""}
+    path = write(tmp_path / "g.jsonl", [
+        {**row, "gold": "a", "annotator": "ann", "model_a": "m", "model_b": "n"},
+        {**row, "gold": "a", "annotator": "bob"},
+        {**row, "a": "", "b": "x", "gold": "b", "annotator": "cy", "a_from": {"model": "o"}},
+    ])  # fmt: skip
+    (one,) = read_gold([path])
+    assert one.votes == (("ann", "a"), ("bob", "a"), ("cy", "a"))
+    said = {"prompt": "p", "a": "", "b": "x", "gold": "b", "annotator": "z"}
+    (found,) = stored(Path(write(tmp_path / "votes.jsonl", [said])), [one])
+    assert (found.choice, found.right) == ("a", 1.0)
 
 
 def test_your_own_labels(home):
@@ -175,6 +191,31 @@ def test_a_judge_that_takes_the_longer(tmp_path):
     assert said["conclusion"]["word"] == "no better than answer length"
 
 
+def test_a_judge_that_takes_the_shorter(tmp_path):
+    """As a reward head that has learned nothing else, where short answers are mostly better."""
+    chance, rows = random.Random(4), []
+    for n in range(80):
+        long, short = f"a long answer {n} " * 3, f"short {n}"
+        best = "b" if chance.random() < 0.8 else "a"
+        rows.append({"prompt": f"p{n}", "a": long, "b": short, "gold": best})
+    gold = read_gold([write(tmp_path / "g.jsonl", rows)])
+    said = audit(gold, lambda one: ("b", "b"))
+    (row,) = said["rows"]
+    shorter = row["baselines"]["shorter wins"]["accuracy"]
+    assert row["accuracy"][0] == shorter == 1 - row["baselines"]["longer wins"]["accuracy"] > 0.7
+    assert said["conclusion"]["word"] == "no better than answer length"
+    assert said["conclusion"]["why"] == [f'"shorter wins" has {100 * shorter:.1f} %']
+    # by a number of each answer, as a reward model gives it
+    scored = list(score(Scorer("short", lambda _, texts: [-len(text) for text in texts]), gold))
+    assert report(scored, "short")["conclusion"] == said["conclusion"]
+    # no better either when the difference is within the interval
+    near = audit(
+        gold, lambda one: ("a", "a") if one.duel.prompt[0]["content"] == "p1" else ("b",) * 2
+    )
+    assert near["conclusion"]["word"] == "no better than answer length"
+    assert audit(gold, lambda one: (one.best, one.best))["conclusion"]["word"] == "usable"
+
+
 def test_a_judge_that_needs_both_orders(tmp_path):
     chance = random.Random(2)
 
@@ -215,6 +256,7 @@ def test_unparsed_verdicts_are_wrong_and_counted(tmp_path):
     (row,) = said["rows"]
     assert row["unparsed"] == 30
     assert row["accuracy"][0] == 0.5
+    assert row["longer_chosen"] == pytest.approx(row["baselines"]["longer wins"]["accuracy"])
     assert said["decided"]["share"] == 0
     assert "calibration" not in said
 
@@ -270,7 +312,16 @@ def test_the_tiny_model_is_audited_and_asked_once(home, tiny_model, gold_file, t
     assert run(*words, "-o", str(verdicts)) == 0
     shown = capsys.readouterr().out
     assert verdicts.stat().st_size == size
-    for word in ("accuracy %", "longer wins", "first wins", "coin", "●", "calibration error"):
+    for word in (
+        "accuracy %",
+        "longer wins",
+        "· shorter wins",
+        "S shorter wins",
+        "first wins",
+        "coin",
+        "●",
+        "calibration error",
+    ):
         assert word in shown
     # what it said, as a judge of its own
     assert run(str(verdicts), "--gold", gold_file, "--json") == 0

@@ -1,11 +1,11 @@
 """Budgets of tokens and minutes: a run ends when they are used, and resuming changes nothing."""
 
 import hashlib
-import json
 import random
 import threading
 
 import pytest
+from conftest import written
 
 from minialign.errors import UserError
 from minialign.methods import METHODS
@@ -30,8 +30,7 @@ def pairs(tmp_path_factory):
         {"prompt": f"{text(9)} {i}", "chosen": f"yes {text(5)}", "rejected": f"no {text(20)}"}
         for i in range(24)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return written(path, rows)
 
 
 def begun(tiny_model, pairs, stop=None, method="sft", **changes):

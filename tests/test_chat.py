@@ -129,7 +129,7 @@ def test_a_saved_conversation_is_a_demonstration_and_comes_back(engine, tmp_path
     conversation = Conversation(system="be 🦊")
     with pytest.raises(UserError, match="no answer to save"):
         conversation.save(file)
-    say(engine, conversation, "naïve?")
+    say(engine, conversation, "naïve\u2028\x85?")
     conversation.save(file)
     say(engine, conversation, "more")
     conversation.save(file)

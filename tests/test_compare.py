@@ -1,19 +1,16 @@
 """``minialign compare`` on the tiny model: equal budgets, kills, reuse, honest verdicts."""
 
 import json
-import os
 import random
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import command, ended, written
 
 from minialign.cli import main
 from minialign.cli.compare import settings_of
@@ -69,10 +66,6 @@ def text(chance, count):
     return " ".join(chance.choices(WORDS, k=count))
 
 
-def written(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def make(folder, tiny_model, config=CONFIG):
     chance = random.Random(0)
     pairs = [
@@ -89,23 +82,6 @@ def make(folder, tiny_model, config=CONFIG):
     (folder / "gold.py").write_text(GOLD)
     (folder / "compare.toml").write_text(config.format(model=tiny_model))
     return folder / "compare.toml"
-
-
-def command(home, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "minialign", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "MINIALIGN_HOME": str(home), "PYTHONPATH": str(ROOT)},
-    )
-
-
-def ended(process):
-    out, err = process.communicate(timeout=300)
-    assert "Traceback" not in err, err
-    return process.returncode, out, err
 
 
 def state(out):

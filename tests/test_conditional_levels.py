@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import written
 
 from minialign import control
 from minialign.cli import main
@@ -32,8 +33,7 @@ def rankings(tmp_path):
         for i in range(12)
     ]
     file = tmp_path / "rankings.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
+    return written(file, rows)
 
 
 def test_each_level_learns_its_own_responses_and_the_best_words_are_kept(

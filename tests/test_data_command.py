@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, written
 
 from minialign import formats
 from minialign.cli import main
@@ -36,8 +36,7 @@ def run(home: Path, tmp_path: Path, monkeypatch, capsys) -> Run:
 
 
 def write(path: str, *rows: dict) -> Path:
-    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Path(path)
+    return written(Path(path), rows)
 
 
 def pair(prompt: str, chosen: str = "Yes.", rejected: str = "No, never.") -> dict:
@@ -169,6 +168,21 @@ def test_convert_to_stdout_says_what_it_left_out(run: Run):
     _, out, err = run("convert", FIXTURES / "alpaca.json", "--to", "pairs")
     assert out == ""
     assert "not used: 3 × demonstration that gives no pair" in err
+
+
+def test_an_unlabelled_pair_stays_one(run: Run):
+    write("p.jsonl", {**pair("A?"), "unlabelled": True}, pair("B?"))
+    for kind in ("pairs", "prompts"):
+        code, _, _ = run("convert", "p.jsonl", "--to", kind, "-o", f"{kind}.jsonl")
+        rows = [json.loads(line) for line in open_lines(f"{kind}.jsonl")]
+        marks = [row.get("unlabelled") for row in rows]
+        assert (code, marks) == (0, [kind == "pairs" or None, None])
+    # its first answer is not the better one
+    for kind in ("messages", "ratings", "rankings"):
+        code, out, err = run("convert", "p.jsonl", "--to", kind)
+        assert {row["prompt"][0]["content"] if "prompt" in row else row["messages"][0]["content"]
+                for row in map(json.loads, out.splitlines())} == {"B?"}  # fmt: skip
+        assert "not used: 1 × unlabelled pair that gives no" in err
 
 
 def test_convert_drops_only_what_it_is_told_to(run: Run):

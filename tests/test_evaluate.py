@@ -4,10 +4,13 @@ import json
 import math
 
 import pytest
+from test_judge import forbidden
 
 from minialign.cli import main
+from minialign.cli.evaluate import _sentence
 from minialign.judge import decide
 from minialign.records import Verdict
+from minialign.tasks import evaluate, judges
 from minialign.tasks.evaluate import named_apart, read_system
 from minialign.tasks.judge import Duel
 from minialign.tasks.win_rates import report
@@ -158,8 +161,44 @@ def test_an_answer_file_against_a_model_that_answers_now(home, tiny_model, answe
     assert "2 of 3 answers are there already" in captured.err
     assert sorted(file.read_bytes().splitlines()) == sorted(whole.splitlines())
     assert len((out / "verdicts.jsonl").read_bytes().splitlines()) == 3
-    assert run(*words, "--temperature", "0.2") == 2
-    assert "other sampling settings" in capsys.readouterr().err
+    # other settings are other answers, beside the old ones
+    assert run(*words, "--temperature", "0.2") == 0
+    assert len(list(out.glob("answers-*.jsonl"))) == 2
+    assert file.read_bytes().splitlines()[:2] == whole.splitlines()[:2]
+
+
+def test_a_finished_evaluation_answers_again_without_a_model(
+    home, tiny_model, answers, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "out"
+    words = [answers[0], str(tiny_model), "--judge", str(tiny_model), "--out", str(out),
+             "--max-tokens", "6", "--json"]  # fmt: skip
+    assert run(*words) == 0
+    first = json.loads(capsys.readouterr().out)
+    (file,) = out.glob("answers-*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for tasks in (evaluate, judges):
+        monkeypatch.setattr(tasks, "open_engine", forbidden)
+    assert run(*words) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    # a line separator of Unicode ends no line of JSON
+    rows[0]["response"] = "two\u2028lines"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert run(*words[:2], "--scorer", "length", *words[4:]) == 0
+    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert pair["length_b"] == pytest.approx(sum(len(row["response"]) for row in rows) / 3)
+
+
+def test_longer_answers_that_lose_at_equal_length_are_said_so(home, answers, capsys):
+    """A is longer by far where it wins, and loses where it is not."""
+    won = [judgement(n, "a", "a", a="x" * (60 + n % 7), b="y" * 9) for n in range(60)]
+    lost = [judgement(100 + n, "b", "b", a="x" * 9, b="y" * (9 + n % 3)) for n in range(30)]
+    some = [judgement(200 + n, "b", "b", a="x" * (60 + n), b="y" * 9) for n in range(4)]
+    (pair,) = report([*won, *lost, *some], "judge")["pairs"]
+    assert pair["win_rate"][1] > 0.5
+    assert pair["length_controlled"][2] < 0.5
+    assert "A wins against B" in _sentence(pair, "judge")
+    assert _sentence(pair, "judge").endswith("; at equal length B wins")
 
 
 def test_three_systems_and_prompts_with_categories(home, tiny_model, answers, tmp_path, capsys):

@@ -9,13 +9,19 @@ import pytest
 from minialign.evaluation import bradley_terry, logistic
 from minialign.evaluation.agreement import (
     accuracy,
-    average_accuracy,
     ceiling,
     cohen_kappa,
     counted_agreement,
     swap_agreement,
 )
-from minialign.evaluation.bias import baselines, conflict_rate, first_slot_rate, lean, longer
+from minialign.evaluation.bias import (
+    baselines,
+    conflict_rate,
+    first_slot_rate,
+    lean,
+    longer,
+    shorter,
+)
 from minialign.evaluation.bootstrap import (
     mean_interval,
     paired_difference,
@@ -26,7 +32,6 @@ from minialign.evaluation.bradley_terry import Game
 from minialign.evaluation.calibration import calibration_error, reliability
 from minialign.evaluation.length_control import length_controlled, length_feature
 from minialign.evaluation.styles import style_matrix, style_of
-from minialign.evaluation.wording import LLMBAR_ALONE, LLMBAR_EXPLAINED, choice_in
 from minialign.stats import wilson
 
 # ---- intervals --------------------------------------------------------------------------------
@@ -110,7 +115,6 @@ def test_one_coefficient_by_hand():
     found = logistic.fit(np.ones((10, 1)), np.array([1.0] * 7 + [0.0] * 3))
     assert found.coefficients[0] == pytest.approx(math.log(7 / 3))
     assert found.errors[0] == pytest.approx(1 / math.sqrt(10 * 0.7 * 0.3))
-    assert found.log_likelihood == pytest.approx(7 * math.log(0.7) + 3 * math.log(0.3))
 
 
 def test_separable_data_are_told_and_stay_finite():
@@ -153,9 +157,7 @@ def test_abilities_and_order_effect_are_recovered_within_their_intervals():
     for name, value in truth.items():
         assert abs(fitted.ability[name] - value) <= 2.6 * fitted.error[name] + 1e-12
     assert abs(fitted.order - 0.4) < 2.6 * fitted.order_error
-    assert sum(fitted.worth.values()) == pytest.approx(1)
     assert not fitted.separable
-    assert fitted.connected
     intervals = bradley_terry.ability_intervals(games, order=True, reference="a", count=100)
     for name in "bcd":
         value, low, high = intervals[name]
@@ -180,13 +182,11 @@ def test_a_position_bias_is_taken_out():
     assert rate == pytest.approx(fitted.beats("x", "y"))
 
 
-def test_who_never_lost_and_who_never_met():
+def test_who_never_lost():
     unbeaten = bradley_terry.fit([Game("x", "y", 1.0)] * 5)
     assert unbeaten.separable
     assert 0.5 < unbeaten.beats("x", "y") < 1
     assert math.isfinite(unbeaten.error["y"])
-    apart = bradley_terry.fit([Game("a", "b", 0.5), Game("c", "d", 0.5)])
-    assert not apart.connected
     with pytest.raises(ValueError, match="against itself"):
         bradley_terry.fit([Game("x", "x", 1.0)])
     with pytest.raises(ValueError, match="does not play"):
@@ -235,9 +235,6 @@ def test_length_control_where_there_is_nothing_to_control():
     assert 0.5 < always.win_rate < 1
     # d / std(d) with n - 1, in tanh
     assert length_feature([10, 20], [10, 10]) == pytest.approx([0, math.tanh(math.sqrt(2))])
-    hard = length_controlled([1, 0, 1, 0, 1, 0, 0, 1], [1, 2, 3, 4, 5, 6, 8, 7], [4] * 8,
-                             difficulty=[0, 1, 0, 1, 0, 1, 0, 1])  # fmt: skip
-    assert 0 < hard.win_rate < 1
 
 
 # ---- agreement --------------------------------------------------------------------------------
@@ -248,7 +245,6 @@ def test_accuracy_by_hand():
     forward, backward = ["a", "b", "tie", "a"], ["a", "unparsed", "b", "b"]
     assert accuracy(forward, gold) == pytest.approx(1.5 / 3)
     assert accuracy(backward, gold) == pytest.approx(2 / 3)
-    assert average_accuracy(forward, backward, gold) == pytest.approx(3.5 / 6)
     assert swap_agreement(forward, backward) == pytest.approx(1 / 4)
     assert conflict_rate(forward, backward) == pytest.approx(3 / 4)
     assert math.isnan(accuracy(["a"], ["tie"]))
@@ -320,11 +316,13 @@ def test_equal_gold_uses_ties_too():
 def test_baselines_by_hand():
     a, b, gold = ["long one", "x", "same"], ["x", "longer", "four"], ["a", "a", "b"]
     assert longer(a, b) == ["a", "b", "tie"]
+    assert shorter(a, b) == ["b", "a", "tie"]
     assert baselines(a, b, gold)["longer wins"]["accuracy"] == pytest.approx(0.5)
+    assert baselines(a, b, ["b", "a", "b"])["shorter wins"]["accuracy"] == pytest.approx(2.5 / 3)
     assert baselines(a, b, gold)["coin"] == {"accuracy": 0.5, "agreement": 0.5}
 
 
-# ---- calibration, styles, wording -------------------------------------------------------------
+# ---- calibration, styles ----------------------------------------------------------------------
 
 
 def test_calibration_by_hand_and_for_a_judge_that_knows():
@@ -365,18 +363,3 @@ def test_the_style_matrix_counts_each_pair_once():
     assert {(c.better, c.worse): c.accuracy for c in cells} == {
         ("short", "long"): 1, ("formatted", "short"): 0, ("short", "formatted"): 0.5,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("text", "alone", "explained"),
-    [
-        ("Output (a)", "a", "unparsed"),
-        ("\n Output (b)", "b", "unparsed"),
-        ("It is short. Therefore, Output (b) is better.", "unparsed", "b"),
-        ("I prefer Output (a)", "unparsed", "unparsed"),
-        ("", "unparsed", "unparsed"),
-    ],
-)
-def test_a_verdict_in_prose(text: str, alone: str, explained: str):
-    assert choice_in(text, LLMBAR_ALONE) == alone
-    assert choice_in(text, LLMBAR_EXPLAINED) == explained

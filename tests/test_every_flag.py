@@ -7,23 +7,17 @@ A new field without a row fails here.
 import argparse
 import dataclasses
 import functools
-import hashlib
-import json
 import operator
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
-import mlx.core as mx
 import pytest
+from conftest import written
+from flag_runs import Outcome, Row, assert_differs, assert_repeats, filled, outcome
 from tiny import make_tiny_model
 
 from minialign.cli.train import add_arguments
 from minialign.config import resolve
-from minialign.errors import UserError
 from minialign.methods import METHODS
-from minialign.models.adapter import WEIGHTS
 from minialign.tasks.settings import Settings
 from minialign.tasks.train import start
 
@@ -31,33 +25,23 @@ from minialign.tasks.train import start
 BASE = "--iters 3 --batch-size 2 --eval-split 0.25 --learning-rate 0.01 --max-seq-length 128"
 
 
-@dataclass(frozen=True)
-class Row:
-    """The flag with its value, what must differ, and flags that both runs have."""
-
-    flag: str
-    differs: str
-    both: str = ""
-    how: Callable[[Any, Any], bool] = operator.ne  # (with the flag, without it)
-
-
 COMMON = {
-    "model": Row("--model {other}", "weights"),
-    "data": Row("--data {held}", "rows"),
+    "model": Row("--model {other}"),
+    "data": Row("--data {held}", "said"),
     "map": Row("--map chosen=better rejected=worse", "error", "--data {renamed}"),
     "skip_bad": Row("--skip-bad", "error", "--data {bad}"),
-    "eval_data": Row("--eval-data {held}", "rows"),
-    "eval_split": Row("--eval-split 0.5", "rows"),
-    "adapter": Row("--adapter {adapter}", "weights"),
-    "reference_adapter": Row("--reference-adapter {adapter}", "weights"),
+    "eval_data": Row("--eval-data {held}", "said"),
+    "eval_split": Row("--eval-split 0.5", "said"),
+    "adapter": Row("--adapter {adapter}"),
+    "reference_adapter": Row("--reference-adapter {adapter}"),
     "out": Row("--out {folder}/elsewhere", "folder"),
     "name": Row("--name mine", "folder"),
     "fine_tune_type": Row("--fine-tune-type dora", "tensors"),
     "num_layers": Row("--num-layers 1", "tensors"),
     "rank": Row("--rank 2", "tensors"),
-    "scale": Row("--scale 7", "weights"),
-    "rslora": Row("--rslora", "weights"),
-    "dropout": Row("--dropout 0.4", "weights"),
+    "scale": Row("--scale 7"),
+    "rslora": Row("--rslora"),
+    "dropout": Row("--dropout 0.4"),
     "keys": Row("--keys self_attn.q_proj mlp.up_proj", "tensors"),
     "batch_size": Row("--batch-size 3", "tokens"),
     "grad_accumulation_steps": Row("--grad-accumulation-steps 2", "tokens"),
@@ -66,62 +50,62 @@ COMMON = {
     "max_minutes": Row("--max-minutes 1e-9", "steps"),
     "max_tokens": Row("--max-tokens 100", "steps"),
     "max_seq_length": Row("--max-seq-length 30", "tokens"),
-    "learning_rate": Row("--learning-rate 0.001", "weights"),
+    "learning_rate": Row("--learning-rate 0.001"),
     "lr_schedule": Row("--lr-schedule constant", "rates"),
     "warmup": Row("--warmup 2", "rates"),
-    "betas": Row("--betas 0.5 0.9", "weights"),
-    "weight_decay": Row("--weight-decay 1", "weights"),
-    "grad_clip": Row("--grad-clip 0.001", "weights"),
+    "betas": Row("--betas 0.5 0.9"),
+    "weight_decay": Row("--weight-decay 1"),
+    "grad_clip": Row("--grad-clip 0.001"),
     "grad_checkpoint": Row("--grad-checkpoint", "memory", "--data {long}", operator.lt),
     "share_prompts": Row("--no-share-prompts", "shared", "--data {long}"),
     "steps_per_report": Row("--steps-per-report 2", "logged"),
     "steps_per_eval": Row("--steps-per-eval 1", "evaluated"),
     "save_every": Row("--save-every 1", "saved"),
     "patience": Row("--patience 1", "steps", "--steps-per-eval 1 --learning-rate 9 --iters 9"),
-    "select": Row("--select best", "weights", "--steps-per-eval 1 --learning-rate 9"),
-    "seed": Row("--seed 1", "weights"),
+    "select": Row("--select best", both="--steps-per-eval 1 --learning-rate 9"),
+    "seed": Row("--seed 1"),
     "memory_limit": Row("--memory-limit 0.001", "error"),
 }  # fmt: skip
 
 OWN = {
-    "sft": {"train_on": Row("--train-on last", "weights", "--data {turns}")},
+    "sft": {"train_on": Row("--train-on last", both="--data {turns}")},
     "reward": {
-        "margin": Row("--margin", "weights", "--data {margins}"),
-        "centering": Row("--centering 3", "weights"),
+        "margin": Row("--margin", both="--data {margins}"),
+        "centering": Row("--centering 3"),
     },
     "dpo": {
-        "loss": Row("--loss ipo", "weights"),
-        "beta": Row("--beta 2", "weights"),
-        "label_smoothing": Row("--label-smoothing 0.3", "weights"),
-        "nll_weight": Row("--nll-weight 1", "weights"),
+        "loss": Row("--loss ipo"),
+        "beta": Row("--beta 2"),
+        "label_smoothing": Row("--label-smoothing 0.3"),
+        "nll_weight": Row("--nll-weight 1"),
     },
     "slic": {
         "delta": Row("--delta 9", "losses"),
-        "nll_weight": Row("--nll-weight 1", "weights"),
-        "sft_data": Row("--sft-data {answers}", "weights"),
+        "nll_weight": Row("--nll-weight 1"),
+        "sft_data": Row("--sft-data {answers}"),
     },
     "rrhf": {
-        "rank_weight": Row("--rank-weight 9", "weights"),
-        "nll_weight": Row("--nll-weight 0", "weights"),
-        "length_penalty": Row("--length-penalty 0", "weights"),
+        "rank_weight": Row("--rank-weight 9"),
+        "nll_weight": Row("--nll-weight 0"),
+        "length_penalty": Row("--length-penalty 0"),
     },
     "kto": {
-        "beta": Row("--beta 2", "weights"),
-        "desirable_weight": Row("--desirable-weight 3", "weights"),
-        "undesirable_weight": Row("--undesirable-weight 3", "weights"),
+        "beta": Row("--beta 2"),
+        "desirable_weight": Row("--desirable-weight 3"),
+        "undesirable_weight": Row("--undesirable-weight 3"),
     },
-    "orpo": {"beta": Row("--beta 2", "weights")},
+    "orpo": {"beta": Row("--beta 2")},
     "simpo": {
-        "beta": Row("--beta 9", "weights"),
-        "gamma": Row("--gamma 9", "weights"),
-        "nll_weight": Row("--nll-weight 1", "weights"),
+        "beta": Row("--beta 9"),
+        "gamma": Row("--gamma 9"),
+        "nll_weight": Row("--nll-weight 1"),
     },
     "conditional": {
-        "good": Row("--good Well.", "weights"),
-        "bad": Row("--bad Badly.", "weights"),
-        "place": Row("--place system", "weights"),
-        "quantiles": Row("--quantiles 2", "weights"),
-        "level": Row("--level Grade{{level}}", "weights", "--quantiles 2"),
+        "good": Row("--good Well."),
+        "bad": Row("--bad Badly."),
+        "place": Row("--place system"),
+        "quantiles": Row("--quantiles 2"),
+        "level": Row("--level Grade{{level}}", both="--quantiles 2"),
     },
 }
 
@@ -135,62 +119,13 @@ def test_every_field_of_every_method_has_a_row():
         assert set(OWN[name]) == {one.name for one in dataclasses.fields(method.config)}, name
 
 
-@dataclass
-class Outcome:
-    """What can be seen of a run."""
-
-    error: str = ""
-    folder: str = ""
-    weights: str = ""
-    tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    rows: str = ""
-    tokens: list[int] = field(default_factory=list)
-    steps: int = 0
-    losses: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    logged: list[int] = field(default_factory=list)
-    evaluated: list[int] = field(default_factory=list)
-    saved: list[int] = field(default_factory=list)
-    memory: float = 0.0
-    shared: int = 0
-
-
-def trained(method, arguments) -> Outcome:
+def trained(name, arguments) -> Outcome:
     """Runs a method with these command-line arguments."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser, method)
+    parser, method = argparse.ArgumentParser(), METHODS[name]
+    add_arguments(parser, name)
     typed = vars(parser.parse_args(arguments))
-    chosen = METHODS[method]
-    outcome = Outcome()
-    mx.clear_cache()
-    try:
-        run, events = start(
-            chosen, resolve(Settings, {}, typed, ""), resolve(chosen.config, {}, typed, "")
-        )
-        happened = list(events)
-    except UserError as reason:
-        return Outcome(error=reason.problem)
-    steps = [event for event in happened if event.kind == "step"]
-    outcome.folder = str(run.path)
-    outcome.weights = hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest()
-    arrays: Any = mx.load(str(run.path / WEIGHTS))
-    outcome.tensors = {name: value.shape for name, value in arrays.items()}
-    outcome.rows = next(event.text for event in happened if "to train on" in event.text)
-    outcome.tokens = [event.values["tokens"] for event in steps]
-    outcome.steps = len(steps)
-    outcome.losses = [event.values["loss"] for event in steps]
-    outcome.rates = [event.values["learning_rate"] for event in steps]
-    outcome.logged = [row["step"] for row in run.metrics("train")]
-    outcome.evaluated = [row["step"] for row in run.metrics("eval")]
-    outcome.saved = [event.step for event in happened if event.kind == "saved"]
-    summary = json.loads((run.path / "summary.json").read_text())
-    outcome.memory, outcome.shared = summary["peak_memory"], summary["shared_batches"]
-    return outcome
-
-
-def written(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    kinds = (Settings, method.config)
+    return outcome(lambda: start(method, *(resolve(kind, {}, typed, "") for kind in kinds)))
 
 
 @pytest.fixture(scope="module")
@@ -244,28 +179,19 @@ def files(tmp_path_factory, tiny_model):
 
         @functools.cache
         def run(method, flags):
-            whole = f"--model {{model}} --data {{pairs}} {BASE} {flags}"
-            if "--no-iters" in whole:
-                whole = whole.replace("--no-iters", "").replace("--iters 3", "")
-            return trained(method, [part.format(**made) for part in whole.split()])
+            flags = f"--model {{model}} --data {{pairs}} {BASE} {flags}"
+            return trained(method, filled(flags, made))
 
         yield run
 
 
 def test_the_same_run_twice_shows_no_difference(files):
     one, other = files("dpo", ""), files("dpo", " ")
-    assert one.folder != other.folder
-    ignored = {"folder": "", "memory": 0}
-    assert dataclasses.replace(one, **ignored) == dataclasses.replace(other, **ignored)
-    assert not one.error
+    assert_repeats(one, other)
     assert abs(one.memory - other.memory) < 0.05 * one.memory
 
 
 @pytest.mark.parametrize(("method", "name"), ROWS)
 def test_every_flag_changes_something(files, method, name):
     row = COMMON[name] if name in COMMON else OWN[method][name]
-    without, with_it = files(method, row.both), files(method, f"{row.both} {row.flag}".strip())
-    if row.differs != "error":
-        assert (with_it.error, without.error) == ("", "")
-    before, after = getattr(without, row.differs), getattr(with_it, row.differs)
-    assert row.how(after, before), (before, after)
+    assert_differs(row, functools.partial(files, method))

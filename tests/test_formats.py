@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, written
 
 from minialign import formats
 from minialign.formats.kinds import answers_of, prompt_of
@@ -311,7 +311,7 @@ def test_a_file_may_mix_formats(tmp_path: Path):
         {"prompt": "a", "responses": ["b", "c"], "scores": [1, 2]},
     ]
     path = tmp_path / "mixed.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(path, rows)
     read = formats.read(path)
     assert [type(record) for record in read.records] == [Pair, Rated, Ranking]
     assert read.format == {"pairs": 1, "ratings": 1, "rankings": 1}

@@ -2,14 +2,12 @@
 
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from conftest import command, ended
 
 from minialign import formats
 from minialign.cli import main
@@ -28,7 +26,7 @@ def model(tiny_model, home) -> list[str]:
 
 def generated(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
     assert main(["generate", *arguments, "--json"]) == 0
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [json.loads(line) for line in capsys.readouterr().out.split("\n")[:-1]]
 
 
 def test_json_rows_say_how_to_get_each_answer_again(model, tiny_model, capsys):
@@ -67,7 +65,7 @@ def test_plain_answers_come_in_order_and_one_alone_is_bare(model, capsys):
 
 def test_prompts_from_files_and_stdin(model, tmp_path, capsys, monkeypatch):
     lines = tmp_path / "prompts.txt"
-    lines.write_text("yes?\n\nno 🦊?\n")
+    lines.write_text("yes?\n\nno\u2028🦊?\n")
     turns = [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "fox?"},
@@ -81,7 +79,7 @@ def test_prompts_from_files_and_stdin(model, tmp_path, capsys, monkeypatch):
     kind = {"role": "system", "content": "kind"}
     found.sort(key=lambda row: row["prompt_index"])
     assert [row["prompt"] for row in found] == [
-        [kind, {"role": "user", "content": text}] for text in ("two\nlines", "yes?", "no 🦊?")
+        [kind, {"role": "user", "content": text}] for text in ("two\nlines", "yes?", "no\u2028🦊?")
     ]
     found = generated(capsys, *model, "--file", str(rows), "--system", "kind")
     found.sort(key=lambda row: row["prompt_index"])
@@ -118,7 +116,7 @@ def test_every_sampling_flag_changes_something(model, capsys):
 
 
 def test_output_files_are_resumed_where_they_broke_off(model, tmp_path, capsys):
-    prompts = [f"fox {i}?" for i in range(6)]
+    prompts = [f"fox {i}?\u2028\x85\x1e." for i in range(6)]  # no ends of lines in JSONL
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     assert main(["generate", *model, *prompts, "-n", "2", "-o", str(whole)]) == 0
     out, err = capsys.readouterr()
@@ -146,19 +144,17 @@ def test_output_files_are_resumed_where_they_broke_off(model, tmp_path, capsys):
 def test_an_interrupt_keeps_what_is_finished(tiny_model, home, tmp_path):
     file, prompts = tmp_path / "answers.jsonl", tmp_path / "prompts.txt"
     prompts.write_text("".join(f"fox {i}?\n" for i in range(4000)))
-    command = [
-        sys.executable, "-m", "minialign", "generate", "--model", str(tiny_model), "--file",
-        str(prompts), "--max-tokens", "60", "--batch-size", "2", "-o", str(file),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    process = command(
+        home, "generate", "--model", tiny_model, "--file", prompts, "--max-tokens", "60",
+        "--batch-size", "2", "-o", file,
+    )  # fmt: skip
     end = time.monotonic() + 40
     while not (file.exists() and file.stat().st_size) and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
+    code, _, err = ended(process, 20)
+    assert code == 130
     assert "with --resume goes on" in err
-    assert "Traceback" not in err
     assert all(json.loads(line)["response"] is not None for line in file.read_text().splitlines())
 
 

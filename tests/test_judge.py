@@ -25,8 +25,11 @@ from minialign.judge.templates import known_templates, read_template
 from minialign.judge.verdict_tokens import verdict_tokens
 from minialign.models.load import load
 from minialign.records import Pair, Prompted, to_json
-from minialign.tasks.judge import Duel, judge_duels, open_judge, read_verdicts, verdicts_to_pairs
+from minialign.tasks import judges, scorers
+from minialign.tasks.judge import Duel, judge_duels, open_judge, verdicts_to_pairs
+from minialign.tasks.judgings import standing, verdict_of
 from minialign.tasks.scorers import open_scorer
+from minialign.tasks.votes import Lines
 
 
 def asked(text: str) -> list[dict[str, str]]:
@@ -40,6 +43,11 @@ DUELS = [
     Duel(asked("fox?"), "same", "same", source="f:4"),
     Duel(asked("brown?"), "the brown fox " * 12, "over the lazy dog " * 9, source="f:5"),
 ]
+
+
+def kept_in(file: Path):
+    """Every verdict of a file, in its order."""
+    return [one for row in Lines.open(file).rows if (one := verdict_of(row))]
 
 
 def order(a: float, b: float, tie: float = 0.0) -> dict[str, float]:
@@ -347,6 +355,7 @@ def test_a_reference_and_criteria_are_asked_for(tiny_model, home, tmp_path):
     assert by_file.template.name == "criteria"
     assert by_file.identity == by_text.identity
     assert by_file.identity != open_judge(str(tiny_model), criteria="1. cats").identity
+    assert open_judge(str(tiny_model), criteria="be brief, " * 40).criteria  # no name of a file
 
 
 def test_a_reason_comes_before_the_verdict(tiny_model, home):
@@ -420,7 +429,7 @@ def test_asking_again_asks_nothing_twice(tiny_model, home, tmp_path):
     again = list(judge_duels(judge, DUELS, file=file))
     assert len(judge.reader.asked) == 8
     assert again == first
-    assert read_verdicts(file) == first
+    assert kept_in(file) == first
     # another file, the answers the other way round, another way to decide: all known
     turned = [replace(duel, a=duel.b, b=duel.a) for duel in DUELS]
     list(judge_duels(judge, turned, file=tmp_path / "other.jsonl"))
@@ -434,8 +443,55 @@ def test_asking_again_asks_nothing_twice(tiny_model, home, tmp_path):
     other = counted(open_judge(str(tiny_model), template="plain"))
     mixed = list(judge_duels(other, DUELS[:1], file=file))
     assert len(other.reader.asked) == 2
-    assert len(read_verdicts(file)) == 6
+    assert len(kept_in(file)) == 6
     assert mixed[0].id != first[0].id
+
+
+def forbidden(*arguments, **options):
+    raise AssertionError("the model is opened")
+
+
+def test_what_was_asked_before_needs_no_model(tiny_model, home, tmp_path, monkeypatch):
+    run = make_adapter(tmp_path / "run", tiny_model, 1)
+    reward = f"reward:{make_reward(tmp_path / 'reward', tiny_model)}"
+    specs = (str(tiny_model), str(run), reward)
+    before = [list(judge_duels(open_judge(spec), DUELS)) for spec in specs]
+    monkeypatch.setattr(judges, "open_engine", forbidden)
+    monkeypatch.setattr(scorers, "open_scorer", forbidden)
+    for spec, said in zip(specs, before, strict=True):
+        again = list(judge_duels(open_judge(spec), DUELS))
+        assert [one.orders for one in again] == [one.orders for one in said]
+        with pytest.raises(AssertionError, match="is opened"):
+            list(judge_duels(open_judge(spec), [Duel(asked("new?"), "one", "other")]))
+    config = run / "adapter_config.json"
+    settings = json.loads(config.read_text())
+    settings["lora_parameters"]["scale"] *= 2
+    config.write_text(json.dumps(settings))
+    with pytest.raises(AssertionError, match="is opened"):  # it may say something else now
+        list(judge_duels(open_judge(str(run)), DUELS))
+
+
+def test_rows_that_are_no_verdicts(tiny_model, home):
+    (one,) = judge_duels(open_judge(str(tiny_model)), DUELS[:1])
+    row = to_json(one)
+    assert verdict_of(row) == replace(one, source="")
+    some = row["orders"][0]
+    for wrong in (
+        {"orders": [1, 2]}, {"orders": [{"a": 1}, {"a": 1}]}, {"orders": []}, {"orders": [some]},
+        {"orders": [some, {"a": "x", "b": 0, "tie": 0}]}, {"a": 3}, {"id": None},
+    ):  # fmt: skip
+        assert verdict_of({**row, **wrong}) is None, wrong
+    assert verdict_of({**row, "orders": [some, {"unparsed": "?"}]}) is not None
+    assert verdict_of({key: value for key, value in row.items() if key != "judge"}) is None
+
+
+def test_an_order_without_a_preference_names_nobody(tiny_model, home):
+    (one,) = judge_duels(open_judge(str(tiny_model)), DUELS[:1])
+    said = standing(
+        {"x": replace(one, choice="tie", orders=[order(0.5, 0.5), order(0.6, 0.4)])}, {}
+    )
+    assert said.first == (0.0, 1)  # with b first it preferred a
+    assert said.conflicts == (1.0, 1)
 
 
 def test_a_file_cut_by_a_kill_and_foreign_lines_are_no_harm(tiny_model, home, tmp_path):
@@ -445,7 +501,7 @@ def test_a_file_cut_by_a_kill_and_foreign_lines_are_no_harm(tiny_model, home, tm
     data = file.read_bytes()
     file.write_bytes(b'{"note": 1}\nnonsense\n' + data[: len(data) - 40])
     assert len(list(judge_duels(judge, DUELS[:3], file=file))) == 3
-    assert [one.id for one in read_verdicts(file)] == [one.id for one in first]
+    assert [one.id for one in kept_in(file)] == [one.id for one in first]
     assert file.read_bytes().startswith(b'{"note": 1}\nnonsense\n')
 
 
@@ -458,7 +514,7 @@ def test_stopping_keeps_what_was_said(tiny_model, home, tmp_path):
         found.append(verdict)
         if len(found) == 2:
             stop.set()
-    assert len(found) == len(read_verdicts(file)) == 2
+    assert len(found) == len(kept_in(file)) == 2
     assert len(list(judge_duels(judge, DUELS, file=file))) == 5
     assert len(judge.reader.asked) == len(set(judge.reader.asked)) == 8
 
@@ -509,7 +565,7 @@ def test_killed_and_resumed_nothing_is_lost_or_asked_twice(tiny_model, home, tmp
         told |= {line.split()[1] for line in rest_of_it.splitlines() if line.startswith("verdict ")}
         process.wait()
         process.stdout.close()
-        kept = {one.id for one in read_verdicts(file)}
+        kept = {one.id for one in kept_in(file)}
         assert told <= kept  # each was on disk before it was told
     assert ended
     assert len(kept) == count
@@ -586,6 +642,10 @@ def test_judges_as_scorers(tiny_model, home):
     assert open_scorer(f"judge:{tiny_model}").score(prompt, ["no"]) == [0.5]
     scores = open_scorer(f"judge:{tiny_model}@score").score(prompt, texts)
     assert all(1 < score < 10 for score in scores)
+    alone = open_scorer(f"judge:{tiny_model}@score")
+    assert alone.score(prompt, texts[:1]) == pytest.approx(scores[:1])
+    long = "the lazy dog " * 900  # nobody can read it
+    assert alone.score(prompt, [*texts[:2], long]) == [*scores[:2], min(scores[:2])]
     with pytest.raises(UserError, match="judge:self needs"):
         open_scorer("judge:self")
 

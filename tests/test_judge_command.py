@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from chat_server import completion, serving, status
 from conftest import ROOT
+from test_judge import forbidden, kept_in
 
 from minialign.cli import main
 from minialign.judge.templates import known_templates, read_template
-from minialign.tasks.judge import read_verdicts
+from minialign.tasks import judges
 
 WORDS = "that quick brown fox jumps over the lazy dog yes no"
 
@@ -45,7 +46,7 @@ def test_pairs_to_verdicts_to_training_pairs(tiny_model, home, tmp_path, pairs, 
         capsys, pairs, "--judge", str(tiny_model), "--template", "score", "--out", str(out),
         "--to-pairs", str(made),
     )  # fmt: skip
-    verdicts = read_verdicts(out)
+    verdicts = kept_in(out)
     assert len(verdicts) == 11
     assert verdicts[0].source.endswith("pairs.jsonl:1")
     assert (verdicts[0].a, verdicts[0].b) == ("that", "the lazy dog")  # in the file's order
@@ -104,13 +105,48 @@ def test_every_way_to_give_pairs(tiny_model, home, tmp_path, capsys):
     ):
         out = tmp_path / f"{name}.jsonl"
         judged(capsys, *files, "-m", str(tiny_model), "--out", str(out))
-        assert [(v.a, v.b) for v in read_verdicts(out)] == expected
-    (first, *_) = read_verdicts(tmp_path / "b.jsonl")
+        assert [(v.a, v.b) for v in kept_in(out)] == expected
+    (first, *_) = kept_in(tmp_path / "b.jsonl")
     assert first.a_from == {"file": one, "model": "x"}
-    assert read_verdicts(tmp_path / "a.jsonl")[1].a_from == {"model": "x"}
+    assert kept_in(tmp_path / "a.jsonl")[1].a_from == {"model": "x"}
     judged(capsys, duels, "-m", str(tiny_model), "--template", "reference", "--limit", "1")
     with pytest.raises(SystemExit):
         main(["judge", duels, "--limit", "x"])
+
+
+def test_the_same_command_again_answers_without_the_model(
+    tiny_model, home, tmp_path, pairs, capsys, monkeypatch
+):
+    out = str(tmp_path / "v.jsonl")
+    for more in ([], ["--out", out]):
+        first, _ = judged(capsys, pairs, "-m", str(tiny_model), *more)
+    monkeypatch.setattr(judges, "open_engine", forbidden)
+    for more in ([], ["--out", out], ["--debias"]):
+        again, _ = judged(capsys, pairs, "-m", str(tiny_model), *more)
+        assert again == first or more == ["--debias"]
+    with pytest.raises(AssertionError, match="is opened"):
+        main(["judge", pairs, "-m", str(tiny_model), "--template", "plain"])
+
+
+def test_pairs_of_one_prompt_are_no_independent_pairs(tiny_model, home, tmp_path, capsys):
+    responses = [" ".join(WORDS.split()[n:]) for n in range(8)]
+    row = {"prompt": "fox?", "responses": responses, "scores": list(range(8))}
+    file = write(tmp_path / "rankings.jsonl", [row])
+    found = json.loads(judged(capsys, file, "-m", str(tiny_model), "--json")[0])
+    assert found["judged"] == 28
+    low, high = found["win_rate_a_interval"]
+    assert high - low > 0.6  # of 28 prompts it would be 0.35
+
+
+def test_answers_of_generate_keep_their_reference(tiny_model, home, tmp_path, capsys):
+    files = [
+        write(tmp_path / f"{text}.jsonl", [
+            {"prompt": "fox?", "response": text, "extra": {"reference": "fox"}},
+        ])
+        for text in ("fox", "dog")
+    ]  # fmt: skip
+    text, _ = judged(capsys, *files, "-m", str(tiny_model), "--template", "reference", "--json")
+    assert json.loads(text)["judged"] == 1
 
 
 def test_templates_are_listed_shown_and_edited(tiny_model, home, tmp_path, pairs, capsys):
@@ -151,8 +187,9 @@ def test_a_users_mistakes_are_explained(tiny_model, home, tmp_path, pairs, capsy
         ([pairs, *model, "--out", pairs], "is what is judged"),
         ([pairs, *model, "--to-pairs", pairs], "is there already"),
         ([pairs, *model, "--retries", "3"], "--retries is for an endpoint"),
-        ([pairs, *model, "--judge-model", "x"], "--judge-model is for an endpoint"),
-        ([pairs, *model, "--judge-url", "http://127.0.0.1:9/v1"], "both --judge and --judge-url"),
+        ([pairs, *model, "--timeout", "3"], "--timeout is for an endpoint"),
+        ([pairs, "--judge-url", "http://127.0.0.1:9/v1", "--adapter", "x"], "both --adapter and"),
+        ([pairs, *model, "--out", "x.jsonl", "--to-pairs", "x.jsonl"], "are one file"),
         ([pairs, "--judge-url", "http://127.0.0.1:9/v1"], "which model"),
         ([pairs, "--judge-url", "nonsense", "--judge-model", "x"], "no address"),
         ([pairs, "--judge", "reward:nope"], "nope"),
@@ -172,7 +209,7 @@ def test_an_endpoint_that_fails_keeps_what_was_judged(home, tmp_path, pairs, cap
     out = tmp_path / "v.jsonl"
     faults = {n: status(500, "overloaded") for n in range(6, 100)}
     with serving(lambda body: completion("Verdict: A"), faults) as stub:
-        endpoint = ["--judge-url", stub.url, "--judge-model", "m", "--retries", "0"]
+        endpoint = ["--judge-url", stub.url, "--judge", "m", "--retries", "0"]
         arguments = [pairs, *endpoint, "--out", str(out), "--batch-size", "1"]
         assert main(["judge", *arguments]) == 2
         text, err = capsys.readouterr()
@@ -207,7 +244,7 @@ def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(home, tmp_path, pa
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
         assert process.returncode == 130
-        kept = len(read_verdicts(out))
+        kept = len(kept_in(out))
         # one more than was told, when the stop came between the file and the telling
         said = [
             f"{n} of 11 pairs are judged, and kept in {out}; the same" for n in (kept - 1, kept)
@@ -215,6 +252,6 @@ def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(home, tmp_path, pa
         assert any(text in err for text in said), err
         assert "Traceback" not in err
         assert main(command[3:]) == 0
-        assert len(read_verdicts(out)) == 11
+        assert len(kept_in(out)) == 11
         assert len(set(stub.asked)) == 22
         assert len(stub.asked) <= 24  # what was under way may be asked again

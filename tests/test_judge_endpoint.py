@@ -18,12 +18,13 @@ from chat_server import (
     status,
     trickle,
 )
+from test_judge import kept_in
 
 from minialign.errors import UserError
 from minialign.judge.endpoint import parsed, reading
 from minialign.judge.http_chat import Reply
 from minialign.judge.templates import read_template
-from minialign.tasks.judge import Duel, judge_duels, open_judge, read_verdicts
+from minialign.tasks.judge import Duel, judge_duels, open_judge
 
 # The stub prefers the answer that says "good", wherever it stands.
 DUELS = [
@@ -210,12 +211,12 @@ def test_what_was_judged_is_kept_when_the_server_fails_for_good(home, tmp_path):
         with pytest.raises(UserError, match="HTTP 500: out of memory; tried 2 times") as error:
             choices(judge, file=file, batch_size=1)
         assert "goes on" in error.value.hint
-        assert [one.choice for one in read_verdicts(file)] == WINNERS[:2]
+        assert [one.choice for one in kept_in(file)] == WINNERS[:2]
         before = len(stub.requests)
         stub.faults.clear()
         assert choices(open_at(stub.url), file=file, batch_size=1) == WINNERS
         assert len(stub.requests) == before + 4  # the two that were missing
-        assert len(read_verdicts(file)) == 4
+        assert len(kept_in(file)) == 4
 
 
 def test_one_of_many_at_once_fails_and_the_others_are_kept(home):

@@ -203,6 +203,50 @@ def test_pairs_come_the_least_sure_first_as_far_as_that_is_known(home):
     assert order == [known[number].key for number in (0, 2, 3, 1, 4)]
 
 
+def test_a_sitting_that_is_opened_anew_goes_on_with_what_is_shown(home):
+    def prompt(text: str):
+        return [{"role": "user", "content": text}]
+
+    asked = [prompt("one"), prompt("two"), prompt("three")]
+    first = Labelling(Votes(), [*asked, *pairs(3)], seed=0)
+    written = [Shown(first.take(), f"x{n}", f"y{n}") for n in range(2)]
+    for pair in written:
+        first.offer(pair)
+    shown = first.show()
+    second = Labelling(Votes(), [*asked, *pairs(3)], seed=5, doubtful=True)
+    second.go_on_from(first)
+    assert second.current is shown
+    assert [pair.key for pair in second.ready] == [written[1].key]  # not to be written again
+    assert second.left == 6
+    seen = []
+    for _ in range(6):
+        pair = second.current or fill_with(second)
+        seen.append(pair.key)
+        second.vote("a")
+    assert len(set(seen)) == 6
+    assert second.left == 0
+    other = Labelling(Votes(), pairs(9)[4:], seed=0)
+    last = Labelling(Votes(), pairs(2), seed=0)
+    assert fill(other) is not None
+    last.go_on_from(other)  # of another file
+    assert last.current is None
+    again = Labelling(Votes(), pairs(9)[4:], seed=9)
+    again.go_on_from(other)
+    assert again.current is other.current
+    assert again.current not in again.pairs()
+    assert again.left == 5
+
+
+def fill_with(sitting: Labelling) -> Shown:
+    """As ``fill``, with answers to the prompts."""
+    while sitting.wants():
+        if (prompt := sitting.take()) is not None:
+            sitting.offer(Shown(prompt, "some", "other"))
+    found = sitting.show()
+    assert found is not None
+    return found
+
+
 def test_doubts_of_a_scorer_and_of_a_judge(home, tiny_model):
     prompt = [{"role": "user", "content": "q"}]
     two = [Shown(prompt, "one two three", "one"), Shown(prompt, "one", "two")]

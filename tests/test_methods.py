@@ -5,14 +5,12 @@ import dataclasses
 import json
 import math
 import random
-import subprocess
-import sys
 
 import mlx.core as mx
 import numpy as np
 import numpy_losses as reference
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command, ended, written
 from mlx.utils import tree_map
 
 from minialign import control, losses
@@ -161,7 +159,7 @@ def rows(tmp_path_factory):
         ]
         kinds["demonstrations"].append({"prompt": prompt, "completion": "over lazy brown"})
     for name, found in kinds.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+        written(folder / f"{name}.jsonl", found)
     return folder
 
 
@@ -383,7 +381,7 @@ def test_ratings_and_rankings_that_teach_nothing_are_refused(tiny_model, home, t
     file = tmp_path / "rows.jsonl"
 
     def refused(name, lines):
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        written(file, lines)
         with pytest.raises(UserError) as error:
             finished(METHODS[name], settings(tiny_model, file, iters=1))
         return str(error.value)
@@ -399,7 +397,7 @@ def test_ratings_and_rankings_that_teach_nothing_are_refused(tiny_model, home, t
     assert "the same score" in refused("rrhf", ties)
     assert "nothing to train on" in refused("orpo", good)
     pairs = [{"prompt": f"q {i}", "chosen": "a", "rejected": "b"} for i in range(4)]
-    file.write_text("".join(json.dumps(line) + "\n" for line in pairs))
+    written(file, pairs)
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"prompt": "unheard of", "completion": "x"}) + "\n")
     with pytest.raises(UserError, match="--sft-data"):
@@ -511,14 +509,14 @@ def test_a_run_of_an_own_method_resumes(rows, tiny_model, home):
 def test_train_runs_a_file_from_the_command_line(rows, tiny_model, home):
     flags = ["--model", str(tiny_model), "--data", str(rows / "pairs.jsonl"), "--iters", "1"]
     flags += ["--max-seq-length", "200", "--strength", "0.2", "--name", "own"]
-    result = minialign("train", str(OWN), *flags)
-    assert result.returncode == 0, result.stderr
+    code, _, err = ended(command(home, "train", OWN, *flags))
+    assert code == 0, err
     assert Run.open("own").config["strength"] == 0.2
-    text = minialign("train", str(OWN), "--help").stdout
+    _, text, _ = ended(command(home, "train", OWN, "--help"))
     assert "margin moves" not in text
     assert "--strength" in text
     assert "margin (0 where it has none)" in " ".join(text.split())
-    assert minialign("train", str(OWN), "--strenght", "1").returncode == 2
+    assert ended(command(home, "train", OWN, "--strenght", "1"))[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -538,9 +536,3 @@ def test_files_without_a_method_are_refused(source, said, tmp_path):
         load_method(file)
     with pytest.raises(UserError, match="no such Python file"):
         load_method(tmp_path / "absent.py")
-
-
-def minialign(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "minialign", *arguments], capture_output=True, text=True, timeout=120
-    )

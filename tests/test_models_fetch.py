@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import command, ended
 from tiny import make_tiny_model
 from tiny_gguf import write_tiny_gguf
 
@@ -20,7 +20,6 @@ from minialign.errors import UserError
 from minialign.models import fetch, layout, names
 from minialign.models.fetch import ensure, find, import_model, installed, remove
 
-ROOT = Path(__file__).resolve().parent.parent
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "llama_cpp.json").read_text())
 BPE: dict[str, Any] = FIXTURE["bpe"]["vocabulary"] | {"pre": "smollm"}
 
@@ -269,15 +268,10 @@ def test_leftovers_of_a_kill_are_swept(home: Path, gguf_file: Path) -> None:
 
 def test_two_at_once(home: Path, gguf_file: Path) -> None:
     """Both succeed, and one folder is there."""
-    command = [sys.executable, "-m", "minialign", "models", "import", str(gguf_file), "--name", "m"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    running = [
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    running = [command(home, "models", "import", gguf_file, "--name", "m") for _ in range(2)]
     for process in running:
-        _, narration = process.communicate(timeout=60)
-        assert process.returncode == 0, narration
+        code, _, narration = ended(process, 60)
+        assert code == 0, narration
     assert left_in(home) == ["m"]
 
 

@@ -1,8 +1,7 @@
 """Online DPO with models as scorers: a reward run, an implicit reward, the policy itself."""
 
-import json
-
 import pytest
+from conftest import written
 from tiny import make_tiny_model
 
 from minialign import formats
@@ -18,7 +17,7 @@ BASE = "--rounds 2 --n 3 --response-length 8 --temperature 1 --learning-rate 0.0
 def folder(tmp_path):
     (tmp_path / "prompts.txt").write_text("".join(f"fox {word}\n" for word in "abcdef"))
     rows = [{"prompt": f"fox {i}", "chosen": "yes", "rejected": "no dog"} for i in range(8)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(tmp_path / "pairs.jsonl", rows)
     return tmp_path
 
 

@@ -4,11 +4,7 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -17,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 import numpy_losses as reference
 import pytest
-from conftest import ROOT
+from conftest import command, written
 from mlx.utils import tree_flatten
 
 from minialign import losses
@@ -310,7 +306,7 @@ def prompts(tmp_path_factory):
     (folder / "own.py").write_text(LETTERS)
     words = ["fox", "dog", "quick", "lazy", "brown", "over"]
     rows = [{"prompt": f"{words[i % 6]} {words[i % 5]} {i}"} for i in range(12)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(folder / "prompts.jsonl", rows)
     return folder
 
 
@@ -481,12 +477,7 @@ def test_stopping_while_answers_are_written_keeps_what_was_trained(tiny_model, p
 
 def killed(home, arguments, chance):
     """Start or go on with a run in a process and kill it somewhere; False when it had ended."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "minialign", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "MINIALIGN_HOME": str(home), "PYTHONPATH": str(ROOT)},
-    )
+    process = command(home, *arguments)
     run = Run(home / "runs" / "part")
     before, deadline = len(run.metrics()), time.monotonic() + 60
     wanted = before + chance.randint(1, 9)
@@ -495,8 +486,8 @@ def killed(home, arguments, chance):
         time.sleep(0.005)
     if process.poll() is None:
         time.sleep(chance.random() * 0.03)
-        process.send_signal(signal.SIGKILL)
-    process.wait()
+        process.kill()
+    process.communicate()
     return process.returncode != 0
 
 

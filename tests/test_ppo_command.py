@@ -3,28 +3,20 @@
 import argparse
 import dataclasses
 import functools
-import hashlib
 import json
 import operator
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
-import mlx.core as mx
 import pytest
-from conftest import ROOT
+from conftest import command, ended, written
+from flag_runs import Outcome, Row, assert_differs, assert_repeats, filled, outcome
 from tiny import make_tiny_model
 
 from minialign.cli import main
 from minialign.cli.ppo import add_arguments
 from minialign.config import resolve
-from minialign.errors import UserError
 from minialign.methods.ppo import Config
 from minialign.models.adapter import CONFIG, WEIGHTS
 from minialign.runs import Run
@@ -55,11 +47,6 @@ def rows(count, start=0, words=2):
     ]
 
 
-def written(path, found):
-    path.write_text("".join(json.dumps(row) + "\n" for row in found))
-    return path
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("ppo")
@@ -73,24 +60,6 @@ def flags(tiny_model, folder):
     """A short run's flags."""
     given = f"--model {tiny_model} --data {folder}/prompts.jsonl {SMALL}"
     return [*given.split(), "--scorer", f"python:{folder}/own.py:letters"]
-
-
-def command(home, *arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "minialign", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "MINIALIGN_HOME": str(home), "PYTHONPATH": str(ROOT)},
-        **options,
-    )
-
-
-def ended(process):
-    out, err = process.communicate(timeout=120)
-    assert "Traceback" not in err
-    return process.returncode, out, err
 
 
 def test_a_run_from_end_to_end(home, flags):
@@ -252,16 +221,6 @@ def test_without_a_scorer(home, flags, capsys):
 # -- every flag changes something -----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Row:
-    """The flag with its value, what must differ, and flags that both runs have."""
-
-    flag: str
-    differs: str = "weights"
-    both: str = ""
-    how: Callable[[Any, Any], bool] = operator.ne  # (with the flag, without it)
-
-
 WIDE = "--data {long} --n 8 --response-length 60 --max-seq-length 512 --eval-split 0"
 LONG = "--n 1 --rollout-prompts 8 --response-length 200 --max-seq-length 300"  # some end early
 ROWS = {
@@ -269,7 +228,7 @@ ROWS = {
     "advantage": Row("--advantage rloo"),
     "n": Row("--n 3"),
     "rollout_prompts": Row("--rollout-prompts 2"),
-    "heldout_n": Row("--heldout-n 1", "evals"),
+    "heldout_n": Row("--heldout-n 1", "rewards"),
     "rollout_batch": Row("--rollout-batch 1", "sampled", LONG),
     "response_length": Row("--response-length 4"),
     "temperature": Row("--temperature 0.5"),
@@ -333,61 +292,13 @@ def test_every_field_has_a_row():
     assert set(ROWS) == names - {"dropout"}  # no such flag here
 
 
-@dataclass
-class Outcome:
-    """What can be seen of a run."""
-
-    error: str = ""
-    folder: str = ""
-    weights: str = ""
-    tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    said: str = ""
-    sampled: list[int] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    steps: int = 0
-    rates: list[float] = field(default_factory=list)
-    betas: list[float] = field(default_factory=list)
-    logged: list[int] = field(default_factory=list)
-    evals: list[float] = field(default_factory=list)
-    evaluated: list[int] = field(default_factory=list)
-    saved: list[int] = field(default_factory=list)
-    memory: float = 0.0
-    shared: int = 0
-
-
 def trained(arguments) -> Outcome:
     """Runs PPO with these command-line arguments."""
     parser = argparse.ArgumentParser()
     add_arguments(parser, "ppo")
     typed = vars(parser.parse_args(arguments))
     usual = {"lr_schedule": "constant", "warmup": 0.0}
-    mx.clear_cache()
-    try:
-        settings, config = (resolve(kind, usual, typed, "") for kind in (Settings, Config))
-        run, events = start(settings, config)
-        happened = list(events)
-    except UserError as reason:
-        return Outcome(error=reason.problem)
-    steps = [event for event in happened if event.kind == "step"]
-    arrays: Any = mx.load(str(run.path / WEIGHTS))
-    summary = json.loads((run.path / "summary.json").read_text())
-    return Outcome(
-        folder=str(run.path),
-        weights=hashlib.sha256((run.path / WEIGHTS).read_bytes()).hexdigest(),
-        tensors={name: value.shape for name, value in arrays.items()},
-        said=next(event.text for event in happened if "to answer" in event.text),
-        sampled=[e.values["prompt"] for e in happened if e.kind == "sampling"],
-        tokens=[event.values["tokens"] for event in steps],
-        steps=len(steps),
-        rates=[event.values["learning_rate"] for event in steps],
-        betas=[event.values["beta"] for event in steps],
-        logged=[row["step"] for row in run.metrics("train")],
-        evals=[row["reward/mean"] for row in run.metrics("eval")],
-        evaluated=[row["step"] for row in run.metrics("eval")],
-        saved=[event.step for event in happened if event.kind == "saved"],
-        memory=summary["peak_memory"],
-        shared=summary["shared_batches"],
-    )
+    return outcome(lambda: start(*(resolve(kind, usual, typed, "") for kind in (Settings, Config))))
 
 
 @pytest.fixture(scope="module")
@@ -412,27 +323,15 @@ def run(folder, tiny_model):
 
         @functools.cache
         def one(flags):
-            whole = f"{base} {flags}"
-            if "--no-iters" in whole:
-                whole = whole.replace("--no-iters", "").replace("--iters 3", "")
-            return trained([part.format(**made) for part in whole.split()])
+            return trained(filled(f"{base} {flags}", made))
 
         yield one
 
 
 def test_the_same_run_twice_shows_no_difference(run):
-    one, other = run(""), run(" ")
-    assert one.folder != other.folder
-    ignored = {"folder": "", "memory": 0}
-    assert dataclasses.replace(one, **ignored) == dataclasses.replace(other, **ignored)
-    assert not one.error
+    assert_repeats(run(""), run(" "))
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_flag_changes_something(run, name):
-    row = ROWS[name]
-    without, with_it = run(row.both), run(f"{row.both} {row.flag}".strip())
-    if row.differs != "error":
-        assert (with_it.error, without.error) == ("", "")
-    before, after = getattr(without, row.differs), getattr(with_it, row.differs)
-    assert row.how(after, before), (before, after)
+    assert_differs(ROWS[name], run)

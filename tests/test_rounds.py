@@ -3,16 +3,13 @@
 import dataclasses
 import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import command, ended, written
 
 from minialign import formats
 from minialign.cli import main
@@ -61,7 +58,7 @@ def files(tmp_path_factory):
     (folder / "other.txt").write_text("".join(f"cat {word}\n" for word in WORDS[:4]))
     (folder / "score.py").write_text(SCORER)
     rows = [{"prompt": f"hm {word}", "completion": "aeiou aeiou"} for word in WORDS]
-    (folder / "mix.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(folder / "mix.jsonl", rows)
     return folder
 
 
@@ -191,21 +188,17 @@ def test_rounds_go_on_from_an_adapter_and_their_result_is_one(files, tiny_model,
 def test_killed_in_the_second_round_it_goes_on_to_the_same_adapter(files, tiny_model, home):
     flags = "--rounds 3 --scorer python:{f}/score.py:slow --eval-split 0.25"
     undisturbed, _ = ran("expert", files, tiny_model, flags + " --name whole")
-    command = [sys.executable, "-m", "minialign", "expert"]
-    command += [*words(files, tiny_model, flags), "--name", "killed"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MINIALIGN_HOME": str(home)}
     path = home / "runs/killed/rounds/candidates-2.jsonl"
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    process = command(home, "expert", *words(files, tiny_model, flags), "--name", "killed")
     try:
         deadline = time.monotonic() + 60
         while not path.exists() or path.read_bytes().count(b"\n") < 3:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     run = Run.open("killed")
     assert run.state().status == "interrupted"
     before = path.read_bytes()
@@ -248,19 +241,17 @@ def test_stopped_anywhere_it_goes_on(files, tiny_model, home):
 
 
 def test_an_interrupt_saves_and_says_how_to_go_on(files, tiny_model, home):
-    command = [sys.executable, "-m", "minialign", "expert"]
-    command += words(files, tiny_model, "--scorer python:{f}/score.py:slow --name ctrl")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MINIALIGN_HOME": str(home)}
+    flags = words(files, tiny_model, "--scorer python:{f}/score.py:slow --name ctrl")
     path = home / "runs/ctrl/rounds/candidates-1.jsonl"
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = command(home, "expert", *flags)
     deadline = time.monotonic() + 60
     while not path.exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    code, _, said = ended(process, 60)
+    assert code == 130
     assert "minialign runs resume ctrl" in said
     assert Run.open("ctrl").state().status == "stopped"
 
@@ -324,11 +315,11 @@ OWN = {
         "mix_share": ("--mix-share 0.2", "--mix {f}/mix.jsonl"),
     },
     "rso": {
-        "accept": ("--accept 2", ""),
+        "accept": ("--accept 2", "--accept 4"),
         "rejection_beta": ("--rejection-beta 0.001", "--accept 2 --n 8"),
-        "ranking": ("--ranking first-round", ""),
-        "loss": ("--loss hinge", ""),
-        "beta": ("--beta 2", ""),
+        "ranking": ("--ranking first-round", "--accept 4"),
+        "loss": ("--loss hinge", "--accept 4"),
+        "beta": ("--beta 2", "--accept 4"),
     },
     "online-dpo": {
         "reference": ("--reference start", ""),
@@ -398,12 +389,12 @@ def test_every_flag_changes_something(seen, name, flag, typed, both):
         ("expert", "--scorer python:{f}/score.py:absent", "there is no function"),
         ("expert", "--scorer python:{f}/score.py:same", "the scores are 1 to 1"),
         ("online-dpo", "--scorer python:{f}/score.py:same", "nothing to learn"),
-        ("rso", "--scorer python:{f}/score.py:same", "nothing to learn"),
+        ("rso", "--accept 4 --scorer python:{f}/score.py:same", "nothing to learn"),
         ("expert", "--scorer exact", "no reference answer"),
         ("expert", "--scorer reward:nowhere", "there is no run"),
         ("expert", "--n 1", "one candidate is always the best"),
         ("online-dpo", "--n 1", "a pair needs two"),
-        ("rso", "--n 3", "--accept 4 of 3"),
+        ("rso", "--n 3", "--accept 8 of 3"),
         ("rso", "--accept 1", "2 accepted"),
         ("rso", "--rejection-beta 0", "above 0"),
         ("expert", "--n 0", "n = 0"),
@@ -427,6 +418,15 @@ def test_bad_input(name, flags, said, files, tiny_model, home, capsys):
     shown = capsys.readouterr()
     assert said in shown.err
     assert "Traceback" not in shown.err
+
+
+def test_rso_draws_more_candidates_than_it_accepts(capsys):
+    for name, n in (("rso", 16), ("expert", 8)):
+        assert main([name, "--print-config"]) == 0
+        assert f"\nn = {n}\n" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert f"twice as many cost twice ({n})" in " ".join(capsys.readouterr().out.split())
 
 
 def test_nothing_is_left_of_a_run_that_did_not_begin(files, tiny_model, home):

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from conftest import written
 
 from minialign.cli import main
 from minialign.errors import UserError
@@ -14,7 +15,7 @@ from minialign.models.adapter import Lora, attach, save_adapter
 from minialign.models.head import RewardHead, save_head
 from minialign.models.load import Model, load
 from minialign.records import Demonstration, Message, Pair, Ranking
-from minialign.tasks.score import load_reward, open_scorer
+from minialign.tasks.score import open_scorer
 
 PROMPT: list[Message] = [{"role": "user", "content": "the quick brown fox"}]
 PAIRS = [
@@ -126,10 +127,6 @@ def test_reward_is_the_head_on_the_last_token(tiny_model, home, tmp_path):
     assert [one.reward for one in found] == pytest.approx(wanted, abs=1e-3)
     assert found[0].logp is None
     assert wanted[0] != pytest.approx(wanted[1], abs=1e-3)
-    score = load_reward(run, load(str(tiny_model)))
-    ids = tuned.tokenizer.encode(tuned.tokenizer.render_text(PROMPT, True))
-    answers = [tuned.tokenizer.encode(t + "<|im_end|>") for t in ("jumps over", "no")]
-    assert score(ids, answers)[0] == pytest.approx(wanted[0], abs=1e-3)
 
 
 def test_reward_and_implicit_reward_together(tiny_model, home, tmp_path):
@@ -164,8 +161,7 @@ def pairs_file(path: Path) -> Path:
         {"prompt": "yes?", "chosen": "no", "rejected": "yes yes yes yes yes"},
         {"prompt": "fox?", "chosen": "dog", "rejected": "the lazy dog jumps over the fox"},
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return written(path, rows)
 
 
 def test_the_command_writes_json_and_a_summary(tiny_model, home, tmp_path, capsys):

@@ -7,6 +7,7 @@ import math
 
 import mlx.core as mx
 import pytest
+from conftest import written
 from mlx.utils import tree_flatten
 from tiny import make_tiny_model
 
@@ -268,7 +269,7 @@ def runs(tiny_model, home, tmp_path):
     """A reward run, a DPO run and an SFT run on a few pairs."""
     file = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"fox {i}", "chosen": "yes", "rejected": "no dog"} for i in range(8)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(file, rows)
     for name in ("reward", "dpo", "sft"):
         settings = Settings(model=str(tiny_model), data=(str(file),), iters=3, eval_split=0.0,
                             max_seq_length=100, learning_rate=1e-2, name=name)  # fmt: skip

@@ -3,10 +3,10 @@
 What a scripted writer gives depends on what it is asked and on the seed alone, as with a model.
 """
 
-import json
 import random
 
 import pytest
+from conftest import written
 
 from minialign import formats
 from minialign.errors import UserError
@@ -315,7 +315,7 @@ def test_instructions_alone_and_the_end_of_new_ones(tmp_path):
     found = synth.self_instruct(desk, SEEDS, pool, read_text("instructions"), 3, answered=False)
     rows = [one.values for one in found if isinstance(one, Row)]
     assert [set(row) for row in rows] == [{"prompt", "origin"}] * 3
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(tmp_path / "rows.jsonl", rows)
     assert len(as_kind(formats.read(tmp_path / "rows.jsonl").records, Prompted)[0]) == 3
     same = Writer(Script(rule=lambda ask: Written("1. Write a song about tea.", "stop")), {}, {})
     desk = Desk(same, Journal(tmp_path / "same.jsonl", {}))

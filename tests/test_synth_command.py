@@ -1,17 +1,13 @@
 """``minialign synth`` on the tiny model, and a server of chat completions on the loopback."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command, ended
 
 from minialign import formats
 from minialign.cli import main
@@ -99,27 +95,22 @@ def test_killed_in_the_middle_nothing_is_lost(tiny_model, prompts, tmp_path, hom
     """SIGKILL while texts are written; then --resume gives what one run gives, to the byte."""
     lines = tmp_path / "many.txt"
     lines.write_text("".join(f"fox {n}, dog?\n" for n in range(150)))
-    command = [sys.executable, "-m", "minialign", "synth", "respond", str(lines), "--temp", "1",
-               "--model", str(tiny_model), "--max-tokens", "40", "--keep-cut", "-o"]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "MINIALIGN_HOME": str(home)}
+    words = ["synth", "respond", str(lines), "--temp", "1", "--model", str(tiny_model),
+             "--max-tokens", "40", "--keep-cut", "-o"]  # fmt: skip
     killed, journal = tmp_path / "killed.jsonl", tmp_path / "killed.journal.jsonl"
-    process = subprocess.Popen(
-        [*command, str(killed)], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    with process:
+    with command(home, *words, killed) as process:
         end = time.monotonic() + 60
         while time.monotonic() < end and process.poll() is None:
             if journal.exists() and journal.read_bytes().count(b"\n") > 20:
                 break
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     kept = journal.read_bytes().count(b"\n") - 1
     assert 20 <= kept < 150
-    done = subprocess.run([*command, str(killed), "--resume", "--json"], env=environment,
-                          capture_output=True, text=True, timeout=100)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["texts_written"] == 150 - kept
-    assert main(["synth", *command[4:], str(tmp_path / "whole.jsonl")]) == 0
+    code, out, err = ended(command(home, *words, killed, "--resume", "--json"))
+    assert code == 0, err
+    assert json.loads(out)["texts_written"] == 150 - kept
+    assert main([*words, str(tmp_path / "whole.jsonl")]) == 0
     assert (tmp_path / "whole.jsonl").read_bytes() == killed.read_bytes()
 
 

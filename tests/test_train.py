@@ -1,18 +1,14 @@
 """The trainer: accumulation, schedule, learning, resuming after a kill to the same bits."""
 
-import json
 import math
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from conftest import command, ended, written
 from mlx.utils import tree_flatten
 
 from minialign.batch import collate
@@ -40,8 +36,7 @@ def pairs(tmp_path_factory):
         prompt = " ".join(chance.choices(WORDS, k=chance.randint(3, 40))) + f" {i}"
         tail = " ".join(chance.choices(WORDS, k=chance.randint(1, 6)))
         rows.append({"prompt": prompt, "chosen": f"yes {tail}", "rejected": f"no {tail} dog"})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return written(path, rows)
 
 
 def settings(tiny_model, pairs, **changes):
@@ -248,22 +243,12 @@ def test_stopping_saves_and_resuming_gives_the_same_bits(tiny_model, pairs, home
         resume(part)
 
 
-def command(home, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "minialign", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "MINIALIGN_HOME": str(home)},
-    )
-
-
 def test_killed_at_random_steps_a_resumed_run_ends_with_the_same_hash(tiny_model, pairs, home):
     flags = [
         "--model", str(tiny_model), "--data", str(pairs), "--iters", "30", "--save-every", "3",
         "--dropout", "0.1", "--max-seq-length", "200", "--learning-rate", "0.01",
     ]  # fmt: skip
-    whole = command(home, "dpo", *flags, "--name", "whole")
-    assert whole.wait(120) == 0
+    assert ended(command(home, "dpo", *flags, "--name", "whole"))[0] == 0
     expected = (home / "runs" / "whole" / WEIGHTS).read_bytes()
     chance = random.Random(1)
     process = command(home, "dpo", *flags, "--name", "killed")
@@ -274,14 +259,14 @@ def test_killed_at_random_steps_a_resumed_run_ends_with_the_same_hash(tiny_model
         while latest_step(folder) < aim and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.communicate()
         if Run(folder).state().status == "finished":
             break
         assert Run(folder).state().status == "interrupted"
         process = command(home, "runs", "resume", "killed")
-    if process.poll() is None:
-        assert process.wait(120) == 0
+    else:
+        assert ended(process)[0] == 0
     assert (folder / WEIGHTS).read_bytes() == expected
     assert len(Run(folder).metrics("train")) == 30
 

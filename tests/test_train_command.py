@@ -2,15 +2,13 @@
 
 import io
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import command, ended, written
 from tiny import make_tiny_model
 
 from minialign.cli import main
@@ -18,11 +16,6 @@ from minialign.models.adapter import CONFIG, WEIGHTS
 from minialign.runs import Run
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps"]
-
-
-def written(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 def pair(i):
@@ -39,27 +32,9 @@ def pairs(tmp_path_factory):
 def flags(tiny_model, pairs):
     """A short run's flags."""
     return [
-        "--model", str(tiny_model), "--data", pairs, "--iters", "3", "--learning-rate", "0.01",
+        "--model", str(tiny_model), "--data", str(pairs), "--iters", "3", "--learning-rate", "0.01",
         "--max-seq-length", "128",
     ]  # fmt: skip
-
-
-def command(home, *arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "minialign", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "MINIALIGN_HOME": str(home), "PYTHONPATH": str(ROOT)},
-        **options,
-    )
-
-
-def ended(process):
-    out, err = process.communicate(timeout=120)
-    assert "Traceback" not in err
-    return process.returncode, out, err
 
 
 def names(folder):
@@ -344,7 +319,7 @@ def test_a_mistake_leaves_the_name_and_the_folder_free(home, flags, tmp_path, ca
 
 def test_rows_that_share_a_prompt_with_the_evaluation_are_left_out(home, flags, tmp_path, capsys):
     held = written(tmp_path / "held.jsonl", [pair(i) for i in (3, 7)] + [pair(50)])
-    assert main(["dpo", *flags, "--eval-data", held]) == 0
+    assert main(["dpo", *flags, "--eval-data", str(held)]) == 0
     said = capsys.readouterr().err
     assert "2 training rows left out: they share a prompt with the evaluation rows" in said
     assert "18 examples to train on, 3 held out" in said

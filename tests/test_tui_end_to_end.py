@@ -96,7 +96,7 @@ def test_chat_label_train_and_chat_with_the_adapter(home, embedded_model, tmp_pa
         await until(pilot, lambda: app.screen is chat and app.which == Which(MODEL, "mine"))
         await ask(pilot, PROMPTS[1])
         assert chat.talk.turns[-1].origin["adapter"] == "mine"
-        assert f"{MODEL} + mine" in screen_text(app)
+        await until(pilot, lambda: f"{MODEL} + mine" in screen_text(app))
 
     async def run() -> None:
         async with app.run_test(size=(140, 45)) as pilot:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,15 @@ from scripted import SIZES, Models, drive, make_app, screen_text, until
 from scripted_judge import ScriptedJudge
 from textual.widgets import DataTable, Select
 
+from minialign import formats
 from minialign.errors import UserError
 from minialign.home import labels_file
 from minialign.records import Vote
-from minialign.tasks import judgings
+from minialign.tasks import judgings, launch
 from minialign.tasks.judgings import LABELS, Plan, key_of, opinions, standing
 from minialign.tasks.votes import Votes
 from tui.dialogs import ErrorDialog, Pick
+from tui.form import RunForm
 from tui.judge_form import JudgeForm
 from tui.verdict import VerdictView
 
@@ -70,17 +73,17 @@ def test_every_key(file, judge, size):
         screen = app.screen
         await until(pilot, lambda: "Nothing was judged yet" in screen_text(app))
         await pilot.press("s", "r", "a", "u", "enter", "d", "o")  # nothing to do, and no crash
-        assert app.screen is screen
+        await until(pilot, lambda: app.screen is screen)
         await pilot.press("n")
         judge.go.clear()
         await chosen(pilot, judge="an endpoint …", url="http://localhost:1/v1", model="big",
                      pairs="a file …", file=str(file), explain=True)  # fmt: skip
         await until(pilot, lambda: app.screen is screen and screen.job is not None)
-        assert "● " in screen_text(app)
+        await until(pilot, lambda: "● " in screen_text(app))
         assert screen.check_action("resume", ()) is False
         await pilot.press("n", "o")  # not while it runs
         await pilot.pause()
-        assert app.screen is screen
+        await until(pilot, lambda: app.screen is screen)
         judge.go.set()
         await until(pilot, lambda: "✓ all judged" in screen_text(app))
         assert judge.asked[0]["url"] == "http://localhost:1/v1"
@@ -112,13 +115,13 @@ def test_every_key(file, judge, size):
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, VerdictView))
         view = app.screen
-        assert "A first: " in screen_text(app)
-        assert last.prompt[0]["content"] in screen_text(app)
+        await until(pilot, lambda: "A first: " in screen_text(app))
+        await until(pilot, lambda: last.prompt[0]["content"] in screen_text(app))
         sides = [view.query_one(f"#verdict-{side}").region for side in "ab"]
         assert sides[0].bottom <= sides[1].y if size[0] < 100 else sides[0].right <= sides[1].x
         await pilot.press("t")
         assert opinions(Votes().all)[key_of(last)].choice == "tie"
-        assert "you: a tie" in screen_text(app)
+        await until(pilot, lambda: "you: a tie" in screen_text(app))
         await pilot.press("u", "b", "u")
         assert key_of(last) not in opinions(Votes().all)
         await pilot.press("down", "up", "pagedown", "pageup")
@@ -170,6 +173,51 @@ def test_stop_keeps_what_is_judged_and_resume_asks_nothing_twice(file, judge):
 
     drive(app, again)
     assert judge.judged == 9
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_verdicts_are_trained_on_and_the_users_votes_count_in_their_place(
+    file, judge, size, monkeypatch
+):
+    asked = []
+
+    def start(method, options):
+        asked.append((method, options))
+        raise UserError("not in this test", "")
+
+    monkeypatch.setattr(launch, "start", start)
+    Votes().add(voted(ROWS[1], "b"))  # the judge says a
+    Votes().add(voted(ROWS[2], "tie"))  # and here too
+    app = make_app(Models())
+
+    async def script(pilot):
+        await pilot.press("f4", "f")  # nothing yet
+        screen = app.screen
+        assert screen.check_action("train", ()) is False
+        screen.begin(Plan("smollm2-135m-4bit", str(file)))
+        await until(pilot, lambda: "✓ all judged" in screen_text(app))
+        await until(pilot, lambda: "Train" in screen_text(app).splitlines()[-1])
+        await pilot.press("f")
+        await until(pilot, lambda: isinstance(app.screen, RunForm) and app.screen.query("#f-data"))
+        assert app.screen.method == "dpo"
+        assert app.screen.query_one("#f-data").value.endswith(".pairs.jsonl")
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: asked)
+
+    drive(app, script, size)
+    ((method, options),) = asked
+    assert method == "dpo"
+    read = formats.read(Path(options["data"][0]))
+    assert read.problems == []
+    pairs = {pair.prompt[0]["content"]: (pair.chosen, pair.rejected) for pair in read.records}
+    assert pairs["question 1"] == ("bad 1 x", "good 1 and more")
+    assert "question 2" not in pairs
+    assert pairs["question 5"] == ("good 5 and more and more", "bad 5 x")
+    (plan,) = judgings.plans()  # the file of pairs is none
+    verdicts = judgings.read_verdicts(plan.file)[0]
+    undecided = {key: replace(one, choice="tie") for key, one in verdicts.items()}
+    with pytest.raises(UserError, match="nothing to train on"):
+        judgings.write_pairs(plan, undecided, {})
 
 
 def test_the_chat_is_answered_while_a_judge_is_busy(file, judge):
@@ -226,7 +274,7 @@ def test_errors_are_told_and_nothing_is_lost(file, judge):
         await screen._show(screen.plan)
         await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
         await pilot.press("enter")
-        assert "9 of 9" in screen_text(app)
+        await until(pilot, lambda: "9 of 9" in screen_text(app))
 
     drive(app, script)
 
@@ -251,7 +299,7 @@ def test_the_form_says_what_is_missing(home, judge, size):
         await until(pilot, lambda: "no such file" in screen_text(app))
         form.query_one("#j-template", Select).value = "metrics"
         await pilot.pause()
-        assert size[0] < 100 or "writes questions" in screen_text(app)
+        await until(pilot, lambda: size[0] < 100 or "writes questions" in screen_text(app))
         await pilot.press("escape")
         assert app.screen is not form
 

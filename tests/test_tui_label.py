@@ -1,6 +1,7 @@
 """The label screen, driven by keys: every vote is on disk, and nothing is voted on unseen."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,19 +65,19 @@ def test_every_key(file, size):
         await until(pilot, lambda: isinstance(app.screen, Ask))
         await pilot.press(*"hm", "enter")
         await until(pilot, lambda: app.screen is screen)
-        assert "note: hm" in screen_text(app)
+        await until(pilot, lambda: "note: hm" in screen_text(app))
         await pilot.press("e")
         await until(pilot, lambda: isinstance(app.screen, Edit))
         first = screen.drawn
-        assert app.screen.query_one("TextArea").text == first.a
+        await until(pilot, lambda: app.screen.query_one("TextArea").text == first.a)
         await pilot.press("ctrl+o")
-        assert app.screen.query_one("TextArea").text == first.b
+        await until(pilot, lambda: app.screen.query_one("TextArea").text == first.b)
         app.screen.query_one("TextArea").text = "much better"
         await pilot.press("ctrl+s")
         await until(pilot, lambda: app.screen is screen and screen.drawn is not first)
         (vote,) = Votes().all
         assert (vote.choice, vote.edited, vote.note) == ("both_bad", "much better", "hm")
-        assert "1 votes" in screen_text(app)
+        await until(pilot, lambda: "1 vote ·" in screen_text(app))
         await pilot.press("down", "up", "pagedown", "pageup", "shift+down", "shift+up")
 
     drive(app, script, size)
@@ -100,7 +101,7 @@ def test_prompts_are_answered_twice_ahead_and_the_empty_end_says_what_next(file)
             await until(pilot, lambda pair=pair: screen.drawn is not pair)
         await until(pilot, lambda: "Nothing to label" in screen_text(app))
         await pilot.press("a", "e", "n")  # no pair: no vote, no dialog
-        assert app.screen is screen
+        await until(pilot, lambda: app.screen is screen)
         assert len(Votes().all) == 3
 
     drive(app, script)
@@ -144,7 +145,7 @@ def test_source_is_chosen_remembered_and_a_wrong_one_is_a_dialog(file):
         await until(pilot, lambda: isinstance(app.screen, Ask))
         await pilot.press(*"nowhere.jsonl", "enter")
         await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
-        assert "no such file" in screen_text(app)
+        await until(pilot, lambda: "no such file" in screen_text(app))
         await pilot.press("enter", "o", "down", "enter")
         await until(pilot, lambda: isinstance(app.screen, Ask))
         app.screen.query_one("Input").value = str(file)
@@ -153,6 +154,35 @@ def test_source_is_chosen_remembered_and_a_wrong_one_is_a_dialog(file):
 
     drive(app, script)
     assert json.loads((file.parent / "home" / "tui.json").read_text())["label_source"] == str(file)
+
+
+def test_a_vote_while_the_source_is_read_is_known_to_the_new_sitting(file, monkeypatch):
+    app = make_app(Models(), label_source=str(file))
+    read_items, go, reading = label_screen.read_items, threading.Event(), threading.Event()
+
+    def slowly(source):
+        items = read_items(source)
+        reading.set()
+        go.wait(30)
+        return items
+
+    async def script(pilot):
+        screen = await drawn(pilot)
+        before, first = screen.sitting, screen.drawn
+        monkeypatch.setattr(label_screen, "read_items", slowly)
+        screen.open_source(str(file))
+        await until(pilot, reading.is_set)
+        await pilot.press("a")
+        await until(pilot, lambda: screen.drawn is not first)
+        go.set()
+        await until(pilot, lambda: screen.sitting is not before and screen.drawn)
+        assert first.key in screen.sitting.done
+        assert [vote.id for vote in screen.sitting.votes.all] == [first.key]
+        await pilot.press("u")
+        await until(pilot, lambda: screen.drawn.key == first.key)
+        assert Votes().all == []
+
+    drive(app, script)
 
 
 def test_a_pair_made_in_the_chat_is_waiting(file):
@@ -185,8 +215,12 @@ def test_the_pairs_of_which_somebody_is_least_sure_come_first(file, size):
         ]  # fmt: skip
         await pilot.press("escape")
         app.preferences.label_order = "length"  # it needs no model
+        shown, before = screen.drawn, screen.sitting
         screen.open_source(str(file))
         await until(pilot, lambda: "8/8 by length" in screen.measured)
+        assert screen.sitting is not before
+        assert screen.drawn is shown  # the same pair, its sides where they were
+        assert screen.sitting.left == 9
         seen = []
         for _ in range(4):
             await until(pilot, lambda: screen.drawn is screen.sitting.current)

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from fake_hub import Hub, files_of, serve
 from scripted import SIZES, Models, drive, make_app, screen_text, until
 from textual.widgets import OptionList
 
@@ -36,7 +37,7 @@ async def opened(pilot):
     """The screen, with its list."""
     await pilot.press("f6")
     await until(pilot, lambda: getattr(pilot.app.screen, "entries", None))
-    await pilot.pause()
+    await until(pilot, lambda: pilot.app.screen.current)  # something is highlighted
     return pilot.app.screen
 
 
@@ -59,12 +60,12 @@ def test_what_a_file_holds_and_what_is_wrong_with_it(file, size):
 
     async def script(pilot):
         screen = await opened(pilot)
-        assert "Models to get" in screen_text(app)
+        await until(pilot, lambda: "Models to get" in screen_text(app))
         go_to(screen, "gemma-3-1b")
         await until(pilot, lambda: "not here: p fetches it" in screen_text(app))
         for key in ("t", "l", "v", "x", "delete", "c"):
             await pilot.press(key)  # nothing of a model that is not here
-        assert app.screen is screen
+        await until(pilot, lambda: app.screen is screen)
         await pilot.press("a")
         await until(pilot, lambda: isinstance(app.screen, Ask))
         await pilot.press(*str(file), "enter")
@@ -97,7 +98,7 @@ def test_what_a_file_holds_and_what_is_wrong_with_it(file, size):
         await pilot.press("delete")
         await until(pilot, lambda: not any(e.kind == "data" for e in screen.entries))
         assert file.exists()
-        assert "a adds a file" in screen_text(app) or size[1] < 40
+        await until(pilot, lambda: "a adds a file" in screen_text(app) or size[1] < 40)
 
     drive(app, script, size)
 
@@ -113,7 +114,7 @@ def test_label_from_a_file(home, tmp_path):
         go_to(screen, str(path))
         await until(pilot, lambda: screen.facts_of(screen.current))
         await pilot.press("t")  # prompts alone train nothing
-        assert app.screen is screen
+        await until(pilot, lambda: app.screen is screen)
         await pilot.press("l")
         await until(pilot, lambda: getattr(app.screen, "drawn", None))
         assert app.screen.drawn.prompt[0]["content"] == "one?"
@@ -142,7 +143,7 @@ def test_pull_shows_how_far_it_is_stops_and_goes_on(home, monkeypatch, size):
         go_to(screen, "qwen3-0.6b")
         await pilot.press("p")
         await until(pilot, lambda: "40%" in screen_text(app))
-        assert "fetching model.gguf" in screen_text(app)
+        await until(pilot, lambda: "fetching model.gguf" in screen_text(app))
         assert screen.check_action("pull", ()) is False
         await pilot.press("f2", *"hi", "enter")  # the chat's lane is free
         await until(pilot, lambda: "word5" in screen_text(app))
@@ -159,6 +160,54 @@ def test_pull_shows_how_far_it_is_stops_and_goes_on(home, monkeypatch, size):
 
     drive(app, script, size)
     assert asked == ["qwen3-0.6b", "qwen3-0.6b", "org/repo"]
+
+
+def test_a_model_of_the_hub_is_pulled_stopped_and_gone_on_with_while_one_chats(
+    home, tiny_model, tmp_path, monkeypatch
+):
+    from huggingface_hub import constants
+
+    from minialign.models import hub as client
+
+    monkeypatch.setattr(client, "LARGE", 1000)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    app = make_app(Models())
+
+    async def script(pilot):
+        async def get(name: str):
+            await pilot.press("g")
+            await until(pilot, lambda: isinstance(app.screen, Ask))
+            await pilot.press(*name, "enter")
+
+        screen = await opened(pilot)
+        await get("org/nothing")
+        await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
+        await until(pilot, lambda: "there is no org/nothing" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: screen.job is None)
+        hub.held = threading.Event()
+        await get("org/tiny")
+        await until(pilot, lambda: "downloading org/tiny" in screen_text(app))
+        await until(pilot, lambda: 0 < (screen.query_one("#share").percentage or 0) < 1)
+        await pilot.press("f2", *"hi", "enter")
+        await until(pilot, lambda: "word5" in screen_text(app))
+        await pilot.press("f6", "x")
+        await until(pilot, lambda: screen.job is None)
+        hub.held.set()
+        await get("org/tiny")
+        await until(pilot, lambda: screen.current and screen.current.name == "org/tiny", 60)
+        await until(pilot, lambda: "on this disk" in screen_text(app))
+        await pilot.press("c")
+        await until(pilot, lambda: app.screen is not screen)
+        await until(pilot, lambda: app.which == Which("org/tiny"))
+
+    with serve(Hub({"org/tiny": files_of(tiny_model)})) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        drive(app, script)
+    assert any(" bytes=" in request for request in hub.requests)  # it went on where it was
+    assert fetch.find("org/tiny")
 
 
 def test_import_choose_and_remove_a_model(home, tiny_model, tmp_path):
@@ -182,7 +231,7 @@ def test_import_choose_and_remove_a_model(home, tiny_model, tmp_path):
         await until(pilot, lambda: "on this disk" in screen_text(app))
         await pilot.press("c")
         await until(pilot, lambda: app.screen is not screen)
-        assert app.which == Which("my-llama")
+        await until(pilot, lambda: app.which == Which("my-llama"))
         await pilot.press("f6", "delete")
         await until(pilot, lambda: isinstance(app.screen, Sure))
         await pilot.press("n")
@@ -210,7 +259,7 @@ def test_a_pull_that_fails_is_told(home, monkeypatch):
         await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
         await until(pilot, lambda: "try again later" in screen_text(app))
         await pilot.press("enter")
-        assert app.screen is screen
+        await until(pilot, lambda: app.screen is screen)
         assert screen.job is None
 
     drive(app, script)

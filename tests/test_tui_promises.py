@@ -226,7 +226,7 @@ def test_the_other_keys_of_the_chat(home, size, tmp_path, monkeypatch):
         assert [choice.text for choice in app.screen.choices] == ["print(1)", "ls -l"]
         await pilot.press("down", "enter")
         await until(pilot, lambda: app.clipboard == "ls -l\n")
-        assert isinstance(app.focused, Bubble)
+        await until(pilot, lambda: isinstance(app.focused, Bubble))
         await pilot.press("question_mark")
         await until(pilot, lambda: isinstance(app.screen, HelpScreen))
         await pilot.press("question_mark")
@@ -234,7 +234,7 @@ def test_the_other_keys_of_the_chat(home, size, tmp_path, monkeypatch):
         await pilot.press("minus")
         assert chat.talk.turns[1].origin["good"] is False
         await pilot.press("enter", "question_mark")
-        assert chat.query_one(Composer).text == "?"
+        await until(pilot, lambda: chat.query_one(Composer).text == "?")
         await pilot.press("backspace", "ctrl+t")
         await until(pilot, lambda: isinstance(app.screen, Ask))
         app.screen.query_one("Input").value = "[b]bold[/b]"
@@ -309,7 +309,7 @@ def test_again_that_is_stopped_before_a_word_keeps_the_answer_that_was_there(hom
         await until(pilot, lambda: not chat.sides)
         assert chat.talk.turns[1] is before
         await until(pilot, lambda: before.content[-20:] in screen_text(app))
-        assert chat.query_one(Composer).text == ""
+        await until(pilot, lambda: chat.query_one(Composer).text == "")
         next(iter(models.loaded.values())).go.set()
 
     drive(app, script)
@@ -369,14 +369,14 @@ def test_without_colours_and_without_motion_everything_is_still_told(home, size,
 
     async def script(pilot):
         assert app.no_color
-        assert "▸F2" in screen_text(app)  # where one is, without a colour
+        await until(pilot, lambda: "▸F2" in screen_text(app))  # where one is, without a colour
         app.action_still()
         assert app.animation_level == "none"
         chat = app.screen
         turns = [Turn("user", "q"), Turn("assistant", "a", {"good": False})]
         await chat.show(Talk("t", turns=turns))
         await pilot.pause()
-        assert "bad" in screen_text(app)
+        await until(pilot, lambda: "bad" in screen_text(app))
         app.show_error(ValueError("no"))
         await until(pilot, lambda: "✗" in screen_text(app))
         await pilot.press("escape")
@@ -484,7 +484,7 @@ def test_a_question_outlives_kill_9_and_waits_in_the_composer(home):
         await pilot.press("escape")
         await until(pilot, lambda: not chat.sides)
         await chat.show(talk)
-        assert chat.query_one(Composer).text == "two"
+        await until(pilot, lambda: chat.query_one(Composer).text == "two")
         assert len(chat.talk.turns) == 2
 
     drive(app, script)
@@ -531,18 +531,18 @@ def test_a_full_disk_while_labelling_and_chatting_overwrites_nothing(home, tmp_p
         with full_disk(labels_file()):
             await pilot.press("a")
             await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
-            assert "nothing was saved" in screen_text(app)
+            await until(pilot, lambda: "nothing was saved" in screen_text(app))
             await pilot.press("escape")
             assert app.screen.drawn is pair
             assert labels_file().read_bytes() == before
             await pilot.press("f2")
             await pilot.press(*"hi", "enter")
             await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
-            assert "cannot save the conversation" in screen_text(app)
+            await until(pilot, lambda: "cannot save the conversation" in screen_text(app))
             await pilot.press("escape")
             await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
             await pilot.press("escape")
-            assert "word5" in screen_text(app)
+            await until(pilot, lambda: "word5" in screen_text(app))
         await pilot.press(*"again", "enter")
         await until(pilot, lambda: len(app.screen.talk.turns) == 4 and not app.screen.sides)
         await pilot.press("f3", "a")
@@ -597,7 +597,7 @@ def test_ten_thousand_votes_open_scroll_and_undo_within_a_frame(home, tmp_path):
         async with stalls(app) as found:
             await until(pilot, lambda: getattr(app.screen, "drawn", None))
             screen = app.screen
-            assert "10000 votes" in screen_text(app)
+            await until(pilot, lambda: "10000 votes" in screen_text(app))
             for key in ("a", "b", "down", "u", "t", "pagedown", "x", "u", "s"):
                 pair = screen.drawn
                 await pilot.press(key)

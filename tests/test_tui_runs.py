@@ -65,7 +65,7 @@ def test_the_list_the_plots_and_every_key(home, size):
         await pilot.press("space", "down")
         await until(pilot, lambda: screen.current.name == "other")
         await until(pilot, lambda: "A  new train" in screen_text(app))
-        assert "other train" in screen_text(app)
+        await until(pilot, lambda: "other train" in screen_text(app))
         assert screen.check_action("resume", ())
         await pilot.press("l")
         await until(pilot, lambda: "has no log" in screen_text(app))
@@ -80,9 +80,42 @@ def test_the_list_the_plots_and_every_key(home, size):
         await until(pilot, lambda: screen.current and screen.current.name == "new")
         await pilot.press("c")
         await until(pilot, lambda: app.screen is not screen)
-        assert app.which == Which("m", "new")
+        await until(pilot, lambda: app.which == Which("m", "new"))
 
     drive(app, script, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_keys_follow_what_becomes_of_a_run(home, size):
+    app = make_app(Models())
+    logs = home / "logs"
+    logs.mkdir(parents=True)
+    (logs / "dpo-1.log").write_text("$ minialign dpo\nreference log-probs 7/7\n" + "long " * 60)
+
+    def keys() -> str:
+        return screen_text(app).splitlines()[-1]
+
+    async def script(pilot):
+        await pilot.press("f5")
+        await until(pilot, lambda: "No runs yet" in screen_text(app))
+        run = Run.create("dpo", {"model": "m", "total_steps": 4}, name="dpo-1")
+        with run.locked():
+            await until(pilot, lambda: "reference log-probs 7/7" in screen_text(app))
+            await until(pilot, lambda: "Stop" in keys())
+            assert "Chat" not in keys()
+            run.log("train", 1, {"loss": 0.7})
+            await until(pilot, lambda: "Chat" in keys())
+            run.finish("stopped")
+        await until(pilot, lambda: "Resume" in keys() and "Stop" not in keys())
+        assert size[0] > 100 or "Quit" in keys()  # all of them fit
+        await pilot.press("l")
+        await until(pilot, lambda: screen_text(app).count("long") == 60)  # no line is cut
+
+    drive(app, script, size)
+    watch = Watch()
+    first = watch.look()[0].age
+    time.sleep(0.05)
+    assert watch.look()[0].age - first >= 0.05  # it grows, though nothing was written
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -115,15 +148,15 @@ def test_the_form_checks_and_gives_what_was_typed(home, size, monkeypatch):
         form = app.screen
         await until(pilot, lambda: form.query("#f-beta"))
         await pilot.pause()
-        assert "learning rate" in screen_text(app)
+        await until(pilot, lambda: "learning rate" in screen_text(app))
         form.query_one("#f-iters").value = "many"
         await pilot.press("ctrl+s")
-        assert "whole number" in screen_text(app)
+        await until(pilot, lambda: "whole number" in screen_text(app))
         form.query_one("#f-iters").value = "3"
         form.query_one("#f-beta").value = "-1"
         await pilot.press("ctrl+s")
-        assert "beta" in screen_text(app)
-        assert app.screen is form
+        await until(pilot, lambda: "beta" in screen_text(app))
+        await until(pilot, lambda: app.screen is form)
         form.query_one("#f-beta").value = "0.2"
         form.query_one("#f-data").value = "a.jsonl, b.jsonl"
         form.query_one("#f-grad_checkpoint").value = True
@@ -223,10 +256,10 @@ def test_answers_over_time_and_rewards_as_plots(home, size):
     async def script(pilot):
         await pilot.press("f5")
         await until(pilot, lambda: "reward/mean by step" in screen_text(app))
-        assert size[1] < 40 or "kl by step" in screen_text(app)
+        await until(pilot, lambda: size[1] < 40 or "kl by step" in screen_text(app))
         await pilot.press("v")
         await until(pilot, lambda: "step 9 · reward 2.25 · kl 0.5" in screen_text(app))
-        assert "Because [b]9[/b]." in screen_text(app)
+        await until(pilot, lambda: "Because [b]9[/b]." in screen_text(app))
         assert "by step" not in screen_text(app)
         await pilot.press("shift+down", "shift+down", "shift+up", "l")
         await until(pilot, lambda: "has no log" in screen_text(app))

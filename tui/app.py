@@ -140,6 +140,17 @@ class MinialignApp(App[None]):
         self.preferences.place = mode
         self.run_worker(asyncio.to_thread(self.preferences.save), group="preferences")
 
+    def chat_with(self, which: Which) -> None:
+        """Choose a model, and write to it."""
+        self.choose(which)
+        self.action_go("chat")
+        self.call_after_refresh(lambda: self.screen.query("#composer").focus())
+
+    def train(self, method: str, data: str) -> None:
+        """The form of a run, with this file in it."""
+        self.action_go("runs")
+        self.call_later(lambda: self.screen.action_new(method, (data,)))  # type: ignore[attr-defined]
+
     def action_still(self) -> None:
         """Animations off, or on again; TEXTUAL_ANIMATIONS=none has them off from the start."""
         self.preferences.still = not self.preferences.still
@@ -199,7 +210,7 @@ class MinialignApp(App[None]):
         seen = set()
         for key in screen.active_bindings.values():
             binding, node = key.binding, key.node
-            ours = node is screen or isinstance(node, Bubble)
+            ours = binding.id and (node is screen or isinstance(node, Bubble))
             if not ours or not binding.description or binding.action in seen:
                 continue
             seen.add(binding.action)

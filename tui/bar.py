@@ -22,22 +22,43 @@ class Place(Static):
         self.app.action_go(self.mode)  # type: ignore[attr-defined]
 
 
+class Line(Static):
+    """A line that is told again and again; it is drawn when it changes."""
+
+    def __init__(self, id: str):
+        super().__init__("", id=id, markup=False)
+        self.text = ""
+
+    def tell(self, text: str) -> None:
+        """What it says from now on."""
+        if text != self.text:
+            self.text = text
+            self.update(text, layout=False)
+
+
 class TopBar(Horizontal):
     """One line; ``here`` is the mode of its screen."""
 
     def __init__(self, here: str):
         super().__init__()
         self.here = here
+        self.text = ""
 
     def compose(self) -> ComposeResult:
         yield Static("minialign", classes="brand", markup=False)
         for mode, key, name in PLACES:
             yield Place(mode, key, name, mode == self.here)
-        yield Static("", id="which", markup=False)
+        yield Line("which")
 
     def tell(self, text: str) -> None:
-        """What stands at the right end."""
-        self.query_one("#which", Static).update(text)
+        """What stands at the right end: of a long name with an adapter, the adapter."""
+        self.text = text
+        place = self.query_one("#which", Line)
+        room = place.content_size.width
+        place.tell("…" + text[1 - room :] if " + " in text and len(text) > room > 9 else text)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(lambda: self.tell(self.text))
 
 
 class Keys(Footer):

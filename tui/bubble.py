@@ -47,6 +47,7 @@ class Bubble(Vertical, can_focus=True):
         Binding("p", "do('pair')", "Pair to label", id="pair"),
         Binding("plus,equals_sign", "do('good')", "Good", id="good", key_display="+"),
         Binding("minus", "do('bad')", "Bad", id="bad", key_display="-"),
+        Binding("escape", "leave", "Write", id="write", tooltip="Back to writing"),
         Binding("up", "near(-1)", "Up", show=False),
         Binding("down", "near(1)", "Down", show=False),
         Binding("left", "beside(-1)", show=False),
@@ -78,6 +79,8 @@ class Bubble(Vertical, can_focus=True):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """A question can be copied and edited, an answer everything else."""
+        if action == "leave":
+            return not getattr(self.screen, "sides", None)  # else Escape stops what is written
         if action != "do":
             return True
         what = parameters[0]
@@ -127,6 +130,10 @@ class Bubble(Vertical, can_focus=True):
 
     def action_do(self, what: str) -> None:
         self.post_message(self.Asked(self, what))
+
+    def action_leave(self) -> None:
+        """Back to the question being written."""
+        self.action_do("write")
 
     def action_near(self, by: int) -> None:
         """Focus the turn above or below; below the last is the question being written."""

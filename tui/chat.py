@@ -9,13 +9,12 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import Static
 
 from minialign.errors import UserError
 from minialign.lane import Which
 from minialign.tasks.conversations import Conversations, Talk, Turn, title_of
 from tui import answers, choosing
-from tui.bar import Keys, TopBar
+from tui.bar import Keys, Line, TopBar
 from tui.bubble import Bubble
 from tui.composer import Composer
 from tui.dialogs import Ask, Choice, Edit, Pick
@@ -41,6 +40,7 @@ class ChatScreen(Screen[None]):
             ("ctrl+n", "A new conversation"), ("ctrl+o", "Earlier ones: search, rename, export"),
             ("ctrl+g", "Choose model and adapter"), ("ctrl+b", "A second model beside it"),
             ("ctrl+s", "System prompt and sampling"), ("ctrl+e", "Export this conversation"),
+            ("ctrl+t", "Give it another title"),
         )),
         ("On an answer (Esc or ↑ goes there)", (
             ("c", "Copy"), ("k", "Copy its code; of several blocks, one"), ("r", "Answer again"),
@@ -79,7 +79,7 @@ class ChatScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield TopBar("chat")
         yield Transcript()
-        yield Static("", id="status", markup=False)
+        yield Line("status")
         yield Composer(
             id="composer", show_line_numbers=False, soft_wrap=True, highlight_cursor_line=False,
             placeholder="Ask something…", compact=True,
@@ -149,11 +149,11 @@ class ChatScreen(Screen[None]):
     def _tick(self) -> None:
         """The line above the composer."""
         lines = [side.told() for side in self.sides]
-        status = self.query_one("#status", Static)
+        status = self.query_one("#status", Line)
         if lines:
-            status.update("● " + "  |  ".join(lines) + "   Esc stops")
+            status.tell("● " + "  |  ".join(lines) + "   Esc stops")
         else:
-            status.update(self._ready or self._idle())
+            status.tell(self._ready or self._idle())
 
     def _idle(self) -> str:
         title = self.talk.title or "a new conversation"
@@ -207,7 +207,7 @@ class ChatScreen(Screen[None]):
                 answers.answer(which, messages, self._sampling(), self.talk.seed, attempts),
             )
             sides.append(Side(which, bubble, job))
-        self.sides, self.attempts = sides, attempts
+        self.sides, self.attempts, self._ready = sides, attempts, ""
         await self.query_one(Transcript).put([side.bubble for side in sides])
         self.refresh_bindings()
         self._finish(self.talk, sides, attempts, before)
@@ -259,7 +259,7 @@ class ChatScreen(Screen[None]):
             self._save(talk)
         elif talk.id is not None and self.store is not None:
             self.store.remove(talk.id)
-            talk.id = None
+            talk.id, talk.title = None, ""
         for place in (len(talk.turns) + 1, len(talk.turns)):
             await transcript.drop(place)
         composer = self.query_one(Composer)
@@ -299,11 +299,8 @@ class ChatScreen(Screen[None]):
         self.stop()
 
     def action_leave(self) -> None:
-        """From the answers back to writing; from writing to the answers."""
-        if isinstance(self.focused, Bubble):
-            self.query_one(Composer).focus()
-        else:
-            self._to_answers()
+        """From writing to the answers; a turn's own Escape goes back."""
+        self._to_answers()
 
     @on(Composer.Left)
     def _to_answers(self) -> None:

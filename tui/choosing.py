@@ -10,6 +10,8 @@ from minialign.tasks.conversations import LISTED, Conversations, Talk, export
 from tui import answers
 from tui.dialogs import Ask, Choice, Pick, Sure
 
+TITLE = 46  # letters
+
 if TYPE_CHECKING:
     from tui.chat import ChatScreen
 
@@ -21,7 +23,7 @@ async def choose_conversation(screen: "ChatScreen", store: Conversations) -> Non
     def find(words: str) -> list[Choice]:
         found = store.search(words)
         listed = [
-            Choice(entry.id, entry.title or "(no title)",
+            Choice(entry.id, _cut(entry.title) or "(no title)",
                    f"{entry.turns} turns, {_age(entry.updated)}",
                    "▸" if entry.id == screen.talk.id else " ")
             for entry in found
@@ -92,6 +94,11 @@ async def choose_model(screen: "ChatScreen", title: str, here: Which | None, non
     return await screen.app.push_screen_wait(
         Pick(title, find, placeholder="type to search, or a hub id, folder or GGUF file")
     )
+
+
+def _cut(title: str) -> str:
+    """So much of it that how old the conversation is stands beside it, at 80 columns too."""
+    return title if len(title) <= TITLE else title[: TITLE - 1] + "…"
 
 
 def _age(when: float) -> str:

@@ -9,7 +9,10 @@ from minialign.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Which model, and where to begin."""
-    parser.epilog = "Keys: F1 help, F2 chat, F3 label, F5 runs, Ctrl-P every action, Ctrl-Q quit."
+    parser.epilog = (
+        "Keys: F1 help, F2 chat, F3 label, F4 judge, F5 runs, F6 data and models, "
+        "Ctrl-P every action, Ctrl-Q quit."
+    )
     parser.add_argument(
         "-m", "--model", metavar="NAME", help="a model's name, hub id, folder or GGUF file"
     )

@@ -59,7 +59,7 @@ def load_methods() -> dict[str, Form]:
             loop.check(config, plan.n)
 
         parts = ((f"{loop.name}'s own", loop.config), ("rounds and sampling", RoundSettings))
-        return Form("prompts, and a scorer", parts, checked, without=UNUSED)
+        return Form("prompts, and a scorer", parts, checked, loop.defaults, UNUSED)
 
     forms = {name: of_method(method) for name, method in METHODS.items()}
     forms |= {name: of_loop(loop) for name, loop in LOOPS.items()}
@@ -122,7 +122,8 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
         from minialign.tasks.settings import Settings
 
         form = load_methods()[self.method]
-        self.query_one("#needs", Label).update(Content(f"needs {form.needs}"))
+        needs = self._meanings["method"] = f"needs {form.needs}"
+        self.query_one("#needs", Label).update(Content(needs))
         holder = self.query_one("#fields")
         await holder.remove_children()
         every = {
@@ -145,7 +146,7 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
     def _field(self, config: type, field: Any) -> Horizontal:
         kind, words, many = field_type(config, field.name)
         self._meanings[field.name] = meaning = field_help(config)[field.name]
-        value = self._default(config, field)
+        value = self._default(field)
         if field.name == "model" and self.which.model:
             value = self.which.model
         if field.name == "adapter" and self.which.adapter:
@@ -168,11 +169,8 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
             classes="field",
         )
 
-    def _default(self, config: type, field: Any) -> Any:
-        from minialign.tasks.settings import Settings
-
-        others = load_methods()[self.method].defaults if config is Settings else {}
-        return others.get(field.name, field.default)
+    def _default(self, field: Any) -> Any:
+        return load_methods()[self.method].defaults.get(field.name, field.default)
 
     def _values(self, config: type) -> dict[str, Any]:
         """What was typed, where it differs from the default."""
@@ -188,7 +186,7 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
                 if isinstance(entry, Input)
                 else entry.value  # type: ignore[attr-defined]
             )
-            default = self._default(config, field)
+            default = self._default(field)
             if value is None and default is not None:
                 continue  # an empty entry is the default
             if value != default:
@@ -204,7 +202,7 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
             every = self._values(Settings)
             own = [self._values(config) for _, config in form.own]
             configs = [
-                resolve(config, typed, {}, "form")
+                resolve(config, {**form.defaults, **typed}, {}, "form")
                 for (_, config), typed in zip(form.own, own, strict=True)
             ]
             form.check(resolve(Settings, {**form.defaults, **every}, {}, "form"), *configs)

@@ -60,7 +60,9 @@ class HelpScreen(ModalScreen[None]):
 def shown_key(key: str) -> str:
     """ "ctrl+n" as "Ctrl-N"."""
     names = {"left": "←", "right": "→", "up": "↑", "down": "↓", "escape": "Esc", "enter": "Enter",
-             "space": "Space", "tab": "Tab", "shift+enter": "Shift-Enter"}  # fmt: skip
+             "space": "Space", "tab": "Tab", "shift+enter": "Shift-Enter", "pageup": "PgUp",
+             "pagedown": "PgDn", "shift+up": "Shift-↑", "shift+down": "Shift-↓",
+             "delete": "Del"}  # fmt: skip
     words = []
     for word in key.split(","):
         if word in names:

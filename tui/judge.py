@@ -111,6 +111,9 @@ class JudgeScreen(Screen[None]):
             ("a,b,t", "Overrule it: your vote is A, B, a tie"),
             ("u", "Take that vote back"), ("up,down", "Another verdict"),
         )),
+        ("What becomes of it", (
+            ("f", "Train on the verdicts; your own votes count in their place"),
+        )),
     )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "new", "New", id="judge-new", tooltip="Choose a judge and pairs"),
@@ -122,6 +125,7 @@ class JudgeScreen(Screen[None]):
         Binding("b", "overrule('b')", "B", id="judge-b", tooltip="Overrule: B is better"),
         Binding("t", "overrule('tie')", "Tie", id="judge-tie", tooltip="Overrule: a tie"),
         Binding("u", "undo", "Undo", id="judge-undo", tooltip="Take your last vote here back"),
+        Binding("f", "train", "Train", id="judge-train", tooltip="Train on the verdicts"),
     ]
 
     def __init__(self) -> None:
@@ -285,6 +289,8 @@ class JudgeScreen(Screen[None]):
             added = True
             self._drawn[key] = verdict, vote
         if added:
+            if current is None:  # the first: its keys can be used now
+                self.refresh_bindings()
             table.sort("apart", key=lambda cell: ORDER[cell.plain])
             if current is not None:
                 row = table.get_row_index(judgings.key_of(current))
@@ -342,7 +348,7 @@ class JudgeScreen(Screen[None]):
             return self.job is not None
         if action == "resume":
             return self.plan is not None and self.job is None and len(self.verdicts) < self.total
-        if action in ("details", "overrule"):
+        if action in ("details", "overrule", "train"):
             return bool(self.verdicts)
         if action == "undo":
             return bool(self.overruled)
@@ -415,6 +421,14 @@ class JudgeScreen(Screen[None]):
         self.notify(f"Your vote: {SAID[choice]}; u takes it back", timeout=3)
         self._draw()
         self.refresh_bindings()
+
+    @work(group="train", exclusive=True)
+    async def action_train(self) -> None:
+        """The form of a run, with the pairs that the verdicts give in it."""
+        plan, verdicts, opinions = self.plan, dict(self.verdicts), dict(self.opinions)
+        if plan is not None:
+            path = await asyncio.to_thread(judgings.write_pairs, plan, verdicts, opinions)
+            self.app.train("dpo", str(path))  # type: ignore[attr-defined]
 
     def action_undo(self) -> None:
         """Take the last vote given here back; what it replaced is there again."""

@@ -71,7 +71,7 @@ class JudgeForm(ModalScreen[Plan | None]):
                 yield _field("its model", Input(before.judge if before.url else "", id="j-model",
                              compact=True), "as the server calls it")  # fmt: skip
                 yield _field("pairs", Select(
-                    [("those you labelled", LABELS), (FILE, FILE)],
+                    [("your labels", LABELS), (FILE, FILE)],
                     value=LABELS if on_labels else FILE,
                     allow_blank=False, id="j-pairs", compact=True),
                     "which answers are compared")  # fmt: skip
@@ -82,11 +82,11 @@ class JudgeForm(ModalScreen[Plan | None]):
                              id="j-template", compact=True), "what the judge is asked")  # fmt: skip
                 yield _field("criteria", Input(before.criteria or "", id="j-criteria",
                              compact=True),
-                             "a text or a file, for templates that take it")  # fmt: skip
+                             "for templates that take one")  # fmt: skip
                 yield _field("explain", Tick(value=before.explain, id="j-explain",
                              compact=True), "a reason first: slower")  # fmt: skip
                 yield _field("debias", Tick(value=before.debias, id="j-debias", compact=True),
-                             "average both orders; else they must agree")  # fmt: skip
+                             "the mean of both orders decides")  # fmt: skip
             yield Static("", id="wrong", markup=False)
             yield Static("Ctrl-S start   Tab next   Esc cancel", classes="keys", markup=False)
 

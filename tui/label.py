@@ -17,7 +17,7 @@ from minialign.tasks.label import Item, Waiting, digest, read_items, starters
 from minialign.tasks.labelling import Labelling
 from minialign.tasks.votes import Votes
 from tui import answers
-from tui.bar import Keys, TopBar
+from tui.bar import Keys, Line, TopBar
 from tui.bubble import markdown_parser, printable
 from tui.dialogs import Ask, Edit
 from tui.jobs import Job
@@ -52,7 +52,8 @@ class LabelScreen(Screen[None]):
             ("n", "A note, kept with the vote"), ("u", "Undo the last vote, and the one before …"),
         )),
         ("The rest", (
-            ("up,down", "Scroll the answers"), ("shift+up,shift+down", "Scroll the prompt"),
+            ("up,down", "Scroll the answers"), ("pageup,pagedown", "A page; or Space"),
+            ("shift+up,shift+down", "Scroll the prompt"),
             ("o", "What is labelled: a file, the chat's pairs, everyday prompts"),
             ("l", "Pairs first of which a reward head or a judge is least sure"),
         )),
@@ -66,7 +67,7 @@ class LabelScreen(Screen[None]):
         Binding("e", "edit", "Edit", id="vote-edit"),
         Binding("n", "note", "Note", id="note"),
         Binding("u", "undo", "Undo", id="undo"),
-        Binding("o", "source", "Source", id="source", tooltip="What is labelled"),
+        Binding("o", "source", "Open", id="source", tooltip="What is labelled"),
         Binding("l", "least_sure", "Least sure first", id="least-sure", show=False,
                 tooltip="Pairs first of which a reward head or a judge is least sure"),
         Binding("down", "scroll(2)", show=False),
@@ -91,7 +92,7 @@ class LabelScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield TopBar("label")
-        yield Static("", id="tally", markup=False)
+        yield Line("tally")
         with VerticalScroll(id="prompt", can_focus=False):
             yield Static("", id="asked", markup=False)
         with Horizontal(id="answers"):
@@ -101,7 +102,7 @@ class LabelScreen(Screen[None]):
                         yield Markdown("", id=f"text-{name}", open_links=False,
                                        parser_factory=markdown_parser)  # fmt: skip
         yield Static(NOTHING, id="nothing", markup=False)
-        yield Static("", id="kept", markup=False)
+        yield Line("kept")
         yield Keys()
 
     def on_mount(self) -> None:
@@ -124,7 +125,7 @@ class LabelScreen(Screen[None]):
     async def open_source(self, source: str) -> None:
         """Label a file, the everyday prompts, or the chat's pairs alone."""
         self._cancel_jobs()
-        self.query_one("#kept", Static).update("reading …")
+        self.query_one("#kept", Line).tell("reading …")
 
         scorer = self.app.preferences.label_order  # type: ignore[attr-defined]
 
@@ -137,8 +138,15 @@ class LabelScreen(Screen[None]):
             sitting = Labelling(Votes(), items, waiting, doubtful=bool(scorer))
             return sitting, {pair.key for pair in waiting}
 
+        def voted() -> list[Any]:
+            return list(self.sitting.votes.all) if self.sitting is not None else []
+
         try:
-            sitting, chat_keys = await asyncio.to_thread(read)
+            while True:
+                before = voted()
+                sitting, chat_keys = await asyncio.to_thread(read)
+                if voted() == before:
+                    break  # else: a vote was given meanwhile, which it does not know of
         except UserError as error:
             self.app.show_error(error)  # type: ignore[attr-defined]
             if self.sitting is None and source != CHAT_ONLY:
@@ -150,6 +158,8 @@ class LabelScreen(Screen[None]):
                         "they are", severity="warning", timeout=8)  # fmt: skip
         self.app.preferences.label_source = source  # type: ignore[attr-defined]
         self.app.preferences.save()  # type: ignore[attr-defined]
+        if self.sitting is not None:
+            sitting.go_on_from(self.sitting)
         self.chat_keys, self.sitting = chat_keys, sitting
         self.said = self.measured = ""
         self.workers.cancel_group(self, "doubts")
@@ -286,7 +296,8 @@ class LabelScreen(Screen[None]):
         if sitting is None:
             return
         counts = sitting.counts
-        parts = [f"{counts.votes} votes", f"{counts.pairs} give pairs"]
+        votes = "1 vote" if counts.votes == 1 else f"{counts.votes} votes"
+        parts = [votes, f"{counts.pairs} to train on"]
         if (pace := sitting.pace()) is not None:
             parts.append(f"{pace:.0f} s each")
             parts.append(f"{sitting.left} left ≈ {max(1, round(pace * sitting.left / 60))} min")
@@ -296,13 +307,13 @@ class LabelScreen(Screen[None]):
             parts.append(f"same again {counts.same}/{counts.again}")
         if self.measured:
             parts.append(f"least sure first: {self.measured}")
-        self.query_one("#tally", Static).update(" · ".join(parts))
+        self.query_one("#tally", Line).tell(" · ".join(parts))
         kept = [f"✓ {self.said}"] if self.said else []
         if self.note:
             kept.append(f"note: {printable(self.note)}")
         if self.drawn is None and self.jobs:
             kept.append("● " + (self.progress or "two answers are being written") + " …")
-        self.query_one("#kept", Static).update("   ".join(kept))
+        self.query_one("#kept", Line).tell("   ".join(kept))
 
     # ------------------------------------------------------------------ keys
 

@@ -124,6 +124,9 @@ class LibraryScreen(Screen[None]):
         self.model_changed()
         self.look()
 
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.query_one(OptionList).scroll_to_highlight)
+
     def on_unmount(self) -> None:
         if self.job is not None:
             self.job.cancel()
@@ -177,7 +180,7 @@ class LibraryScreen(Screen[None]):
         listed.add_options(options)
         ids = [option.id for option in options]
         first = next(at for at, option in enumerate(options) if not option.disabled)
-        listed.highlighted = ids.index(wanted) if wanted in ids else first
+        listed.highlighted = ids.index(wanted) if wanted and wanted in ids else first
         self.moved()
 
     @on(OptionList.OptionHighlighted)
@@ -302,8 +305,7 @@ class LibraryScreen(Screen[None]):
 
     def action_chat(self) -> None:
         if (entry := self.current) is not None:
-            self.app.choose(Which(entry.name))  # type: ignore[attr-defined]
-            self.app.action_go("chat")  # type: ignore[attr-defined]
+            self.app.chat_with(Which(entry.name))  # type: ignore[attr-defined]
 
     def action_pull(self) -> None:
         if (entry := self.current) is not None:
@@ -379,12 +381,7 @@ class LibraryScreen(Screen[None]):
         """The form of a run, with this file in it."""
         entry = self.current
         if entry is not None and (facts := self.facts_of(entry)) is not None:
-            self.app.action_go("runs")  # type: ignore[attr-defined]
-            self.app.call_later(
-                lambda: self.app.screen.action_new(  # type: ignore[attr-defined]
-                    datafiles.METHODS[facts.kind], (entry.name,)
-                )
-            )
+            self.app.train(datafiles.METHODS[facts.kind], entry.name)  # type: ignore[attr-defined]
 
     def action_label(self) -> None:
         """Label what the file holds."""

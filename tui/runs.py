@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -80,7 +81,8 @@ class RunsScreen(Screen[None]):
         Binding("l", "view('log')", "Log", id="run-log", tooltip="Plots, or the log"),
         Binding("v", "view('samples')", "Answers", id="run-samples",
                 tooltip="Plots, or the answers that were drawn while it trained"),
-        Binding("z", "smooth", "Smooth", id="run-smooth", tooltip="Smooth the training lines"),
+        Binding("z", "smooth", "Smooth", id="run-smooth", show=False,
+                tooltip="Smooth the training lines"),
         Binding("space", "overlay", "Overlay", id="run-overlay",
                 tooltip="Keep this run's lines on the plots"),
         Binding("delete", "remove", "Delete", id="run-delete", show=False,
@@ -99,7 +101,6 @@ class RunsScreen(Screen[None]):
         self.view = "plots"  # or "log", "samples"
         self.launched: list[launch.Launched] = []
         self._wanted: str | None = None  # a run to highlight as soon as it is there
-        self._looking = False
 
     def compose(self) -> ComposeResult:
         yield TopBar("runs")
@@ -175,11 +176,18 @@ class RunsScreen(Screen[None]):
         if not self.is_attached:
             return  # the app has ended meanwhile
         first = not self.seen.runs
+        could = self._can()
         self.seen = seen
         self._draw(name)
+        if self._can() != could:
+            self.refresh_bindings()
         self._check_launched()
         if first and seen.runs:
             self.call_after_refresh(self.look)
+
+    def _can(self) -> list[bool | None]:
+        """Which keys the highlighted run has."""
+        return [self.check_action(name, ()) for name in ("stop", "resume", "chat", "overlay")]
 
     def _keys(self, known: list[str], height: int) -> list[str]:
         """Which metrics are drawn: the chosen one, or as many as there is room for."""
@@ -213,7 +221,7 @@ class RunsScreen(Screen[None]):
         self.query_one("#about", Static).update(_about(current, self.metric, self.smoothing))
         self.query_one("#chart", Static).update(
             Text.from_ansi(self.seen.chart, no_wrap=True) if self.seen.chart
-            else Text("No step was logged yet." if current.status != "broken" else "")
+            else Text(self._before_the_first_step(current))
         )  # fmt: skip
         log = self.query_one("#log", Static)
         large = self.view == "log"
@@ -224,8 +232,18 @@ class RunsScreen(Screen[None]):
             self.query_one("#answered", Static).update(_answers(self.seen.samples))
         log.set_class(large, "large")
         rows = max(1, (self.size.height - 8) if large else 6)
-        lines = self.seen.log[-rows:] or ["This run was not started from here: it has no log."]
-        log.update("\n".join(printable(line) for line in lines))
+        lines = [printable(line) for line in self.seen.log[-rows:]]
+        if large:  # whole lines, where there is room
+            lines = [part for line in lines for part in wrap(line, max(20, log.size.width))][-rows:]
+        log.update("\n".join(lines or ["This run was not started from here: it has no log."]))
+
+    def _before_the_first_step(self, run: Summary) -> str:
+        """In place of the plots: what the run says meanwhile."""
+        if run.status == "broken":
+            return ""
+        width = max(20, self.query_one("#plots").size.width - 2)
+        said = [part for line in self.seen.log[-8:] for part in wrap(printable(line), width)]
+        return "\n".join(["No step was logged yet.", *(["", *said] if said else [])])
 
     def _check_launched(self) -> None:
         """Tell of a process that ended without making a run, or failed."""
@@ -303,8 +321,7 @@ class RunsScreen(Screen[None]):
             yield True
 
         self.app.lane.submit(forget)  # type: ignore[attr-defined]
-        self.app.choose(which)  # type: ignore[attr-defined]
-        self.app.action_go("chat")  # type: ignore[attr-defined]
+        self.app.chat_with(which)  # type: ignore[attr-defined]
 
     def action_metric(self) -> None:
         """The next metric; after the last the usual ones again."""

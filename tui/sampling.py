@@ -3,6 +3,7 @@
 from dataclasses import fields
 from typing import Any, ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -41,8 +42,14 @@ class SamplingDialog(ModalScreen[tuple[str, dict[str, Any]] | None]):
                         yield Input(_text(value), id=f"s-{field.name}", compact=True)
                         yield Label(texts[field.name] or "most tokens of an answer",
                                     classes="note", markup=False)  # fmt: skip
+            yield Static("", id="meaning", markup=False)
             yield Static("", id="wrong", markup=False)
             yield Static("Ctrl-S save   Tab next   Esc cancel", classes="keys", markup=False)
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """The whole help of the field that is being filled in."""
+        name = (event.widget.id or "").removeprefix("s-")
+        self.query_one("#meaning", Static).update(field_help(Sampling).get(name, ""))
 
     def action_save(self) -> None:
         """Take the values, or say which one is wrong."""

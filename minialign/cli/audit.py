@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import audit_views, console
+from minialign.cli.judging import judge_arguments, judge_from, output_file, shown
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,52 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--json", action="store_true", help="everything as JSON")
 
 
-def judge_arguments(parser: argparse.ArgumentParser) -> None:
-    """How a judge is asked; ``audit`` and ``evaluate`` share it."""
-    group = parser.add_argument_group("judge")
-    group.add_argument(
-        "--template", metavar="NAME", help="a judge prompt by name, or your own file (pairwise)"
-    )
-    group.add_argument(
-        "--criteria", metavar="TEXT", help="what is better, in your words; or a file"
-    )
-    group.add_argument(
-        "--judge-url", metavar="URL", help="an OpenAI-compatible server that has the judge"
-    )
-    group.add_argument(
-        "--explain", action="store_true", help="the judge writes a reason first (slower)"
-    )
-    group.add_argument(
-        "--debias", action="store_true",
-        help="average both orders' log-odds, instead of a tie when they disagree",
-    )  # fmt: skip
-    group.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="pairs asked at once (16)"
-    )
-
-
-def open_judge_from(arguments: argparse.Namespace, spec: str | None) -> Any:
-    """The judge that these flags describe; a download shows its progress."""
-    from minialign.cli.models import fetch_progress
-    from minialign.tasks.judge import open_judge
-
-    if arguments.batch_size < 1:
-        raise UserError(f"batch size is {arguments.batch_size}", "it must be 1 or more")
-    if arguments.judge_url and not spec:
-        raise UserError(
-            "which model is asked at the endpoint?", "--judge NAME, as the server has it"
-        )
-    progress, done = fetch_progress()
-    try:
-        return open_judge(
-            spec, template=arguments.template, url=arguments.judge_url,
-            explain=arguments.explain, debias=arguments.debias, criteria=arguments.criteria,
-            progress=progress,
-        )  # fmt: skip
-    finally:
-        done()
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Judge the gold set and say what the judge is worth."""
     from minialign.cli.intervals import check_picture
@@ -114,20 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     plot = Path(arguments.plot).expanduser() if arguments.plot else None
     if plot:
         check_picture(plot)
-    output = Path(arguments.output).expanduser() if arguments.output else None
-    if output and (output.is_dir() or not output.parent.is_dir()):
-        raise UserError(f"cannot write {output}", "give a file in a folder that exists")
+    output = output_file(arguments.output)
     items = _limited(read_gold(arguments.gold, arguments.annotators), arguments.limit)
-    found: list[Judged] = []
-    try:
-        for one in console.progress(_judged(arguments, items, output), len(items), "pairs"):
-            found.append(one)
-    except (KeyboardInterrupt, UserError):
-        if found:
-            console.say(
-                f"\n{len(found)} of {len(items)} pairs are judged; the same command goes on"
-            )
-        raise
+    found = list(shown(_judged(arguments, items, output), len(items)))
     if len(found) < len(items):
         console.say(f"{len(items) - len(found)} pairs of the gold set have no verdict")
     result = report(found, arguments.judge, arguments.own)
@@ -172,7 +116,7 @@ def _judged(
     if kind in KINDS and kind not in ("reward", "dpo", "judge"):
         yield from audit.score(open_scorer(spec), items)
         return
-    judge = open_judge_from(arguments, spec)
+    judge = judge_from(arguments, spec)
     console.say(f"{len(items)} pairs, both orders of each")
     yield from audit.ask(judge, items, output, arguments.batch_size)
 

@@ -7,43 +7,48 @@ from typing import Any
 from minialign.cli import console
 from minialign.cli.intervals import Bar, in_terminal
 
+RULES = ("longer wins", "shorter wins")
+
 
 def _percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
+def _by_length(row: dict[str, Any]) -> dict[str, float]:
+    """What the two rules of length get, where it is known."""
+    baselines = row.get("baselines", {})
+    found = {rule: baselines.get(rule, {}).get("accuracy") for rule in RULES}
+    return {rule: value for rule, value in found.items() if value is not None}
+
+
 def bars(result: dict[str, Any]) -> list[Bar]:
-    """The accuracies, with what "longer wins" gets."""
+    """The accuracies, with what "longer wins" and "shorter wins" get."""
     found = []
     for row in result["rows"]:
-        if row["accuracy"][0] is not None:
-            marks = {}
-            if "baselines" in row and row["baselines"]["longer wins"]["accuracy"] is not None:
-                marks["longer wins"] = row["baselines"]["longer wins"]["accuracy"]
-            accuracy, low, high = row["accuracy"]
-            found.append(Bar(row["subset"], accuracy, low, high, marks))
+        accuracy, low, high = row["accuracy"]
+        if accuracy is not None:
+            found.append(Bar(row["subset"], accuracy, low, high, _by_length(row)))
     return found
 
 
 def show(result: dict[str, Any]) -> None:
     """The table, the plot, what does not fit into either, and the conclusion."""
-    headers = ["gold set", "pairs", "accuracy %", "95 %", "longer wins %", "swap agr. %", "kappa",
-               "first slot %", "conflict %", "longer chosen %", "unparsed"]  # fmt: skip
+    headers = ["gold set", "pairs", "accuracy %", "95 %", "longer/shorter wins %", "swap agr. %",
+               "kappa", "first slot %", "conflict %", "longer chosen %", "unparsed"]  # fmt: skip
     rows = []
     for row in result["rows"]:
         accuracy, low, high = row["accuracy"]
-        baseline = row.get("baselines", {}).get("longer wins", {}).get("accuracy")
         kappa = "-" if row["kappa"] is None else f"{row['kappa']:.2f}"
         rows.append([
             row["subset"], row["items"], _percent(accuracy), f"{_percent(low)}–{_percent(high)}",
-            _percent(baseline), _percent(row["agreement"]), kappa, _percent(row["first_slot"]),
+            "/".join(map(_percent, _by_length(row).values())) or "-",
+            _percent(row["agreement"]), kappa, _percent(row["first_slot"]),
             _percent(row["conflict"]), _percent(row.get("longer_chosen")), row["unparsed"],
         ])  # fmt: skip
-    last = result["rows"][-1]
-    longer = last.get("baselines", {}).get("longer wins", {}).get("accuracy")
-    if longer is not None:
-        rows.append(["· longer wins", "", _percent(longer), "", "", "100.0", "", "50.0", "0.0",
-                     "100.0", ""])  # fmt: skip
+    for rule, value in _by_length(result["rows"][-1]).items():
+        chosen = "100.0" if rule == "longer wins" else "0.0"
+        rows.append([f"· {rule}", "", _percent(value), "", "", "100.0", "", "50.0", "0.0",
+                     chosen, ""])  # fmt: skip
     rows.append(["· first wins", "", "50.0", "", "", "0.0", "0.00", "100.0", "100.0", "50.0", ""])
     rows.append(["· coin", "", "50.0", "", "", "50.0", "0.00", "50.0", "50.0", "50.0", ""])
     console.table(headers, rows)

@@ -8,9 +8,10 @@ from typing import Any
 
 from minialign.cli import console
 from minialign.cli.sampling import (
-    model_arguments,
+    answer_arguments,
+    check_place,
     open_from,
-    sampling_arguments,
+    output_file,
     sampling_from,
 )
 from minialign.errors import UserError
@@ -50,13 +51,7 @@ def prompt_arguments(parser: argparse.ArgumentParser, n: int) -> None:
     )
     parser.add_argument("--n", "-n", type=int, default=n, help=f"samples of each prompt ({n})")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
-    model_arguments(parser)
-    parser.add_argument("--system", metavar="TEXT", help="a system prompt")
-    sampling_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the samples (0)")
-    parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="answers written at once (16)"
-    )
+    answer_arguments(parser)
 
 
 def scorer_help() -> str:
@@ -83,12 +78,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Sample, score, write, and say what n buys."""
     from minialign.cli.plots import PICTURES
     from minialign.tasks import select
+    from minialign.tasks.generate import origin_of
     from minialign.tasks.scorers import open_scorer, parse
 
     sampling = sampling_from(arguments)
-    output = Path(arguments.output).expanduser() if arguments.output else None
+    output = output_file(arguments)
     plot = Path(arguments.plot).expanduser() if arguments.plot else None
-    _check(arguments, output, plot, PICTURES)
+    if plot:
+        check_place(plot)
+        if plot.suffix.lower() not in PICTURES:
+            raise UserError(f"{plot}: not a picture's name", f"end it with {', '.join(PICTURES)}")
     asked = read_asked(arguments)
     for spec in filter(None, (arguments.scorer, arguments.gold)):
         parse(spec)
@@ -99,9 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     engine = open_from(arguments)
     scorer = open_scorer(arguments.scorer, engine=engine)
     gold = open_scorer(arguments.gold, engine=engine) if arguments.gold else None
-    origin = {"model": engine.model.name}
-    if arguments.adapter:
-        origin["adapter"] = str(arguments.adapter)
+    origin = origin_of(engine, arguments.adapter)
     start, before = time.monotonic(), len(rows)
     found = select.best_of_n(
         engine, asked, scorer, arguments.n, sampling, gold=gold, seed=arguments.seed,
@@ -124,22 +121,6 @@ def run(arguments: argparse.Namespace) -> int:
     if output:
         console.next_steps(f"minialign data show {output}", f"minialign rrhf --data {output}")
     return 0
-
-
-def _check(
-    arguments: argparse.Namespace, output: Path | None, plot: Path | None, endings: tuple[str, ...]
-) -> None:
-    if arguments.resume and output is None:
-        raise UserError("--resume needs the file to go on with", "-o FILE --resume")
-    for path in (output, plot):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise UserError(f"cannot write {path}", "give a file in a folder that exists")
-    if output and not arguments.resume and output.exists() and output.stat().st_size:
-        raise UserError(
-            f"{output} is there already", "go on with it: --resume; or choose another file"
-        )
-    if plot and plot.suffix.lower() not in endings:
-        raise UserError(f"{plot}: not a picture's name", f"end it with {', '.join(endings)}")
 
 
 def _show(summary: dict[str, Any], *, table: bool, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
-from minialign.cli.audit import judge_arguments, open_judge_from
+from minialign.cli.judging import judge_arguments, judge_from, shown
 from minialign.cli.sampling import sampling_arguments, sampling_from
 from minialign.errors import UserError
 
@@ -81,12 +81,12 @@ def run(arguments: argparse.Namespace) -> int:
     folder = _folder(arguments, asked)
     try:
         _answers(arguments, systems, asked, folder, sampling)
-        duels = evaluate.duels(systems, asked)
-        judge, verdicts = _judge(arguments, duels, folder / "verdicts.jsonl")
-        found = list(console.progress(zip(duels, verdicts, strict=True), len(duels), "verdicts"))
     except KeyboardInterrupt:
         console.say(f"\nwhat is finished is in {folder}; the same command goes on")
         raise
+    duels = evaluate.duels(systems, asked)
+    judge, given = _judge(arguments, duels, folder / "verdicts.jsonl")
+    found = list(shown(zip(duels, given, strict=True), len(duels), f", and kept in {folder}"))
     result = win_rates.report(found, judge)
     (folder / "result.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     if arguments.json:
@@ -125,15 +125,14 @@ def _answers(
     sampling: Any,
 ) -> None:
     from minialign.cli.models import fetch_progress
-    from minialign.tasks.evaluate import answer_file, write_answers
+    from minialign.tasks.evaluate import write_answers
 
     for system in systems:
         if system.file is not None:
             continue
         fetching, done = fetch_progress()
         written = write_answers(
-            system, asked, answer_file(folder, system), sampling, arguments.seed,
-            arguments.batch_size, fetching,
+            system, asked, folder, sampling, arguments.seed, arguments.batch_size, fetching,
         )  # fmt: skip
         before = next(written)
         done()
@@ -153,7 +152,7 @@ def _judge(
 
     if arguments.scorer:
         return arguments.scorer, scored(open_scorer(arguments.scorer), duels)
-    judge = open_judge_from(arguments, arguments.judge)
+    judge = judge_from(arguments, arguments.judge)
     found = judge_duels(judge, duels, file=file, batch_size=arguments.batch_size)
     return judge.name, found
 
@@ -241,7 +240,9 @@ def _sentence(pair: dict[str, Any], judge: str) -> str:
     if value < 0.5:
         told = f"by {judge}, {_percent((1 - value, 1 - high, 1 - low))}"
     text = f"{better} wins against {worse} ({told})"
-    controlled = pair["length_controlled"]
-    if controlled[1] <= 0.5 <= controlled[2]:
+    _, low, high = pair["length_controlled"]
+    if low <= 0.5 <= high:
         text += "; at equal length no difference is shown"
+    elif (low > 0.5) != (value > 0.5):
+        text += f"; at equal length {worse} wins"
     return text

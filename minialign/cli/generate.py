@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
 from minialign.cli.sampling import (
-    model_arguments,
+    answer_arguments,
     open_from,
+    output_file,
     printable,
-    sampling_arguments,
     sampling_from,
+    short,
 )
 from minialign.errors import UserError
 
@@ -42,15 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         metavar="FILE",
         help="prompts: the lines of a .txt, or rows with prompt or messages",
     )
-    model_arguments(parser)
-    parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     parser.add_argument("--raw", action="store_true", help="continue the text, no chat template")
-    sampling_arguments(parser)
     parser.add_argument("-n", type=int, default=1, metavar="N", help="samples of each prompt (1)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the samples (0)")
-    parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="answers written at once (16)"
-    )
+    answer_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object an answer, on stdout")
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="append JSON objects to a file as answers finish"
@@ -65,8 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from minialign.tasks.generate import planned, resume
 
     sampling = sampling_from(arguments)
-    output = Path(arguments.output).expanduser() if arguments.output else None
-    _check_output(output, arguments.resume)
+    output = output_file(arguments)
     asked = _questions(arguments)
     if arguments.n < 1:
         raise UserError(f"-n {arguments.n}", "ask for 1 sample of each prompt or more")
@@ -99,19 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_output(output: Path | None, resuming: bool) -> None:
-    if resuming and output is None:
-        raise UserError("--resume needs the file to go on with", "-o FILE --resume")
-    if output is None:
-        return
-    if output.is_dir() or not output.parent.is_dir():
-        raise UserError(f"cannot write {output}", "give a file in a folder that exists")
-    if not resuming and output.exists() and output.stat().st_size:
-        raise UserError(
-            f"{output} is there already", "go on with it: --resume; or choose another file"
-        )
-
-
 def _questions(arguments: argparse.Namespace) -> "list[Question]":
     from minialign.tasks.generate import questions, read_questions
 
@@ -141,13 +122,11 @@ def _answer(
     import contextlib
     import json
 
-    from minialign.tasks.generate import answers
+    from minialign.tasks.generate import answers, origin_of
 
     if len(waiting) == 1 and not arguments.json and output is None:
         return _stream(engine, waiting[0], sampling)
-    origin = {"model": engine.model.name}
-    if arguments.adapter:
-        origin["adapter"] = str(arguments.adapter)
+    origin = origin_of(engine, arguments.adapter)
     found = answers(engine, asked, waiting, sampling, arguments.batch_size, origin)
     plain = _InOrder(waiting, asked)
     tokens = 0
@@ -191,7 +170,5 @@ class _InOrder:
     def _print(self, row: dict[str, Any]) -> None:
         prompt = row["prompt"]
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        title = " ".join(text.split())
-        title = title if len(title) <= 60 else title[:59] + "…"
-        print(f"── {row['prompt_index'] + 1}.{row['sample_index'] + 1} {printable(title)}")
+        print(f"── {row['prompt_index'] + 1}.{row['sample_index'] + 1} {short(text)}")
         print(printable(row["response"]).strip() + "\n", flush=True)

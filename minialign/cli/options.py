@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,14 @@ MLX_LM_IGNORED = {
 
 
 def add_fields(
-    parser: argparse.ArgumentParser, config: type, title: str, without: Collection[str] = ()
+    parser: argparse.ArgumentParser,
+    config: type,
+    title: str,
+    without: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """A flag for each field; only flags that are typed appear in the parsed arguments."""
+    """A flag for each field; only flags that are typed appear in the parsed arguments. The help
+    states a field's default, or the one of ``defaults``."""
     group = parser.add_argument_group(title)
     texts = field_help(config)
     for field in dataclasses.fields(config):
@@ -37,8 +42,9 @@ def add_fields(
         kind, choices, many = field_type(config, field.name)
         flags = [f"--{field.name.replace('_', '-')}", *ALIASES.get(field.name, ())]
         text = texts[field.name].replace("%", "%%")
-        if field.default not in (None, (), "", False):
-            shown = " ".join(map(str, tuple(field.default))) if many else field.default  # type: ignore[arg-type]
+        default: Any = (defaults or {}).get(field.name, field.default)
+        if default not in (None, (), "", False):
+            shown = " ".join(map(str, default)) if many else default
             text += f" ({shown})"
         options: dict[str, Any] = {"dest": field.name, "help": text, "default": argparse.SUPPRESS}
         if kind is bool:

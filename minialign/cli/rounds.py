@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         "--print-config", action="store_true", help="print the settings in force and stop"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object an event, on stdout")
-    add_fields(parser, RoundSettings, "rounds and sampling")
+    add_fields(parser, RoundSettings, "rounds and sampling", defaults=loop.defaults)
     add_fields(parser, loop.config, f"{loop.name}'s own settings")
     add_fields(parser, Settings, "training, in each round", without=UNUSED)
 
@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     loop, typed = LOOPS[arguments.command], vars(arguments)
     values = read_config(arguments.config) if arguments.config else {}
     where = arguments.config or "defaults"
+    values = {**loop.defaults, **values}
     values.pop("method", None)
     kinds = (RoundSettings, loop.config, Settings)
     check_keys(values, kinds, where)

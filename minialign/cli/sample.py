@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minialign.cli import console
 from minialign.cli.best_of_n import prompt_arguments, read_asked, scorer_help
-from minialign.cli.sampling import open_from, sampling_from
+from minialign.cli.sampling import open_from, output_file, sampling_from
 from minialign.errors import UserError
 
 EPILOG = """\
@@ -38,15 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
     from minialign.tasks.scorers import open_scorer, parse
 
     sampling = sampling_from(arguments)
-    output = Path(arguments.output).expanduser() if arguments.output else None
+    output = output_file(arguments)
     if arguments.n < 2:
         raise UserError(f"n is {arguments.n}", "a ranking or a pair needs 2 answers or more")
     if arguments.scorer is None and arguments.to == "rankings":
         raise UserError("rankings need a scorer", "--scorer SCORER, or --to pairs to label them")
-    if output and (output.is_dir() or not output.parent.is_dir()):
-        raise UserError(f"cannot write {output}", "give a file in a folder that exists")
-    if output and output.exists() and output.stat().st_size:
-        raise UserError(f"{output} is there already", "choose another file")
     asked = read_asked(arguments)
     if arguments.scorer:
         parse(arguments.scorer)

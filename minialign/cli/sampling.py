@@ -1,8 +1,11 @@
-"""What ``generate``, ``chat`` and ``score`` share: flags of model and sampling, safe printing."""
+"""What the commands that sample share: flags of model and sampling, their file, safe printing."""
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from minialign.errors import UserError
 
 if TYPE_CHECKING:
     from minialign.engine import Engine, Sampling
@@ -42,6 +45,42 @@ def sampling_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def answer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Who answers many prompts, and how."""
+    model_arguments(parser)
+    parser.add_argument("--system", metavar="TEXT", help="a system prompt")
+    sampling_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the samples (0)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="answers written at once (16)"
+    )
+
+
+def check_place(path: Path) -> None:
+    """Raise a UserError when no file can be written there."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"cannot write {path}", "give a file in a folder that exists")
+
+
+def output_file(arguments: argparse.Namespace) -> Path | None:
+    """``--output``: a file that is new or empty, or with ``--resume`` gone on with.
+
+    Raises:
+        UserError: when it is not, or no file can be there.
+    """
+    resuming = getattr(arguments, "resume", False)
+    if not arguments.output:
+        if resuming:
+            raise UserError("--resume needs the file to go on with", "-o FILE --resume")
+        return None
+    output = Path(arguments.output).expanduser()
+    check_place(output)
+    if not resuming and output.exists() and output.stat().st_size:
+        how = "go on with it: --resume; or " if "resume" in arguments else ""
+        raise UserError(f"{output} is there already", f"{how}choose another file")
+    return output
+
+
 def sampling_from(arguments: argparse.Namespace) -> "Sampling":
     """The settings that were typed, over the defaults."""
     from dataclasses import fields
@@ -64,6 +103,12 @@ def open_from(arguments: argparse.Namespace) -> "Engine":
         return open_engine(arguments.model, arguments.adapter, progress)
     finally:
         done()
+
+
+def short(text: str, most: int = 60) -> str:
+    """The text in one line, cut."""
+    text = " ".join(text.split())
+    return printable(text if len(text) <= most else text[: most - 1] + "…")
 
 
 def printable(text: str) -> str:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
 from minialign.cli.sampling import (
+    check_place,
     model_arguments,
     open_from,
-    printable,
     sampling_arguments,
     sampling_from,
+    short,
 )
 from minialign.errors import UserError
 
@@ -160,8 +161,7 @@ def _check(arguments: argparse.Namespace, output: Path, journal: Path) -> None:
         raise UserError("--url needs the name that the endpoint has for its model", "--model NAME")
     if arguments.url and arguments.adapter:
         raise UserError("--adapter is for a local model", "leave --url or --adapter out")
-    if output.is_dir() or not output.parent.is_dir():
-        raise UserError(f"cannot write {output}", "give a file in a folder that exists")
+    check_place(output)
     begun = [path for path in (output, journal) if path.exists() and path.stat().st_size]
     if begun and not arguments.resume:
         raise UserError(
@@ -347,10 +347,7 @@ def _report(
     elif dropped:
         console.table(
             ["left out", "why", "for example"],
-            [
-                [count, reason, printable(_short(counts.examples[reason]))]
-                for reason, count in dropped
-            ],
+            [[count, reason, short(counts.examples[reason])] for reason, count in dropped],
         )
     console.say(
         f"{counts.rows} rows in {output}, {sum(counts.dropped.values())} left out;"
@@ -369,8 +366,3 @@ def _report(
     else:
         steps.append(f"minialign synth respond {output} -o answers.jsonl")
     console.next_steps(*steps)
-
-
-def _short(text: str, most: int = 60) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"

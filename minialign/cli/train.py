@@ -202,7 +202,8 @@ def _end(started: "Run") -> None:
     summary = json.loads((started.path / "summary.json").read_text(encoding="utf-8"))
     say(
         f"finished: {summary['steps']} steps in {duration(summary['seconds'])}, "
-        f"{summary['tokens']} tokens, peak {size(summary['peak_memory'])}; "
+        f"{summary['tokens']} tokens, peak {size(summary['peak_resident'])} "
+        f"({size(summary['peak_memory'])} by MLX's count); "
         f"prompts shared in {summary['shared_batches']} of "
         f"{summary['shared_batches'] + summary['separate_batches']} batches"
     )

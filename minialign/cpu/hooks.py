@@ -27,31 +27,6 @@ def _float32_on_cpu(*arrays: Any) -> bool:
 
 
 def _attention(stock: Callable) -> Callable:
-    def attend(
-        queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
-        cache: Any,
-        scale: float,
-        mask: mx.array | str | None,
-        sinks: mx.array | None,
-    ) -> mx.array:
-        supported = (
-            _float32_on_cpu(queries, keys, values)
-            and sinks is None
-            and not hasattr(cache, "bits")  # a quantized cache
-            and queries.ndim == keys.ndim == values.ndim == 4
-            and keys.shape == values.shape
-            and (mask is None or mask == "causal" if not isinstance(mask, mx.array) else True)
-        )
-        if not supported:
-            return stock(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
-        if isinstance(mask, mx.array):
-            if mask.dtype not in (mx.bool_, mx.float32):
-                mask = mask.astype(mx.float32)
-            return _native.attention(queries, keys, values, scale=scale, mask=mask)
-        return _native.attention(queries, keys, values, scale=scale, causal=mask == "causal")
-
     @functools.wraps(stock)
     def scaled_dot_product_attention(
         queries: mx.array,
@@ -62,10 +37,26 @@ def _attention(stock: Callable) -> Callable:
         mask: mx.array | str | None,
         sinks: mx.array | None = None,
     ) -> mx.array:
-        if getattr(cache, "packed", False):  # (T, H, 1, D): tokens of one row, see packing.py
-            q, k, v = (x.transpose(2, 1, 0, 3) for x in (queries, keys, values))
-            return attend(q, k, v, cache, scale, mask, sinks).transpose(2, 1, 0, 3)
-        return attend(queries, keys, values, cache, scale, mask, sinks)
+        packed = getattr(cache, "packed", False)  # (T, H, 1, D): tokens of one row, see packing.py
+        if packed:
+            queries, keys, values = (x.transpose(2, 1, 0, 3) for x in (queries, keys, values))
+        supported = (
+            _float32_on_cpu(queries, keys, values)
+            and sinks is None
+            and not hasattr(cache, "bits")  # a quantized cache
+            and queries.ndim == keys.ndim == values.ndim == 4
+            and keys.shape == values.shape
+            and (isinstance(mask, mx.array) or mask in (None, "causal"))
+        )
+        if not supported:
+            found = stock(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
+        elif isinstance(mask, mx.array):
+            if mask.dtype not in (mx.bool_, mx.float32):
+                mask = mask.astype(mx.float32)
+            found = _native.attention(queries, keys, values, scale=scale, mask=mask)
+        else:
+            found = _native.attention(queries, keys, values, scale=scale, causal=mask == "causal")
+        return found.transpose(2, 1, 0, 3) if packed else found
 
     return scaled_dot_product_attention
 

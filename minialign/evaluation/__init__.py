@@ -2,5 +2,5 @@
 
 ``bootstrap`` (intervals), ``logistic`` (the one fit), ``bradley_terry`` (abilities from games),
 ``length_control`` (AlpacaEval 2), ``agreement`` (accuracy, kappa, human ceiling), ``bias`` (place,
-length, self), ``calibration``, ``styles`` (the style matrix), ``wording`` (verdicts in prose).
+length, self), ``calibration``, ``styles`` (the style matrix).
 """

@@ -16,18 +16,14 @@ Votes = Mapping[Any, Sequence[str]]  # what is voted on: the votes on it
 
 def accuracy(choices: Choices, gold: Choices) -> float:
     """The share that is right where gold is decided (not a tie): a tie is half right, an unparsed
-    verdict is wrong. nan without any."""
+    verdict is wrong. nan without any. Its mean over both orders is LLMBar's "Acc." (Zeng et al.
+    2023, arXiv:2310.07641)."""
     right = [
         1.0 if choice == best else 0.5 if choice == "tie" else 0.0
         for choice, best in zip(choices, gold, strict=True)
         if best in ("a", "b")
     ]
     return float(np.mean(right or [np.nan]))
-
-
-def average_accuracy(forward: Choices, backward: Choices, gold: Choices) -> float:
-    """The mean of both orders' accuracy: LLMBar's "Acc." (Zeng et al. 2023, arXiv:2310.07641)."""
-    return (accuracy(forward, gold) + accuracy(backward, gold)) / 2
 
 
 def swap_agreement(forward: Choices, backward: Choices) -> float:

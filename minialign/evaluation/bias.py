@@ -86,10 +86,16 @@ def longer(a: Sequence[str], b: Sequence[str]) -> list[str]:
     ]
 
 
+def shorter(a: Sequence[str], b: Sequence[str]) -> list[str]:
+    """The same of a judge that takes the shorter response."""
+    return longer(b, a)
+
+
 def baselines(a: Sequence[str], b: Sequence[str], gold: Choices) -> dict[str, dict[str, float]]:
-    """Accuracy and swap agreement of three judges that read nothing, both orders taken together."""
+    """Accuracy and swap agreement of judges that read nothing, both orders taken together."""
     return {
         "longer wins": {"accuracy": accuracy(longer(a, b), gold), "agreement": 1.0},
+        "shorter wins": {"accuracy": accuracy(shorter(a, b), gold), "agreement": 1.0},
         "first wins": {"accuracy": 0.5, "agreement": 0.0},
         "coin": {"accuracy": 0.5, "agreement": 0.5},
     }

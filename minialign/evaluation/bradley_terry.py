@@ -40,17 +40,10 @@ class Abilities:
     order: float | None  # log-odds of being shown first; None: not fitted
     order_error: float | None
     separable: bool  # someone never lost to anybody below: no maximum, a weak prior was used
-    connected: bool  # whether games link all players; if not, some differences mean nothing
 
     def beats(self, a: str, b: str) -> float:
         """P(a beats b) on neutral ground."""
         return float(sigmoid(self.ability[a] - self.ability[b]))
-
-    @property
-    def worth(self) -> dict[str, float]:
-        """Abilities as shares that sum to 1."""
-        top = np.exp([self.ability[name] for name in self.players])
-        return dict(zip(self.players, (top / top.sum()).tolist(), strict=True))
 
 
 def fit(games: Sequence[Game], *, order: bool = False, reference: str | None = None) -> Abilities:
@@ -65,7 +58,7 @@ def fit(games: Sequence[Game], *, order: bool = False, reference: str | None = N
         raise ValueError(f"{reference!r} does not play")
     free = [name for name in players if name != reference]
     x, y, w = _design(games, free, order)
-    return _abilities(logistic.fit(x, y, w), players, free, reference, order, _linked(games))
+    return _abilities(logistic.fit(x, y, w), players, free, reference, order)
 
 
 def win_rate_interval(
@@ -127,7 +120,7 @@ def _design(
 
 
 def _abilities(
-    found: Logistic, players: list[str], free: list[str], reference: str, order: bool, linked: bool
+    found: Logistic, players: list[str], free: list[str], reference: str, order: bool
 ) -> Abilities:
     ability, error = {reference: 0.0}, {reference: 0.0}
     for at, name in enumerate(free):
@@ -140,15 +133,4 @@ def _abilities(
         order=float(found.coefficients[-1]) if order else None,
         order_error=float(found.errors[-1]) if order else None,
         separable=found.separable,
-        connected=linked,
     )
-
-
-def _linked(games: Sequence[Game]) -> bool:
-    """Whether there is a chain of games between any two players."""
-    group: dict[str, set[str]] = {}
-    for game in games:
-        joined = group.get(game.first, {game.first}) | group.get(game.second, {game.second})
-        for name in joined:
-            group[name] = joined
-    return all(len(names) == len(group) for names in group.values())

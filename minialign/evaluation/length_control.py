@@ -7,9 +7,9 @@ equations 1 and 2. The judge's preference for model m over baseline b on instruc
 
 with lengths in characters and ``std`` over all instructions; the length-controlled win rate is the
 mean of q with the length term at zero. gamma_x, the instruction's difficulty, was estimated there
-jointly over many models on one fixed set of 805 instructions; without it (``difficulty=None``) the
-term is left out. Their L1 penalty chosen by cross-validation and the pseudo-data of two baselines
-that game the length serve one leaderboard with fixed instructions; here it is maximum likelihood.
+jointly over many models on one fixed set of 805 instructions; here the term is left out. Their L1
+penalty chosen by cross-validation and the pseudo-data of two baselines that game the length serve
+one leaderboard with fixed instructions; here it is maximum likelihood.
 """
 
 from collections.abc import Hashable, Sequence
@@ -47,7 +47,6 @@ def length_controlled(
     lengths: Sequence[int],
     baseline: Sequence[int],
     *,
-    difficulty: Sequence[float] | None = None,
     clusters: Sequence[Hashable] | None = None,
     seed: int = 0,
 ) -> LengthControl:
@@ -56,26 +55,18 @@ def length_controlled(
     Args:
         preferences: (n,) in 0 … 1, the judge's for the model: 1 a win, 0.5 a tie.
         lengths, baseline: (n,) characters of both answers.
-        difficulty: (n,) gamma_x, where it is known.
         clusters: (n,) which prompt; the interval is a bootstrap over them.
     """
     y = np.asarray(preferences, np.float64)
-    columns = [np.ones(len(y)), length_feature(lengths, baseline)]
-    if difficulty is not None:
-        columns.append(np.asarray(difficulty, np.float64))
-    used = [0, *(i for i in range(1, len(columns)) if columns[i].any())]
-    x = np.stack([columns[i] for i in used], 1)
-    level = x.copy()
-    if 1 in used:
-        level[:, 1] = 0.0
+    feature = length_feature(lengths, baseline)
+    known = bool(feature.any())
+    x = np.stack([np.ones(len(y)), *([feature] if known else [])], 1)
 
     def rate(weights: np.ndarray) -> float:
-        found = logistic.fit(x, y, weights).coefficients
-        return float(np.average(sigmoid(level @ found), weights=weights))
+        return float(sigmoid(logistic.fit(x, y, weights).coefficients[0]))
 
     whole = logistic.fit(x, y)
     estimate: Interval = statistic_interval(rate, len(y), clusters, seed)
-    known = 1 in used
     return LengthControl(
         *estimate,
         slope=float(whole.coefficients[1]) if known else 0.0,

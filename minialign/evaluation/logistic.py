@@ -18,8 +18,6 @@ class Logistic:
 
     coefficients: np.ndarray
     errors: np.ndarray
-    covariance: np.ndarray  # (k, k)
-    log_likelihood: float  # without the prior's part
     separable: bool  # no maximum: these are the estimates under the prior
 
 
@@ -94,5 +92,4 @@ def _result(
     assert c is not None  # with a prior there is always a maximum
     p = sigmoid(x @ c)
     covariance = np.linalg.inv((x.T * (w * p * (1 - p))) @ x + prior * np.eye(len(c)))
-    likelihood = _objective(x, y, w, 0.0, c)
-    return Logistic(c, np.sqrt(np.diag(covariance)), covariance, likelihood, separable)
+    return Logistic(c, np.sqrt(np.diag(covariance)), separable)

@@ -26,6 +26,11 @@ class Item:
     problem: Problem | None = None
     row: Any = None  # the row itself, its columns renamed
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether it is a pair whose answers are in random order, until somebody votes."""
+        return isinstance(self.row, dict) and bool(self.row.get("unlabelled"))
+
 
 @dataclass
 class Read:

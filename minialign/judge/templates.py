@@ -161,7 +161,7 @@ def _parsed(name: str, file: Path, text: str) -> Template:
     sections: dict[str, list[str]] = {}
     lines: dict[str, int] = {}
     current: list[str] | None = None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.startswith("--- "):
             section = line[4:].strip()
             if section not in SECTIONS or section in sections:

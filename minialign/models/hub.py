@@ -22,10 +22,14 @@ Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
-def _watched(folder: Path, label: str, total: int, progress: Progress | None) -> Iterator[None]:
+def _watched(
+    folder: Path, label: str, total: int, progress: Progress | None
+) -> Iterator[Callable[[], None]]:
     """Report the bytes in a cache folder, unfinished files included, while the block runs.
 
     huggingface_hub's own bars differ from version to version; they are switched off meanwhile.
+    What ``progress`` raises, to stop the download, is raised again by the function that the block
+    is given, and at its end.
     """
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
@@ -34,6 +38,11 @@ def _watched(folder: Path, label: str, total: int, progress: Progress | None) ->
     )
 
     done = Event()
+    stopped: list[BaseException] = []
+
+    def check() -> None:
+        if stopped:
+            raise stopped[0]
 
     def present() -> int:
         files = folder.glob("*") if folder.exists() else ()
@@ -46,14 +55,19 @@ def _watched(folder: Path, label: str, total: int, progress: Progress | None) ->
     def watch() -> None:
         while not done.wait(0.3):
             if progress:
-                progress(label, min(present(), total), total)
+                try:
+                    progress(label, min(present(), total), total)
+                except BaseException as reason:
+                    stopped.append(reason)
+                    return
 
     quiet_before = are_progress_bars_disabled()
     disable_progress_bars()
     watcher = Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield
+        yield check
+        check()
     finally:
         done.set()
         watcher.join()
@@ -98,10 +112,10 @@ def snapshot(hub_id: str, progress: Progress | None = None) -> tuple[Path, str]:
         total = sum(wanted.values())
         need_space(cache, total - _cached_bytes(hub_id, str(info.sha), wanted))
         blobs = cache / f"models--{hub_id.replace('/', '--')}" / "blobs"
-        with _watched(blobs, f"downloading {hub_id}", total, progress):
+        with _watched(blobs, f"downloading {hub_id}", total, progress) as check:
             for name, size in wanted.items():
                 if size > LARGE:
-                    fetch_blob(hub_id, name, str(info.sha), _endpoint(), blobs)
+                    fetch_blob(hub_id, name, str(info.sha), _endpoint(), blobs, check)
             path = Path(
                 snapshot_download(
                     hub_id,

@@ -9,7 +9,9 @@ in its name, and the result is checked against it.
 import fcntl
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 from minialign.errors import UserError
@@ -17,8 +19,30 @@ from minialign.errors import UserError
 LARGE = 10_000_000  # bytes; smaller files are left to snapshot_download
 
 
-def fetch_blob(hub_id: str, name: str, revision: str, endpoint: str, blobs: Path) -> None:
-    """Bring one file of a repository into ``blobs``, the cache's folder of contents by hash.
+class _Checked:
+    """A file that asks before each write whether the download is still wanted."""
+
+    def __init__(self, stream: BinaryIO, check: Callable[[], None]):
+        self.stream, self.check = stream, check
+
+    def write(self, data: bytes) -> int:
+        self.check()
+        return self.stream.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def fetch_blob(
+    hub_id: str,
+    name: str,
+    revision: str,
+    endpoint: str,
+    blobs: Path,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Bring one file of a repository into ``blobs``, the cache's folder of contents by hash. What
+    ``check`` raises ends it; what has arrived is kept.
 
     Raises:
         UserError: what arrived is not what the hub announced.
@@ -49,7 +73,8 @@ def fetch_blob(hub_id: str, name: str, revision: str, endpoint: str, blobs: Path
         if done > size:
             stream.truncate(0)
             done = 0
-        http_get(metadata.location, stream, resume_size=done, headers=headers, expected_size=size)
+        checked: Any = _Checked(stream, check)
+        http_get(metadata.location, checked, resume_size=done, headers=headers, expected_size=size)
         stream.flush()
         if len(etag) == 64:
             with partial.open("rb") as reader:

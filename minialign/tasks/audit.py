@@ -10,8 +10,9 @@ from minialign.evaluation import agreement
 from minialign.judge import Judge, decide
 from minialign.records import Prompted, Verdict
 from minialign.select.scorer import Scorer
-from minialign.tasks.gold import SWAPPED, Gold, key_of, read_gold
-from minialign.tasks.judge import Duel, judge_duels, read_verdicts
+from minialign.tasks.gold import SWAPPED, Gold, key_of, read_gold, turned
+from minialign.tasks.judge import Duel, judge_duels
+from minialign.tasks.judgings import read_verdicts
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,8 @@ def stored(path: Path, items: Sequence[Gold]) -> list[Judged]:
     Raises:
         UserError: when it says nothing of any.
     """
-    if rows := read_verdicts(path):
-        by_key = {
-            key_of(Duel(one.prompt, one.a, one.b, a_from=one.a_from, b_from=one.b_from)): one
-            for one in rows
-        }
+    if verdicts := read_verdicts(path)[0]:
+        by_key = {key_of(Duel(one.prompt, one.a, one.b)): one for one in verdicts.values()}
         known = [(item, by_key.get(item.key)) for item in items]
         result = [judged(item, one) for item, one in known if one is not None]
     else:
@@ -83,8 +81,8 @@ def stored(path: Path, items: Sequence[Gold]) -> list[Judged]:
 
 
 def _of_vote(item: Gold, vote: Gold) -> Judged:
-    same = (vote.duel.a, vote.duel.a_from) == (item.duel.a, item.duel.a_from)
-    choice = vote.best if same else SWAPPED.get(vote.best, vote.best)
+    swap = SWAPPED if turned(vote.duel, item.duel) else {}
+    choice = swap.get(vote.best, vote.best)
     if vote.conflict:  # which order said what was not stored
         return Judged(item, "tie", "a", "b", both_orders=False)
     return Judged(item, choice, choice, choice, both_orders=False)

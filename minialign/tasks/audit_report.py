@@ -4,7 +4,7 @@ Plain dictionaries and numbers, as ``--json`` prints them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from minialign.tasks.audit import Judged
 from minialign.tasks.gold import SWAPPED
 
 ONE_ORDER = 0.10  # up to this share of conflicts a verdict in one order will do
+LENGTH_RULES = {"longer wins": bias.longer, "shorter wins": bias.shorter}
 
 
 def report(items: Sequence[Judged], judge: str, own: Sequence[str] = ()) -> dict[str, Any]:
@@ -81,9 +82,10 @@ def _row(name: str, items: Sequence[Judged]) -> dict[str, Any]:
     if len(texts) == len(items):
         a, b = [one.gold.duel.a for one in items], [one.gold.duel.b for one in items]
         row["baselines"] = bias.baselines(a, b, gold)
-        picks = [c for one in items for c in (one.forward, one.backward)]
-        longer = [c for c in bias.longer(a, b) for _ in range(2)]
-        row["longer_chosen"] = agreement.accuracy(picks, longer)
+        longer = zip(items, bias.longer(a, b), strict=True)
+        picks = [(c, best) for one, best in longer for c in (one.forward, one.backward)]
+        read = [pair for pair in picks if pair[0] != "unparsed"]
+        row["longer_chosen"] = agreement.accuracy([c for c, _ in read], [best for _, best in read])
     return row
 
 
@@ -178,29 +180,35 @@ def _styles(items: Sequence[Judged]) -> list[dict[str, Any]]:
 def conclusion(items: Sequence[Judged], whole: dict[str, Any]) -> dict[str, Any]:
     """ "usable", "usable with both orders" or "no better than answer length", and why.
 
-    A judge is usable when its accuracy is above a coin's and above that of "longer wins", both
-    beyond the 95 % interval; in one order when the orders conflict on 10 % of the pairs at most.
+    A judge is usable when its accuracy is above a coin's and above that of the better of "longer
+    wins" and "shorter wins" (a reward head may have learned nothing but to like short answers),
+    both beyond the 95 % interval; in one order when the orders conflict on 10 % of the pairs at
+    most.
     """
     decided = [one for one in items if one.gold.best != "tie"]
-    right = [one.right for one in decided]
-    accuracy, low, _ = whole["accuracy"]
+    _, low, _ = whole["accuracy"]
     why = []
     if not low > 0.5:
         why.append("its accuracy is not shown to be above a coin's 50 %")
-    if "baselines" in whole:
-        texts = [(one.gold.duel.a, one.gold.duel.b) for one in decided]
-        picks = bias.longer([a for a, _ in texts], [b for _, b in texts])
-        longer = [
-            agreement.accuracy([pick], [one.gold.best])
-            for pick, one in zip(picks, decided, strict=True)
-        ]
-        names = [str(one.gold.duel.prompt) for one in decided]
-        ahead = paired_difference(right, longer, names) if decided else (math.nan,) * 3
-        if not ahead[1] > 0:
-            why.append(f'"longer wins" has {100 * (accuracy - ahead[0]):.1f} %')
+    if "baselines" in whole and decided:
+        rule = max(LENGTH_RULES, key=lambda name: whole["baselines"][name]["accuracy"])
+        if not _ahead(decided, LENGTH_RULES[rule])[1] > 0:
+            why.append(f'"{rule}" has {100 * whole["baselines"][rule]["accuracy"]:.1f} %')
     if why:
         return {"word": "no better than answer length", "why": why}
     share = f"the two orders conflict on {100 * whole['conflict']:.0f} % of the pairs"
     if whole["conflict"] <= ONE_ORDER:
         return {"word": "usable", "why": [share]}
     return {"word": "usable with both orders", "why": [share]}
+
+
+def _ahead(decided: Sequence[Judged], rule: Callable[..., list[str]]) -> Interval:
+    """How much more of these is right than by a rule of length; a bootstrap over the prompts."""
+    duels = [one.gold.duel for one in decided]
+    picks = rule([duel.a for duel in duels], [duel.b for duel in duels])
+    by_rule = [
+        agreement.accuracy([pick], [one.gold.best])
+        for pick, one in zip(picks, decided, strict=True)
+    ]
+    names = [str(duel.prompt) for duel in duels]
+    return paired_difference([one.right for one in decided], by_rule, names)

@@ -99,7 +99,7 @@ class Conversation:
             UserError: when there is none.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as reason:
             text = getattr(reason, "strerror", None) or reason
             raise UserError(f"{path}: {text}", "give a file that /save wrote") from None

@@ -19,6 +19,7 @@ import mlx.core as mx
 from minialign.errors import UserError
 from minialign.models.adapter import CONFIG, WEIGHTS
 from minialign.runs import Run, take_back, write_atomic
+from minialign.tasks import memory
 from minialign.tasks.budget import spent
 from minialign.tasks.session import Event
 from minialign.tasks.settings import Settings
@@ -177,6 +178,7 @@ def finished(course: Course, summary: dict[str, Any]) -> Iterator[Event]:
         "seconds": course.used["seconds"],
         "tokens": int(course.used["tokens"]),
         "peak_memory": mx.get_peak_memory(),
+        "peak_resident": memory.peak(),
         **summary,
         "after": evaluations[-1] if evaluations else None,
     }

@@ -76,7 +76,8 @@ def convert(
     mapping: Mapping[str, str] | None = None,
     drop: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> Converted:
-    """Write the records of ``files`` as rows of one kind (a key of ``formats.KINDS``).
+    """Write the records of ``files`` as rows of one kind (a key of ``formats.KINDS``). An
+    unlabelled pair stays one; of other kinds it gives its prompt alone.
 
     Raises UserError behind the last row when there were bad rows that are not kept apart.
     """
@@ -86,16 +87,16 @@ def convert(
         result.rows += 1
         for part in item.unused:
             result.unused[part.reason] += part.count
+        mark = {"unlabelled": True} if item.unlabelled else {}
         for record in item.records:
-            found = made(record, wanted)
+            found = made(record, wanted) if not mark or kind in ("pairs", "prompts") else []
             if not found:
-                result.unused[
-                    f"{_singular(kind_name(record))} that gives no {_singular(kind)}"
-                ] += 1
+                name = f"{'unlabelled ' if mark else ''}{_singular(kind_name(record))}"
+                result.unused[f"{name} that gives no {_singular(kind)}"] += 1
             good = kept(found, drop, result.findings)
             result.dropped += len(found) - len(good)
             for one in good:
-                out.write(json_line(written(one)))
+                out.write(json_line(written(one) | (mark if kind == "pairs" else {})))
             result.written += len(good)
     bad.check()
     return result

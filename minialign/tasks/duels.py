@@ -4,7 +4,9 @@ The order is the file's: of a preference pair ``a`` is the chosen answer, so the
 is how often a judge agrees with the data. A judge sees both orders anyway.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from minialign.tasks.data import find
 from minialign.tasks.judge import Duel
 
 EXAMPLE = 'a row is {"prompt": "…", "a": "…", "b": "…"}, or a preference pair'
+ANSWER = 'a row is {"prompt": "…", "response": "…"}'
+ORIGIN = ("model", "adapter")  # who wrote an answer
 
 
 def read_duels(files: Sequence[str], limit: int | None = None) -> list[Duel]:
@@ -44,7 +48,7 @@ def _pairs(path: Path) -> list[Duel]:
         elif item.problem is not None:
             raise UserError(str(item.problem), EXAMPLE)
         else:
-            reference = _reference(item.row)
+            reference = reference_in(item.row)
             pairs, _ = formats.as_kind(item.records, Pair)
             duels += [
                 Duel(pair.prompt, pair.chosen, pair.rejected, reference, pair.source)
@@ -70,10 +74,11 @@ def _own(item: Item) -> Duel | None:
         return None
     origins = [row.get(key) for key in ("a_from", "b_from")]
     a_from, b_from = [origin if isinstance(origin, dict) else {} for origin in origins]
-    return Duel(turns, row["a"], row["b"], _reference(row), item.source, a_from, b_from)
+    return Duel(turns, row["a"], row["b"], reference_in(row), item.source, a_from, b_from)
 
 
-def _reference(row: Any) -> str | None:
+def reference_in(row: Any) -> str | None:
+    """The answer known to be right that a row has."""
     found = row.get("reference") if isinstance(row, dict) else None
     return found if isinstance(found, str) and found.strip() else None
 
@@ -81,18 +86,19 @@ def _reference(row: Any) -> str | None:
 def _matched(one: Path, other: Path) -> list[Duel]:
     """Each answer of the first file against the answer of the second to the same prompt; the n-th
     to a prompt against the n-th."""
-    theirs = _answers(other)
+    theirs = read_answers(other)
     duels: list[Duel] = []
     missing: list[str] = []
-    for key, (prompt, text, reference, source, origin) in _answers(one).items():
-        if key not in theirs:
-            missing.append(source)
+    for key, mine in read_answers(one).items():
+        if (against := theirs.get(key)) is None:
+            missing.append(mine.source)
             continue
-        _, against, other_reference, _, other_origin = theirs[key]
+        reference = reference_in(mine.extra) or reference_in(against.extra)
         duels.append(
-            Duel(prompt, text, against, reference or other_reference, source, origin, other_origin)
-        )
-    if not duels or missing:
+            Duel(mine.prompt, mine.text, against.text, reference, mine.source,
+                 {"file": str(one), **mine.origin}, {"file": str(other), **against.origin})
+        )  # fmt: skip
+    if missing:
         raise UserError(
             f"{missing[0]}: {other} has no answer to this prompt ({len(missing)} such rows)",
             "both files must answer the same prompts, as two runs of minialign generate do",
@@ -100,26 +106,44 @@ def _matched(one: Path, other: Path) -> list[Duel]:
     return duels
 
 
-Answer = tuple[Prompt, str, str | None, str, dict[str, Any]]
+@dataclass(frozen=True)
+class Answer:
+    """An answer in a file, with what its row says besides."""
+
+    prompt: Prompt
+    text: str
+    source: str
+    extra: dict[str, Any]  # what stood beside the prompt: category, reference …
+    origin: dict[str, str]  # model, adapter
 
 
-def _answers(path: Path) -> dict[tuple[bytes, int], Answer]:
-    """(prompt, how many answers to it came before): what the file answers."""
-    found: dict[tuple[bytes, int], Answer] = {}
+def prompt_key(prompt: Any) -> str:
+    """What stands for a prompt, whatever white space is around its messages."""
+    return digest(prompt).hex()
+
+
+def read_answers(path: Path) -> dict[tuple[str, int], Answer]:
+    """(``prompt_key``, how many answers to it came before): what the file answers.
+
+    Raises:
+        UserError: a bad row, with its line; no answers.
+    """
+    found: dict[tuple[str, int], Answer] = {}
+    counts: Counter[str] = Counter()
     for item in formats.stream(path):
         if item.problem is not None:
-            raise UserError(str(item.problem), 'a row is {"prompt": "…", "response": "…"}')
-        answers, _ = formats.as_kind(item.records, Demonstration)
-        origin = {"file": str(path)}
-        for name in ("model", "adapter"):
-            if isinstance(item.row, dict) and isinstance(item.row.get(name), str):
-                origin[name] = item.row[name]
-        for answer in answers:
+            raise UserError(str(item.problem), ANSWER)
+        row = item.row if isinstance(item.row, dict) else {}
+        extra = dict(row["extra"]) if isinstance(row.get("extra"), dict) else {}
+        extra |= {name: row[name] for name in ("category", "reference") if name in row}
+        origin = {name: row[name] for name in ORIGIN if isinstance(row.get(name), str)}
+        for answer in formats.as_kind(item.records, Demonstration)[0]:
             *prompt, last = answer.messages
-            asked, count = digest(prompt), 0
-            while (asked, count) in found:
-                count += 1
-            found[asked, count] = prompt, last["content"], _reference(item.row), item.source, origin
+            if prompt:  # plain text answers nothing
+                key = prompt_key(prompt)
+                place = key, counts[key]
+                found[place] = Answer(prompt, last["content"], answer.source, extra, origin)
+                counts[key] += 1
     if not found:
-        raise UserError(f"{path} holds no answers", 'a row is {"prompt": "…", "response": "…"}')
+        raise UserError(f"{path} holds no answers", ANSWER)
     return found

@@ -11,18 +11,19 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from minialign import formats
-from minialign.engine import Engine, Sampling
+from minialign.engine import Sampling
 from minialign.errors import UserError
-from minialign.formats.kinds import as_kind
 from minialign.judge import decide
 from minialign.models.adapter import resolve_adapter
 from minialign.models.names import catalog
-from minialign.records import Demonstration, Prompted, Verdict
+from minialign.records import Prompted, Verdict
+from minialign.runs import read_jsonl
 from minialign.select.scorer import Scorer
 from minialign.tasks import generate
+from minialign.tasks.duels import prompt_key, read_answers, reference_in
 from minialign.tasks.generate import Fetching, Question, open_engine, read_questions
 from minialign.tasks.judge import Duel
+from minialign.tasks.judges import weights_of
 from minialign.tasks.label import digest
 
 ANSWER_FILES = (".jsonl", ".json", ".gz", ".csv", ".tsv", ".parquet")
@@ -30,7 +31,7 @@ ANSWER_FILES = (".jsonl", ".json", ".gz", ".csv", ".tsv", ".parquet")
 
 @dataclass
 class System:
-    """Somebody who answers. ``answers`` by the digest of the prompt; a file has them already."""
+    """Somebody who answers. ``answers`` by ``prompt_key``; a file has them already."""
 
     name: str
     spec: str
@@ -38,10 +39,6 @@ class System:
     adapter: str | None = None
     answers: dict[str, str] = field(default_factory=dict)
     prompts: list[Question] = field(default_factory=list)  # of a file
-
-    def engine(self, progress: Fetching | None = None) -> Engine:
-        """The model, loaded."""
-        return open_engine(None if self.adapter else self.spec, self.adapter, progress)
 
 
 def read_system(spec: str) -> System:
@@ -67,24 +64,10 @@ def read_system(spec: str) -> System:
 
 def _answered(path: Path) -> System:
     system = System(path.name.partition(".")[0], str(path), file=path)
-    for item in formats.stream(path):
-        if item.problem is not None:
-            raise UserError(
-                f"{item.problem.source}: found {item.problem.found}", "a row: prompt, response"
-            )
-        for one in as_kind(item.records, Demonstration)[0]:
-            prompt = one.messages[:-1]
-            if not prompt:
-                continue
-            row = item.row if isinstance(item.row, dict) else {}
-            extra = {**(row.get("extra") or {}), **row}
-            kept = {"category": extra["category"]} if "category" in extra else {}
-            key = digest(prompt)
-            if key not in system.answers:  # of several samples the first
-                system.answers[key] = one.messages[-1]["content"]
-                system.prompts.append(Question(prompt, one.source, kept))
-    if not system.answers:
-        raise UserError(f"{path} has no answers", 'a row: {"prompt": "…", "response": "…"}')
+    for (key, before), one in read_answers(path).items():
+        if not before:  # of several samples the first
+            system.answers[key] = one.text
+            system.prompts.append(Question(one.prompt, one.source, one.extra))
     return system
 
 
@@ -117,44 +100,42 @@ def read_asked(path: str | None, systems: Sequence[System]) -> list[Question]:
         asked = files[0].prompts
     else:
         raise UserError("which prompts?", "--prompts FILE (the lines of a .txt, or JSONL)")
-    every = [one for one in asked if all(digest(one.prompt) in system.answers for system in files)]
+    every = [
+        one for one in asked if all(prompt_key(one.prompt) in system.answers for system in files)
+    ]
     if not every:
         names = ", ".join(system.name for system in files)
         raise UserError(
             f"{names}: no prompt is answered by all of them",
-            "answers belong together by their prompt, to the letter",
+            "answers belong together by their prompt",
         )
-    return list({digest(one.prompt): one for one in every}.values())
-
-
-def answer_file(folder: Path, system: System) -> Path:
-    """Where the written answers of a system are kept."""
-    word = re.sub(r"[^\w.-]+", "-", system.name).strip("-")
-    return folder / f"answers-{word}-{digest(system.spec)[:6]}.jsonl"
+    return list({prompt_key(one.prompt): one for one in every}.values())
 
 
 def write_answers(
     system: System,
     asked: Sequence[Question],
-    file: Path,
+    folder: Path,
     sampling: Sampling,
     seed: int = 0,
     batch_size: int = 16,
     progress: Fetching | None = None,
 ) -> Iterator[int]:
-    """Answer what is not in the file yet; gives how many there are each time one more is there.
+    """Answer what is not in the system's file yet; gives how many there are each time one more is
+    there. Other weights, sampling or seed are another file; the model is loaded when it has to be.
 
     Raises:
-        UserError: when the file holds answers to other prompts, or with another seed or sampling.
+        UserError: no such model, or the file holds answers to other prompts.
     """
-    settings = repr(sampling)
-    note = file.with_suffix(".settings.json")
-    if file.exists() and note.exists() and json.loads(note.read_text("utf-8")) != settings:
-        raise UserError(
-            f"{file}: answers with other sampling settings", "give them again, or another --out"
-        )
-    note.write_text(json.dumps(settings) + "\n", encoding="utf-8")
-    engine = system.engine(progress)
+    model = None if system.adapter else system.spec
+    how = digest([*weights_of(model, system.adapter, progress), repr(sampling), seed])
+    word = re.sub(r"[^\w.-]+", "-", system.name).strip("-")
+    file = folder / f"answers-{word}-{digest([system.spec, how])[:6]}.jsonl"
+    system.answers = _answers(file)
+    if all(prompt_key(one.prompt) in system.answers for one in asked):
+        yield len(asked)
+        return
+    engine = open_engine(model, system.adapter, progress)
     waiting = generate.planned(engine, asked, 1, seed)
     left = generate.resume(file, asked, waiting)
     done = len(waiting) - len(left)
@@ -166,9 +147,11 @@ def write_answers(
             out.flush()
             done += 1
             yield done
-    for line in file.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        system.answers[digest(row["prompt"])] = row["response"]
+    system.answers = _answers(file)
+
+
+def _answers(file: Path) -> dict[str, str]:
+    return {prompt_key(row["prompt"]): row["response"] for row in read_jsonl(file)}
 
 
 def duels(systems: Sequence[System], asked: Sequence[Question]) -> list[Duel]:
@@ -176,11 +159,11 @@ def duels(systems: Sequence[System], asked: Sequence[Question]) -> list[Duel]:
     found = []
     for first, second in combinations(systems, 2):
         for one in asked:
-            key = digest(one.prompt)
+            key = prompt_key(one.prompt)
             found.append(
                 Duel(
                     list(one.prompt), first.answers[key], second.answers[key],  # type: ignore[arg-type]
-                    one.extra.get("reference"), one.source,
+                    reference_in(one.extra), one.source,
                     {"model": first.name}, {"model": second.name}, one.extra,
                 )
             )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ def open_engine(
     return Engine(opened)
 
 
+def origin_of(engine: Engine, adapter: str | Path | None) -> dict[str, str]:
+    """What the rows of an engine's answers say of it."""
+    return {"model": engine.model.name, **({"adapter": str(adapter)} if adapter else {})}
+
+
 @dataclass(frozen=True)
 class Question:
     """A prompt to answer: messages, or plain text to be continued (``raw``)."""
@@ -94,10 +99,15 @@ def read_questions(
     path = Path(path).expanduser()
     if path.suffix == ".txt":
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as reason:
             raise UserError(f"{path}: {_reason(reason)}", "give a text or JSONL file") from None
-        found = questions([line for line in lines if line.strip()], system, raw)
+        found = [
+            replace(one, source=f"{path}:{number}")
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+            for one in questions([line], system, raw)
+        ]
     else:
         read = formats.read(path)
         if read.problems:
@@ -159,20 +169,25 @@ def row(question: Question, completion: Completion, origin: dict[str, str]) -> d
     }
 
 
+def whole_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """("FILE:LINE", line) of what was appended to a file, if it is there; a last line cut by a kill
+    is taken away. Lines end at "\\n" alone: ``str.splitlines`` tears rows apart at U+2028."""
+    whole = path.read_bytes() if path.exists() else b""
+    *lines, cut = whole.split(b"\n")
+    if cut:
+        path.write_bytes(whole[: -len(cut)])
+    for number, line in enumerate(lines, 1):
+        yield f"{path}:{number}", line
+
+
 def resume(path: Path, asked: Sequence[Question], waiting: Sequence[Request]) -> list[Request]:
     """The requests whose answers are not in the file yet; a last line cut by a kill is taken away.
 
     Raises:
         UserError: when the file holds answers to other prompts or with other seeds.
     """
-    if not path.exists():
-        return list(waiting)
-    whole = path.read_bytes()
-    kept = whole[: whole.rfind(b"\n") + 1]
-    if len(kept) < len(whole):
-        path.write_bytes(kept)
     wanted = {(request.prompt_index, request.sample_index): request for request in waiting}
-    for number, line in enumerate(kept.decode("utf-8", errors="replace").splitlines(), 1):
+    for where, line in whole_lines(path):
         try:
             found = json.loads(line)
             request = wanted.get((found["prompt_index"], found["sample_index"]))
@@ -182,11 +197,11 @@ def resume(path: Path, asked: Sequence[Question], waiting: Sequence[Request]) ->
             )
         except (ValueError, KeyError, TypeError):
             raise UserError(
-                f"{path}:{number}: this is no line that generate wrote", "choose another file"
+                f"{where}: this is no line that generate wrote", "choose another file"
             ) from None
         if not same:
             raise UserError(
-                f"{path}:{number}: an answer to another prompt, or with another seed",
+                f"{where}: an answer to another prompt, or with another seed",
                 "resume with the same prompts and --seed, or choose another file",
             )
         wanted.pop((found["prompt_index"], found["sample_index"]), None)

@@ -69,11 +69,16 @@ class Gold:
 def key_of(duel: Duel) -> str:
     """What stands for a duel: prompt and answers, in any order; models where there are no texts."""
     sides = sorted(
-        json.dumps([text, {} if text else origin], sort_keys=True)
+        json.dumps([text, {} if duel.prompt else origin], sort_keys=True)
         for text, origin in ((duel.a, duel.a_from), (duel.b, duel.b_from))
     )
     where = duel.prompt or {name: duel.extra.get(name) for name in ("question_id", "turn")}
     return json.dumps([where, sides], sort_keys=True)
+
+
+def turned(one: Duel, other: Duel) -> bool:
+    """Whether two duels of one key have their answers the other way round."""
+    return one.a != other.a if one.prompt else one.a_from != other.a_from
 
 
 def read_gold(specs: Sequence[str], annotators: str = "") -> list[Gold]:
@@ -102,8 +107,9 @@ def read_gold(specs: Sequence[str], annotators: str = "") -> list[Gold]:
 
 
 def _merged(old: Gold, new: Gold) -> Gold:
-    same = (old.duel.a, old.duel.a_from.get("model")) == (new.duel.a, new.duel.a_from.get("model"))
-    votes = new.votes if same else tuple((who, SWAPPED.get(c, c)) for who, c in new.votes)
+    votes = new.votes
+    if turned(old.duel, new.duel):
+        votes = tuple((who, SWAPPED.get(choice, choice)) for who, choice in votes)
     return replace(old, votes=old.votes + votes, conflict=old.conflict or new.conflict)
 
 
@@ -145,7 +151,7 @@ def _subset(file: Path, folder: Path | None = None) -> str:
 
 
 def _of_file(path: Path, subset: str, annotators: str) -> Iterator[Gold]:
-    last: dict[str, Gold] = {}  # by id: of votes with the same id the last one counts
+    last: dict[Any, Gold] = {}  # of your own votes with the same id the last one counts
     found = read_rows(path, frozenset((*PROMPTS, *LABELS)))
     for number, (source, row) in enumerate(found):  # rows of JSON may stand in one line
         if isinstance(row, Problem):
@@ -153,7 +159,7 @@ def _of_file(path: Path, subset: str, annotators: str) -> Iterator[Gold]:
         one = _of_row(row, source, subset)
         if one is None or not one.votes[0][0].startswith(annotators):
             continue
-        last[str(row.get("id") or number)] = one
+        last[str(row["id"]) if one.votes[0][0] == YOU and row.get("id") else number] = one
     yield from last.values()
 
 

@@ -7,7 +7,7 @@ a hash of the same, so a file of verdicts is gone on with where it ends.
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from minialign.home import home
 from minialign.judge.judge import Judge, Question, Reading, decide, paired, valued
 from minialign.records import Message, Pair, Prompt, Verdict, to_json
 from minialign.tasks.judges import open_judge
+from minialign.tasks.judgings import verdict_of
 from minialign.tasks.label import digest
 from minialign.tasks.votes import Lines, now
 
-__all__ = [
-    "Duel", "judge_duels", "open_judge", "read_verdicts", "verdict_of", "verdicts_to_pairs",
-]  # fmt: skip
+__all__ = ["Duel", "judge_duels", "open_judge", "verdicts_to_pairs"]
 
 
 @dataclass(frozen=True)
@@ -184,22 +183,6 @@ def _verdict(judge: Judge, key: str, duel: Duel, memory: Memory) -> Verdict | No
         explanation="\n\n".join(reasons), a_from=duel.a_from, b_from=duel.b_from,
         source=duel.source, time=now(),
     )  # fmt: skip
-
-
-def verdict_of(row: dict[str, Any]) -> Verdict | None:
-    """The verdict in a row of a file; None when the row holds none."""
-    known = {one.name for one in fields(Verdict)}
-    try:
-        verdict = Verdict(**{key: value for key, value in row.items() if key in known})
-    except TypeError:
-        return None
-    sound = isinstance(verdict.id, str) and isinstance(verdict.orders, list)
-    return verdict if sound and len(verdict.orders) == 2 else None
-
-
-def read_verdicts(file: Path) -> list[Verdict]:
-    """The verdicts of a file, in its order; rows that hold none are passed over."""
-    return [one for row in Lines.open(file.expanduser()).rows if (one := verdict_of(row))]
 
 
 def verdicts_to_pairs(verdicts: Iterable[Verdict]) -> list[Pair]:

@@ -21,7 +21,8 @@ def judge_scorer(
 
     A score is the expected share of wins against each other answer of the group, both orders
     averaged and a tie as half, from the judge's probabilities; 0.5 for a single answer. With a
-    single-answer template (``@score``) it is the expected score.
+    single-answer template (``@score``) it is the expected score, and the lowest of the group for an
+    answer that the judge cannot read.
 
     Raises:
         UserError: there is no such judge.
@@ -43,19 +44,25 @@ def _shares(
     judge: Judge, memory: Memory, prompt: Prompted, responses: Sequence[str]
 ) -> list[float]:
     texts = list(dict.fromkeys(responses))
+    if judge.alone and len(texts) == 1:
+        texts.append("")  # a duel has two answers
     reference = prompt.extra.get("reference") or prompt.extra.get("answer")
     reference = reference if isinstance(reference, str) else None
     duels = [
         Duel(prompt.prompt, a, b, reference, source=prompt.source)
         for a, b in combinations(texts, 2)
     ]
+    values: dict[str, float] = {}
     won: dict[str, list[float]] = {text: [] for text in texts}
     for verdict in judge_duels(judge, duels, batch_size=len(duels), memory=memory):
+        order = verdict.orders[0]
+        if "value_a" in order:
+            values |= {verdict.a: order["value_a"], verdict.b: order["value_b"]}
         shares = [order["a"] + order["tie"] / 2 for order in verdict.orders if "a" in order]
         share = sum(shares) / len(shares) if shares else 0.5
-        for text, value in ((verdict.a, share), (verdict.b, 1 - share)):
-            won[text].append(value)
-        if judge.alone and shares:
-            for text, key in ((verdict.a, "value_a"), (verdict.b, "value_b")):
-                won[text] = [verdict.orders[0][key]]
+        won[verdict.a].append(share)
+        won[verdict.b].append(1 - share)
+    if judge.alone:
+        worst = min(values.values(), default=0.5)  # of an answer that could not be read
+        return [values.get(text, worst) for text in responses]
     return [sum(won[text]) / len(won[text]) if won[text] else 0.5 for text in responses]

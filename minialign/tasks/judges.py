@@ -2,28 +2,39 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from minialign import control
 from minialign.control import Controlled
 from minialign.engine import Engine
 from minialign.errors import UserError
 from minialign.judge.endpoint import EndpointReader
 from minialign.judge.http_chat import KEY_VARIABLE, RETRIES, TIMEOUT, ChatServer
-from minialign.judge.judge import Judge
+from minialign.judge.judge import Judge, Question, Reader, Reading
 from minialign.judge.local import LocalReader
 from minialign.judge.templates import read_template
 from minialign.judge.values import ValueReader
-from minialign.models.adapter import adapter_hash, adapter_weights, resolve_adapter
+from minialign.models.adapter import (
+    WEIGHTS,
+    adapter_modules,
+    adapter_weights,
+    load_arrays,
+    read_lora,
+    resolve_adapter,
+)
 from minialign.models.fetch import ensure
 from minialign.models.head import FILE as HEAD
 from minialign.models.load import fingerprint
 from minialign.models.names import DEFAULT, catalog
-from minialign.records import Prompt, Prompted
+from minialign.models.tokenizer import Tokenizer
+from minialign.records import Prompted
 from minialign.tasks.generate import Fetching, base_of, open_engine
 from minialign.tasks.label import digest
 
@@ -70,7 +81,7 @@ def open_judge(
     }  # fmt: skip
     if url is not None:
         if not spec:
-            raise UserError("which model is asked at the endpoint?", "--judge-model NAME")
+            raise UserError("which model is asked at the endpoint?", "--judge NAME, as it has it")
         server = ChatServer(
             url, spec, os.environ.get(KEY_VARIABLE) or None,
             timeout=TIMEOUT if timeout is None else timeout,
@@ -79,24 +90,67 @@ def open_judge(
         who = digest([server.url, spec, *how])
         return Judge(spec, who, EndpointReader(server, read), **options)
     name = f"{spec} with {adapter}" if spec and adapter else spec or adapter
-    if engine is None:
-        if spec and adapter is None and _is_run(spec):
-            spec, adapter = None, spec
-        engine = open_engine(spec, adapter, progress)
-    who = digest([*_weights(engine), *how])
-    return Judge(str(name or engine.model.name), who, LocalReader(engine, read), **options)
+    if engine is not None:
+        who = digest([*_weights(engine), *how])
+        return Judge(name or engine.model.name, who, LocalReader(engine, read), **options)
+    if spec and adapter is None and _is_run(spec):
+        spec, adapter = None, spec
+    who = digest([*weights_of(spec, adapter, progress), *how])
+    reader = WhenAsked(lambda: LocalReader(open_engine(spec, adapter, progress), read))
+    return Judge(name or DEFAULT, who, reader, **options)
+
+
+class WhenAsked:
+    """A reader that is opened when it is first asked: what was said before needs no model."""
+
+    def __init__(self, opened: Callable[[], Reader]):
+        self.opened = cache(opened)
+
+    def read(
+        self, questions: Sequence[Question], explain: bool, stop: threading.Event
+    ) -> Iterator[tuple[int, Reading]]:
+        """As the reader that is opened."""
+        return self.opened().read(questions, explain, stop)
+
+    def write(
+        self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
+    ) -> Iterator[tuple[int, str]]:
+        """As the reader that is opened."""
+        return self.opened().write(questions, max_tokens, stop)
+
+
+def weights_of(
+    model: str | None, adapter: str | None, progress: Fetching | None = None
+) -> list[str]:
+    """What tells the answers of ``open_engine(model, adapter)`` from another's: its weights as they
+    are on disk, its template, its control text. The model is fetched, but not loaded.
+
+    Raises:
+        UserError: there is no such model or adapter.
+    """
+    folder = resolve_adapter(adapter) if adapter is not None else None
+    path = ensure(model or base_of(adapter) or DEFAULT, progress)
+    template, adapted, words = Tokenizer.load(path).template_hash, "", None
+    if folder is not None:
+        adapted = _hash(load_arrays(folder / WEIGHTS), read_lora(folder).scale)
+        words = control.read(folder)
+    return [fingerprint(path), adapted, repr(words), template]
 
 
 def _weights(engine: Engine) -> list[str]:
-    """What tells an engine's answers from another's: its weights as they are now, its template."""
-    adapter = hashlib.sha256()
-    for name, value in sorted(adapter_weights(engine.model.module).items()):
-        adapter.update(name.encode() + np.array(value.astype(mx.float32)).tobytes())
-    tokenizer = engine.tokenizer
+    """The same of an engine: its adapter may be in training."""
+    tokenizer, module = engine.tokenizer, engine.model.module
     words = tokenizer.control if isinstance(tokenizer, Controlled) else None
-    return [
-        engine.model.fingerprint, adapter.hexdigest(), repr(words), tokenizer.template_hash,
-    ]  # fmt: skip
+    scales = [part.scale for part in adapter_modules(module)]
+    adapted = _hash(adapter_weights(module), scales[0]) if scales else ""
+    return [engine.model.fingerprint, adapted, repr(words), tokenizer.template_hash]
+
+
+def _hash(adapter: dict[str, mx.array], scale: float) -> str:
+    found = hashlib.sha256(f"{float(scale)}".encode())
+    for name, value in sorted(adapter.items()):
+        found.update(name.encode() + np.array(value.astype(mx.float32)).tobytes())
+    return found.hexdigest()
 
 
 def _is_run(spec: str) -> bool:
@@ -112,8 +166,8 @@ def _is_run(spec: str) -> bool:
 def _criteria(text: str | None) -> str | None:
     if text is None or "\n" in text or len(text) > 1000:
         return text
-    file = Path(text).expanduser()
-    if not file.is_file():
+    file = Path(os.path.expanduser(text))
+    if not os.path.isfile(file):  # where Path raises, when a text is too long for a name
         return text
     try:
         return file.read_text(encoding="utf-8").strip()
@@ -125,20 +179,18 @@ def _valuing(
     spec: str, template: str | None, explain: bool, debias: bool, progress: Fetching | None
 ) -> Judge:
     """A reward head, or a DPO run's implicit reward."""
-    from minialign.tasks.scorers import open_scorer
+    from minialign.tasks.scorers import open_scorer, parse
 
     if template or explain:
         raise UserError(f"{spec} reads no template and explains nothing", "leave them out")
-    run = spec.partition(":")[2]
-    folder = resolve_adapter(run) if run else None
-    scorer = open_scorer(spec, progress)
-    stamp = [fingerprint(ensure(base_of(run) or DEFAULT)), adapter_hash(folder)]
-    for name in (HEAD, "config.json"):
-        if folder and (folder / name).exists():
-            stamp.append(digest((folder / name).read_bytes().hex()))
+    kind, run = parse(spec)
+    folder = resolve_adapter(run)
+    stamp = [kind, *weights_of(None, run, progress)]
+    stamp += [digest(file.read_bytes().hex()) for file in (folder / HEAD, folder / "config.json")
+              if file.exists()]  # fmt: skip
 
-    def values(prompt: Prompt, responses: Sequence[str]) -> list[float]:
-        return scorer.score(Prompted(prompt), responses)
+    def opened() -> ValueReader:
+        scorer = open_scorer(spec, progress)
+        return ValueReader(lambda prompt, texts: scorer.score(Prompted(prompt), texts))
 
-    return Judge(spec, digest([spec.partition(":")[0], *stamp]), ValueReader(values), None,
-                 debias=debias)  # fmt: skip
+    return Judge(spec, digest(stamp), WhenAsked(opened), None, debias=debias)

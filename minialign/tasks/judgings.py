@@ -13,7 +13,8 @@ from typing import Any
 
 from minialign.errors import UserError
 from minialign.home import folder, home
-from minialign.records import Verdict, Vote
+from minialign.judge import decide
+from minialign.records import Pair, Verdict, Vote, to_json
 from minialign.runs import read_jsonl, write_atomic
 from minialign.stats import wilson
 from minialign.tasks.label import Shown, digest, read_items
@@ -109,23 +110,61 @@ def pairs_of(plan: Plan) -> list[Shown]:
     return list(pairs.values())
 
 
-def read_verdicts(file: Path) -> tuple[dict[str, Verdict], int]:
-    """(verdicts by ``key_of``, how many rows are none); a line cut by a kill is skipped."""
+def verdict_of(row: dict[str, Any]) -> Verdict | None:
+    """The verdict in a row of a file; None when the row holds none."""
     known = {field.name for field in fields(Verdict)}
-    found: dict[str, Verdict] = {}
-    bad = 0
-    for row in read_jsonl(file):
-        try:
-            verdict = Verdict(**{key: value for key, value in row.items() if key in known})
-            found[key_of(verdict)] = verdict
-        except (TypeError, KeyError):
-            bad += 1
-    return found, bad
+    try:
+        verdict = Verdict(**{key: value for key, value in row.items() if key in known})
+    except TypeError:
+        return None
+    texts = (verdict.id, verdict.a, verdict.b, verdict.choice)
+    orders = verdict.orders if isinstance(verdict.orders, list) else []
+    sound = all(isinstance(text, str) for text in texts) and len(orders) == 2
+    return verdict if sound and all(map(_sound, orders)) else None
+
+
+def _sound(order: Any) -> bool:
+    return isinstance(order, dict) and (
+        "unparsed" in order or all(isinstance(order.get(side), int | float) for side in SIDES)
+    )
+
+
+def read_verdicts(file: Path) -> tuple[dict[str, Verdict], int]:
+    """(the last verdict on each pair by ``key_of``, how many rows are none); a line cut by a kill
+    is skipped."""
+    found = [verdict_of(row) for row in read_jsonl(file)]
+    return {key_of(one): one for one in found if one is not None}, found.count(None)
 
 
 def opinions(votes: Iterable[Vote]) -> dict[str, Vote]:
     """The user's last vote on each pair, by ``key_of``; skipped ones are none."""
     return {key_of(vote): vote for vote in votes if vote.choice != "skip"}
+
+
+def write_pairs(plan: Plan, verdicts: dict[str, Verdict], votes: dict[str, Vote]) -> Path:
+    """Write the pairs that a judging gives for training into a file beside its verdicts; where the
+    user voted, that counts in place of the verdict.
+
+    Raises:
+        UserError: nothing is decided yet, or the file cannot be written.
+    """
+    from minialign.formats.preferences import vote as records_of
+
+    found = [
+        record
+        for key, verdict in verdicts.items()
+        for record in records_of(to_json(votes.get(key, verdict)))
+        if isinstance(record, Pair) and record.chosen.strip() != record.rejected.strip()
+    ]
+    if not found:
+        raise UserError("no pair is decided yet: there is nothing to train on", "judge more pairs")
+    path = plan.file.with_suffix(".pairs.jsonl")
+    text = "".join(json.dumps(to_json(pair), ensure_ascii=False) + "\n" for pair in found)
+    try:
+        write_atomic(path, text)
+    except OSError as reason:
+        raise UserError(f"cannot write {path}: {reason.strerror}", "make room") from None
+    return path
 
 
 def winner(said: Any) -> str:
@@ -176,13 +215,10 @@ def standing(verdicts: dict[str, Verdict], votes: dict[str, Vote]) -> Standing:
     agree: list[bool] = []
     for key, verdict in verdicts.items():
         counts[verdict.choice] = counts.get(verdict.choice, 0) + 1
-        said = [slot(order) for order in verdict.orders[:2]]
-        first += [
-            one[0] == shown for one, shown in zip(said, "ab", strict=False)
-            if one and one[0] != "tie"
-        ]  # fmt: skip
-        if len(said) == 2 and said[0] and said[1]:
-            conflicts.append(said[0][0] != said[1][0])
+        said = [decide([order]) for order in verdict.orders]
+        first += [one == shown for one, shown in zip(said, "ab", strict=True) if one in ("a", "b")]
+        if "unparsed" not in said:
+            conflicts.append(said[0] != said[1])
         if verdict.choice in ("a", "b") and len(verdict.a) != len(verdict.b):
             longer.append((verdict.choice == "a") == (len(verdict.a) > len(verdict.b)))
         apart = against(verdict, votes.get(key))

@@ -91,6 +91,22 @@ class Labelling:
         if pair.key not in self.done:
             self.ready.append(self._shuffled(pair))
 
+    def go_on_from(self, before: "Labelling") -> None:
+        """Keep what an earlier sitting shows, and what was written for it and not yet shown, as far
+        as it is among these items: the same pair does not come again as a new one."""
+        for pair in [before.current, *before.ready]:
+            if pair is None:
+                continue
+            item = next((item for item in self._items if _is_of(pair, item)), None)
+            if pair is before.current and (item is not None or pair.again):
+                self.current, self._since = pair, before._since
+            elif item is None or isinstance(item, Shown):
+                continue  # a file's pair has its place in the line
+            else:
+                self.ready.append(pair)
+            if item is not None:
+                self._items.remove(item)
+
     def _shuffled(self, pair: Shown) -> Shown:
         return pair.swapped() if self.random.random() < 0.5 else pair
 
@@ -183,3 +199,8 @@ class Labelling:
     def pace(self) -> float | None:
         """Seconds a vote, of this sitting; None before the first."""
         return self.seconds / self.given if self.given else None
+
+
+def _is_of(pair: Shown, item: Item) -> bool:
+    """Whether a pair is this item, or was written for it."""
+    return item.key == pair.key if isinstance(item, Shown) else item == pair.prompt

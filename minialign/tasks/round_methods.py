@@ -5,7 +5,7 @@ What they share, the loop, is in ``rounds``; the settings of the loop are here a
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from minialign.engine import Sampling
@@ -23,7 +23,7 @@ class RoundSettings:
 
     # reward:RUN, dpo:RUN, judge:MODEL, judge:self, exact, ifeval, regex:…, length, python:FILE.py:f
     scorer: str = ""
-    # candidates of each prompt
+    # candidates of each prompt, all written and scored: twice as many cost twice
     n: int = 8
     # rounds (default: 3, rso 1; with --max-tokens or --max-minutes as many as these allow)
     rounds: int | None = None
@@ -82,8 +82,9 @@ class Expert:
 class Rso:
     """Statistical rejection sampling optimization (Liu et al. 2023, arXiv:2309.06657)."""
 
-    # candidates of each prompt that rejection sampling accepts (the paper: 8 of 64)
-    accept: int = 4
+    # candidates of each prompt that rejection sampling accepts, paired by --ranking (the paper: 8
+    # of --n 64)
+    accept: int = 8
     # the paper's beta: accepted follow pi exp(r / beta); smaller keeps only the best
     rejection_beta: float = 0.5
     # the accepted as pairs: neighbours, or their winners against each other as well
@@ -120,6 +121,7 @@ class Loop:
         select: (a prompt's candidates, config, chance) -> rows to train on.
         method_config: config -> the training method's own settings.
         check: (config, n) raises a ``UserError`` for settings that make no sense together.
+        defaults: of the loop's settings, where they are others.
         fresh: whether each round trains from where the run started.
         fixed_reference: whether the reference is the policy that the run started with.
     """
@@ -131,6 +133,7 @@ class Loop:
     select: Callable[[Ranking, Any, random.Random], Sequence[Record]]
     method_config: Callable[[Any], Any]
     check: Callable[[Any, int], None]
+    defaults: dict[str, Any] = field(default_factory=dict)
     fresh: Callable[[Any], bool] = lambda config: False
     fixed_reference: Callable[[Any], bool] = lambda config: False
 
@@ -162,7 +165,7 @@ def _check_rso(config: Rso, n: int) -> None:
     if config.accept < 2:
         raise UserError(f"accept = {config.accept}", "a pair needs 2 accepted candidates or more")
     if n < config.accept:
-        raise UserError(f"--accept {config.accept} of {n} candidates", f"--n {4 * config.accept}")
+        raise UserError(f"--accept {config.accept} of {n} candidates", f"--n {2 * config.accept}")
     METHODS["dpo"].check(_dpo(config))
 
 
@@ -187,7 +190,7 @@ LOOPS: dict[str, Loop] = {
         lambda config: METHODS["sft"].config(train_on="last"), _check_expert,
         fresh=lambda config: config.train_from == "start",
     ),
-    "rso": Loop("rso", Rso, "dpo", 1, _accepted_pairs, _dpo, _check_rso),
+    "rso": Loop("rso", Rso, "dpo", 1, _accepted_pairs, _dpo, _check_rso, {"n": 16}),
     "online-dpo": Loop(
         "online-dpo", Online, "dpo", 3, _best_and_worst, _dpo, _check_online,
         fixed_reference=lambda config: config.reference == "start",

@@ -20,6 +20,7 @@ from minialign.errors import UserError
 from minialign.models.adapter import CONFIG, WEIGHTS, resolve_adapter
 from minialign.models.fetch import ensure
 from minialign.runs import Run, write_atomic
+from minialign.tasks import memory
 from minialign.tasks.budget import spent
 from minialign.tasks.course import under_lock
 from minialign.tasks.generate import Fetching
@@ -172,6 +173,7 @@ def _logged(job: Job, k: int, rows: Sequence[Row], kept: int) -> Iterator[Event]
         "seconds": sum(row["seconds"] for row in steps) + sum(row["seconds"] for row in rows),
         "sampling_seconds": sum(row["seconds"] for row in rows),
         "peak_memory": max(job.peak, *(row["peak_memory"] for row in steps)),
+        "peak_resident": memory.peak(),
     }
     if k not in [row["step"] for row in job.run.metrics("train")]:
         job.run.log("train", k, values)
@@ -204,6 +206,7 @@ def _finished(job: Job, k: int, ended: str) -> Event:
         "tokens": round(used["tokens"]),
         "sampled_tokens": sum(row["sampled_tokens"] for row in rounds),
         "peak_memory": max([job.peak, *(row["peak_memory"] for row in rounds)]),
+        "peak_resident": memory.peak(),
         "shared_batches": sum(one["shared_batches"] for one in inner),
         "separate_batches": sum(one["separate_batches"] for one in inner),
         "before": evals[0] if evals else None,

@@ -68,10 +68,12 @@ def _read(
     found: list[Record] = []
     for path in paths:
         if path.suffix == ".txt" and method.record is Prompted:
-            found += _lines(path)
+            from minialign.tasks.generate import read_questions
+
+            found += [Prompted(as_prompt(one.prompt), one.source) for one in read_questions(path)]
             continue
         for item in good_items(files_of(path, split), mapping, bad):
-            if isinstance(item.row, dict) and item.row.get("unlabelled"):
+            if item.unlabelled:
                 raise UserError(
                     f"{item.source}: an unlabelled pair, its answers are in random order",
                     f"say which is better first: minialign label {path}",
@@ -94,19 +96,6 @@ def _read(
     if empty := sum(not all(text.strip() for text in answers_of(record)) for record in records):
         rows.notes.append(f"{empty} rows have an empty response (kept)")
     return list(records)
-
-
-def _lines(path: Path) -> list[Record]:
-    """A prompt of each line of a text."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as reason:
-        raise UserError(f"{path}: {reason}", "give a text in UTF-8") from None
-    return [
-        Prompted(as_prompt(line), f"{path}:{number}")
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
 
 
 def _answered(record: Record) -> Record:

@@ -84,26 +84,6 @@ def reward_values(policy: Policy) -> Measure:
     return _batched(policy, lambda policy, batch: policy.reward(last_hidden(policy, batch)))
 
 
-def load_reward(
-    run: str | Path, model: Model
-) -> Callable[[list[int], list[list[int]]], list[float]]:
-    """A reward run as a function of (prompt ids, responses' ids).
-
-    Args:
-        model: the run's base model, without an adapter; the run's adapter is put on it.
-
-    Raises:
-        UserError: when the run has no reward head, or was trained on another base model.
-    """
-    measure = reward_values(reward_policy(run, model))
-
-    def rewards(prompt: list[int], responses: list[list[int]]) -> list[float]:
-        masks = [[1] * len(response) for response in responses]
-        return measure([Example(prompt, responses, masks)])[0]
-
-    return rewards
-
-
 def reward_policy(run: str | Path, model: Model) -> Policy:
     """The policy of a reward run, with its head, for ``reward_values``."""
     folder = resolve_adapter(run)

@@ -10,7 +10,7 @@ from minialign.engine import Engine, Sampling
 from minialign.errors import UserError
 from minialign.select.best_of_n import Point, curve
 from minialign.select.scorer import Scorer
-from minialign.tasks.generate import Question
+from minialign.tasks.generate import Question, whole_lines
 from minialign.tasks.sample import Group, groups, prompted
 
 Row = dict[str, Any]
@@ -48,14 +48,8 @@ def on_disk(
     Raises:
         UserError: when it holds something else.
     """
-    if not path.exists():
-        return []
-    whole = path.read_bytes()
-    kept = whole[: whole.rfind(b"\n") + 1]
-    if len(kept) < len(whole):
-        path.write_bytes(kept)
     rows: list[Row] = []
-    for number, line in enumerate(kept.decode("utf-8", errors="replace").splitlines(), 1):
+    for where, line in whole_lines(path):
         try:
             found = json.loads(line)
             same = (
@@ -67,7 +61,7 @@ def on_disk(
             same = False
         if not same:
             raise UserError(
-                f"{path}:{number}: not of these prompts with this n and these scorers",
+                f"{where}: not of these prompts with this n and these scorers",
                 "resume with what the file was made with, or choose another file",
             )
         rows.append(found)

@@ -100,9 +100,9 @@ def prepare(
     yield Event(
         "note", f"{len(rows.train)} examples to train on{heldout}; {steps} of {each} examples"
     )
-    need = memory.estimate(model, rows.train, settings, lora, method)
+    need = memory.estimate(model, rows.train, settings, lora, method, rows.held_out)
     yield Event("note", memory.describe(need), values={"memory_estimate": need.total})
-    memory.refuse(need, model, rows.train, settings, lora, method)
+    memory.refuse(need, model, rows.train, settings, lora, method, rows.held_out)
 
     base = other or start_from
     if base is not None:

@@ -1,6 +1,7 @@
 """Runs looked at again and again: only what changed since the last look is read."""
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,14 +18,12 @@ from minialign.tasks.runs import (
     summarize,
 )
 
-SLOW = 50  # runs of which the sizes on disk are not measured anew at each look
-
 
 class Watch:
     """What runs there are, and what each is doing. Not for several threads at once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[object, Summary]] = {}
+        self._known: dict[str, tuple[object, Summary, float]] = {}  # read when
 
     def look(self) -> list[Summary]:
         """All runs, the newest first; damaged ones are "broken"."""
@@ -34,11 +33,12 @@ class Watch:
             before = self._known.get(run.name)
             if before is None or before[0] != stamp:
                 try:
-                    before = stamp, summarize(run)
+                    before = stamp, summarize(run), time.time()
                 except (UserError, OSError):  # it vanished while it was read
                     continue
                 self._known[run.name] = before
-            found.append(before[1])
+            _, summary, read = before
+            found.append(replace(summary, age=summary.age + time.time() - read))
         names = {summary.name for summary in found}
         self._known = {name: entry for name, entry in self._known.items() if name in names}
         return found

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minialign.evaluation import bias, bradley_terry
-from minialign.evaluation.bootstrap import share_interval
+from minialign.evaluation.bootstrap import Interval, share_interval
 from minialign.evaluation.bradley_terry import Game
 from minialign.evaluation.length_control import length_controlled
 from minialign.evaluation.logistic import sigmoid
@@ -57,21 +57,27 @@ def _parsed(found: Sequence[Judgement]) -> list[Judgement]:
     return [one for one in found if one[1].choice in SCORES]
 
 
+def win_rate(verdicts: Sequence[Verdict]) -> Interval:
+    """(a's share of the wins, low, high) over those that parse; a bootstrap over the prompts."""
+    kept = [one for one in verdicts if one.choice in SCORES]
+    return share_interval(
+        [SCORES[one.choice] for one in kept], [digest(one.prompt) for one in kept]
+    )
+
+
 def _plain_rate(found: Sequence[Judgement]) -> dict[str, Any]:
-    kept = _parsed(found)
-    choices = [verdict.choice for _, verdict in kept]
+    choices = [verdict.choice for _, verdict in _parsed(found)]
     row: dict[str, Any] = {
         "prompts": len(found),
         "wins": choices.count("a"),
         "ties": choices.count("tie"),
         "losses": choices.count("b"),
-        "unparsed": len(found) - len(kept),
+        "unparsed": len(found) - len(choices),
         "length_a": float(np.mean([len(duel.a) for duel, _ in found])),
         "length_b": float(np.mean([len(duel.b) for duel, _ in found])),
     }
-    if kept:
-        values = [SCORES[choice] for choice in choices]
-        row["win_rate"] = share_interval(values, [_prompt(duel) for duel, _ in kept])
+    if choices:
+        row["win_rate"] = win_rate([verdict for _, verdict in found])
         row["difference_shown"] = not row["win_rate"][1] <= 0.5 <= row["win_rate"][2]
     return row
 
@@ -111,10 +117,8 @@ def games_of(found: Sequence[Judgement]) -> list[Game]:
     games = []
     for duel, verdict in found:
         for home, order in zip((1.0, -1.0), verdict.orders, strict=True):
-            score = SCORES[decide([order])] if "unparsed" not in order else 0.5
-            games.append(
-                Game(duel.a_from["model"], duel.b_from["model"], score, home, 0.5, _prompt(duel))
-            )
+            names = duel.a_from["model"], duel.b_from["model"]
+            games.append(Game(*names, SCORES[decide([order])], home, 0.5, _prompt(duel)))
     return games
 
 

@@ -20,6 +20,7 @@ from minialign.judge.endpoint import at_once
 from minialign.judge.http_chat import KEY_VARIABLE, ChatServer, Refused
 from minialign.models.adapter import adapter_hash, resolve_adapter
 from minialign.records import Prompt
+from minialign.tasks.generate import origin_of
 from minialign.tasks.votes import Lines
 
 
@@ -84,7 +85,7 @@ def local(engine: Engine, sampling: Sampling, adapter: str | None = None) -> Wri
         for one in engine.complete(waiting, sampling, batch_size):
             yield one.prompt_index, Written(one.text, one.finish_reason, len(one.ids))
 
-    origin = {"model": engine.model.name, **({"adapter": str(adapter)} if adapter else {})}
+    origin = origin_of(engine, adapter)
     identity = {**origin, "fingerprint": engine.model.fingerprint, **_drawn(sampling)}
     if adapter:
         identity["adapter_hash"] = adapter_hash(resolve_adapter(adapter))
