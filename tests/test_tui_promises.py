@@ -358,6 +358,8 @@ def test_no_text_breaks_the_layout(home, size, tmp_path):
             turns = [Turn("user", text), Turn("assistant", text, {"beside": beside})]
             await chat.show(Talk(text[:60], turns=turns))
             await sound(pilot)
+            for who in chat.query(".who"):  # those out of sight too
+                assert not set(str(who.render())) & set("\x1b\x07\x9b\t\u202e\u2066\u2028\u2029")
 
     drive(app, script, size)
 

@@ -70,7 +70,7 @@ class Bubble(Vertical, can_focus=True):
         self._last = 0  # letters in the last widget
 
     def compose(self) -> ComposeResult:
-        yield Static(self.who, classes="who", markup=False)
+        yield Static(printable(self.who), classes="who", markup=False)
         if self.role == "user":
             yield Static(printable(self.text), classes="said", markup=False)
         else:

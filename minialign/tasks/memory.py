@@ -37,7 +37,8 @@ PROCESS, GROWTH = 100e6, 22e6
 # (native kernels, MLX's own) in training, and in a pass without a gradient.
 AHEAD, AHEAD_READING = (3.5, 2.5), (3.2, 1.0)
 # Linux: arrays above this size are mapped one by one, and of what is allocated ahead only that is
-# resident which was computed already; smaller ones lie in a heap, where gaps remain.
+# resident which was computed already; smaller ones lie in a heap, where gaps remain (these are the
+# usual ones: of forty runs that were measured one had gaps of a third).
 MAPPED, MAPPED_WITH_CHECKPOINT, COMPUTED, GAPS = 32 << 20, 1 << 20, 0.6, 1.05
 # Copies of the adapter in a step: its weights, those before, two averages; in an update also the
 # gradient, as it was and divided, and the weights that come.
