@@ -140,11 +140,16 @@ def test_answer_files_by_a_scorer(home, answers, tmp_path, capsys):
     assert "length-controlled" in shown
 
 
+def answered_now(file, model, tmp_path):
+    """(folder, arguments): a file of answers against a model, judged by that model."""
+    out = tmp_path / "out"
+    return out, [file, str(model), "--judge", str(model), "--out", str(out), "--max-tokens", "6",
+                 "--json"]  # fmt: skip
+
+
 def test_an_answer_file_against_a_model_that_answers_now(home, tiny_model, answers, tmp_path,
                                                          capsys):  # fmt: skip
-    out = tmp_path / "out"
-    words = [answers[0], str(tiny_model), "--judge", str(tiny_model), "--out", str(out),
-             "--max-tokens", "6", "--json"]  # fmt: skip
+    out, words = answered_now(answers[0], tiny_model, tmp_path)
     assert run(*words) == 0
     first = json.loads(capsys.readouterr().out)
     (file,) = out.glob("answers-*.jsonl")
@@ -170,9 +175,7 @@ def test_an_answer_file_against_a_model_that_answers_now(home, tiny_model, answe
 def test_a_finished_evaluation_answers_again_without_a_model(
     home, tiny_model, answers, tmp_path, capsys, monkeypatch
 ):
-    out = tmp_path / "out"
-    words = [answers[0], str(tiny_model), "--judge", str(tiny_model), "--out", str(out),
-             "--max-tokens", "6", "--json"]  # fmt: skip
+    out, words = answered_now(answers[0], tiny_model, tmp_path)
     assert run(*words) == 0
     first = json.loads(capsys.readouterr().out)
     (file,) = out.glob("answers-*.jsonl")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from minialign.cli import console
+from minialign.cli.sampling import check_place
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,6 +95,5 @@ def output_file(path: str | None) -> Path | None:
     if path is None:
         return None
     file = Path(path).expanduser()
-    if file.is_dir() or not file.parent.is_dir():
-        raise UserError(f"cannot write {file}", "give a file in a folder that exists")
+    check_place(file)
     return file
