@@ -44,7 +44,7 @@ def plain(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_at(url: str, **options: Any) -> Any:
-    judge = open_judge("m", url=url, **{"timeout": 5.0, **options})
+    judge = open_judge("m", url=url, **{"timeout": 60.0, **options})
     judge.reader.server.pause = 0.01
     return judge
 
@@ -170,7 +170,7 @@ FAULTS = {
     "not utf-8": raw(b'{"choices": "\xff\xfe"}'),
     "cut": cut,
     "hang up": hang_up,
-    "silence": silence(1.0),
+    "silence": silence(5.0),
     "trickle": trickle,
 }
 
@@ -179,29 +179,31 @@ FAULTS = {
 def test_a_fault_is_tried_again(home, name):
     slow = name in ("silence", "trickle")
     with serving(plain, {0: FAULTS[name], 4: FAULTS[name]}) as stub:
-        judge = open_at(stub.url, timeout=0.3 if slow else 5.0)
+        judge = open_at(stub.url, timeout=1.0 if slow else 60.0)
         assert choices(judge) == WINNERS
         assert len(stub.requests) == 10
 
 
 def test_retry_after_is_followed(home):
-    date = formatdate(time.time() + 2, usegmt=True)
-    with serving(
-        plain, {0: status(429, Retry_After="0.5"), 1: status(503, Retry_After=date)}
-    ) as stub:
+    def by_date(handler: Any) -> None:  # two seconds from when it is sent, in whole ones
+        status(503, Retry_After=formatdate(time.time() + 2, usegmt=True))(handler)
+
+    with serving(plain, {0: status(429, Retry_After="0.5"), 1: by_date}) as stub:
         assert choices(open_at(stub.url)) == WINNERS
         assert stub.times[1] - stub.times[0] >= 0.5
-        assert stub.times[2] - stub.times[1] >= 0.4  # dates have whole seconds
+        assert stub.times[2] - stub.times[1] >= 0.9
 
 
-def test_pauses_grow(home):
+def test_pauses_grow(home, monkeypatch):
+    waited: list[float] = []
+    wait = "minialign.judge.endpoint._Either.wait"
+    monkeypatch.setattr(wait, lambda self, seconds: waited.append(seconds))
     with serving(plain, {n: status(500) for n in range(4)}) as stub:
         judge = open_at(stub.url)
         judge.reader.server.pause = 0.05
         assert choices(judge) == WINNERS
-        gaps = [b - a for a, b in zip(stub.times, stub.times[1:], strict=False)][:4]
-        for gap, wanted in zip(gaps, (0.05, 0.1, 0.2, 0.4), strict=True):
-            assert 0.74 * wanted <= gap <= 1.3 * wanted + 0.3
+        for seconds, wanted in zip(waited, (0.05, 0.1, 0.2, 0.4), strict=True):
+            assert 0.75 * wanted <= seconds <= 1.25 * wanted
 
 
 def test_what_was_judged_is_kept_when_the_server_fails_for_good(home, tmp_path):
@@ -273,11 +275,11 @@ def test_a_server_without_logprobs_is_asked_without(home):
 
 
 def test_nobody_there(home):
-    judge = open_at("http://127.0.0.1:9/v1", retries=2)
+    judge = open_at("http://127.0.0.1:9/v1", retries=2, timeout=600.0)
     start = time.monotonic()
     with pytest.raises(UserError, match="tried 3 times"):
         choices(judge)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60  # the time-out was not waited for
     for url in ("127.0.0.1:8080", "ftp://x/v1", "http://", ""):
         with pytest.raises(UserError, match="no address"):
             open_judge("m", url=url)
@@ -293,9 +295,9 @@ def test_stopping_ends_the_tries(home):
         judge = open_at(stub.url)
         assert [one.choice for one in judge_duels(judge, DUELS[:1])] == ["a"]
         judge.reader.server.timeout = 0.2
-        judge.reader.server.pause = 30.0
+        judge.reader.server.pause = 30.0  # 22.5 s at least
         stop = threading.Event()
         threading.Timer(0.5, stop.set).start()
         start = time.monotonic()
         assert list(judge_duels(judge, DUELS[1:], stop=stop)) == []
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 15
