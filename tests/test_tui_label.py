@@ -1,14 +1,18 @@
 """The label screen, driven by keys: every vote is on disk, and nothing is voted on unseen."""
 
+import asyncio
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scripted import SIZES, Models, drive, make_app, screen_text, until
+from textual.widgets import Markdown
 
 from minialign import formats
 from minialign.home import labels_file
+from minialign.lane import Which
 from minialign.tasks.label import STARTERS, Shown, Waiting
 from minialign.tasks.votes import Votes
 from tui import label as label_screen
@@ -107,6 +111,67 @@ def test_prompts_are_answered_twice_ahead_and_the_empty_end_says_what_next(file)
     drive(app, script)
     (engine,) = models.loaded.values()
     assert len(set(engine.seeds)) == len(engine.seeds) == 6
+
+
+class Interrupted(Models):
+    """What is written for the first prompt is given up once, as when the chat needs the model."""
+
+    def __call__(self, which, progress):
+        engine = super().__call__(which, progress)
+        complete, first = engine.complete, []
+
+        def once(waiting, *arguments, **options):
+            for done in complete(waiting, *arguments, **options):
+                first.append(done)
+                yield replace(done, finish_reason="cancelled") if len(first) <= 2 else done
+
+        engine.complete = once
+        return engine
+
+
+def test_pairs_come_in_the_order_of_the_file_whichever_prompt_is_answered_first(file):
+    file.with_name("p.txt").write_text("one?\ntwo?\nthree?\nfour?\n")
+    app = make_app(Interrupted(), label_source=str(file.with_name("p.txt")))
+    seen = []
+
+    async def script(pilot):
+        screen = await drawn(pilot)
+        for _ in range(4):
+            await drawn(pilot)
+            pair = screen.drawn
+            seen.append(pair.prompt[0]["content"])
+            await pilot.press("a")
+            await until(pilot, lambda pair=pair: screen.drawn is not pair)
+            if len(seen) == 2:
+                app.choose(Which("other"))  # what is being written is asked for anew
+
+    drive(app, script)
+    assert seen == ["one?", "two?", "three?", "four?"]
+
+
+def test_what_is_drawn_while_a_vote_is_taken_back_is_one_pair(file, monkeypatch):
+    app = make_app(Models(), label_source=str(file))
+
+    async def script(pilot):
+        screen = await drawn(pilot)
+        first = screen.drawn
+        go, update = asyncio.Event(), Markdown.update
+
+        async def slowly(self, text):
+            await go.wait()
+            await update(self, text)
+
+        monkeypatch.setattr(Markdown, "update", slowly)
+        voting = asyncio.create_task(screen.action_vote("a"))
+        await until(pilot, lambda: Votes().all)
+        undoing = asyncio.create_task(screen.action_undo())
+        await until(pilot, lambda: not Votes().all)
+        go.set()
+        await asyncio.gather(voting, undoing)
+        assert screen.drawn == screen.sitting.current == first
+        await until(pilot, lambda: first.a in screen_text(app) and first.b in screen_text(app))
+
+    drive(app, script)
 
 
 def test_a_key_that_is_held_down_does_not_vote_on_what_was_not_seen(file, monkeypatch):

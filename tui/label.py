@@ -13,7 +13,7 @@ from textual.widgets import Markdown, Static
 
 from minialign.errors import UserError
 from minialign.records import Prompt
-from minialign.tasks.label import Item, Waiting, digest, read_items, starters
+from minialign.tasks.label import Item, Shown, Waiting, digest, read_items, starters
 from minialign.tasks.labelling import Labelling
 from minialign.tasks.votes import Votes
 from tui import answers
@@ -81,12 +81,13 @@ class LabelScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self.sitting: Labelling | None = None
-        self.drawn: Any = None
+        self.drawn: Shown | None = None
         self.drawn_at = 0.0
         self.note = ""
         self.said = ""  # about the last vote
         self.progress = ""  # of what is being written
-        self.jobs: dict[Job, Prompt] = {}
+        self.writing: tuple[Job, Prompt] | None = None
+        self.drawing = asyncio.Lock()  # what two drew at once would be half of each
         self.chat_keys: set[str] = set()
         self.measured = ""  # how far somebody is with saying how sure they are
 
@@ -124,7 +125,7 @@ class LabelScreen(Screen[None]):
     @work(group="source", exclusive=True)
     async def open_source(self, source: str) -> None:
         """Label a file, the everyday prompts, or the chat's pairs alone."""
-        self._cancel_jobs()
+        self._stop_writing()
         self.query_one("#kept", Line).tell("reading …")
 
         scorer = self.app.preferences.label_order  # type: ignore[attr-defined]
@@ -158,6 +159,7 @@ class LabelScreen(Screen[None]):
                         "they are", severity="warning", timeout=8)  # fmt: skip
         self.app.preferences.label_source = source  # type: ignore[attr-defined]
         self.app.preferences.save()  # type: ignore[attr-defined]
+        self._stop_writing()  # a vote while the source was read may have asked for more
         if self.sitting is not None:
             sitting.go_on_from(self.sitting)
         self.chat_keys, self.sitting = chat_keys, sitting
@@ -197,28 +199,30 @@ class LabelScreen(Screen[None]):
             self.run_worker(self._from_chat())
 
     async def _from_chat(self) -> None:
-        for pair in (await asyncio.to_thread(Waiting)).pairs():
-            if pair.key not in self.chat_keys and self.sitting is not None:
-                self.chat_keys.add(pair.key)
-                self.sitting.add_first(pair)
+        waiting = (await asyncio.to_thread(Waiting)).pairs()
+        if self.sitting is not None:
+            self.sitting.add_first([pair for pair in waiting if pair.key not in self.chat_keys])
+            self.chat_keys |= {pair.key for pair in waiting}
         await self._go_on()
 
     def model_changed(self) -> None:
         """Another model writes the answers from now on."""
         self._tell_model()
-        self._cancel_jobs()
+        self._stop_writing()
         if self.sitting is not None:
             self.run_worker(self._go_on())
 
-    def _cancel_jobs(self) -> None:
-        for job, prompt in reversed(list(self.jobs.items())):
+    def _stop_writing(self) -> None:
+        """Give up what is being written; its prompt is the next one again."""
+        if self.writing is not None:
+            job, prompt = self.writing
+            self.progress, self.writing = "", None
             job.cancel()
             if self.sitting is not None:
                 self.sitting.offer(None, prompt)
-        self.jobs.clear()
 
     def _fill(self) -> None:
-        """Have the next pairs written while this one is read."""
+        """Have the next pair written while this one is read."""
         sitting = self.sitting
         while sitting is not None and sitting.wants():
             prompt = sitting.take()
@@ -227,7 +231,7 @@ class LabelScreen(Screen[None]):
                 sampling = dict(self.app.preferences.sampling)  # type: ignore[attr-defined]
                 work_ = answers.pair(self.app.which, prompt, sampling, seed)  # type: ignore[attr-defined]
                 job = Job(self.app.lane, work_, ahead=True)  # type: ignore[attr-defined]
-                self.jobs[job] = prompt
+                self.writing = job, prompt
                 self._follow(job, prompt)
 
     @work(group="pairs")
@@ -241,19 +245,15 @@ class LabelScreen(Screen[None]):
                     self.progress = f"{item.what}{share}{steps}"
                 else:
                     found = item
-        except Exception as error:  # told; the others are still asked for
-            if job in self.jobs:
-                self.jobs.pop(job)
-                if self.sitting is not None:
-                    self.sitting.offer(None, prompt)
+        except Exception as error:  # told; it is asked for again when the user goes on
+            if not job.cancelled:
+                self._stop_writing()
                 self.app.show_error(error)  # type: ignore[attr-defined]
-                self._cancel_jobs()
-                if self.sitting is not None:
-                    await self._draw()
+                await self._draw()
             return
-        self.progress = ""
-        if self.jobs.pop(job, None) is None or self.sitting is None:
-            return  # cancelled
+        if job.cancelled or self.sitting is None:
+            return
+        self.progress, self.writing = "", None
         if found is None:
             self.notify("The model gives one answer only to: " + prompt[-1]["content"][:60])
         self.sitting.offer(found)
@@ -270,12 +270,15 @@ class LabelScreen(Screen[None]):
     # ------------------------------------------------------------------ drawing
 
     async def _draw(self) -> None:
-        pair = self.sitting.show() if self.sitting is not None else None
+        async with self.drawing:
+            await self._draw_pair(self.sitting.show() if self.sitting is not None else None)
+
+    async def _draw_pair(self, pair: Shown | None) -> None:
         self._tick()
         there = pair is not None
         self.query_one("#answers").display = there
         self.query_one("#prompt").display = there
-        self.query_one("#nothing").display = not there and not self.jobs
+        self.query_one("#nothing").display = not there and self.writing is None
         if pair is self.drawn:
             return
         if pair is not None:
@@ -311,7 +314,7 @@ class LabelScreen(Screen[None]):
         kept = [f"✓ {self.said}"] if self.said else []
         if self.note:
             kept.append(f"note: {printable(self.note)}")
-        if self.drawn is None and self.jobs:
+        if self.drawn is None and self.writing:
             kept.append("● " + (self.progress or "two answers are being written") + " …")
         self.query_one("#kept", Line).tell("   ".join(kept))
 

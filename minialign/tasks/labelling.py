@@ -49,7 +49,7 @@ class Labelling:
         )
         self.ready: deque[Shown] = deque()
         self.current: Shown | None = None
-        self.asked = 0  # prompts given out and not yet offered back
+        self.asked = 0  # prompts given out and not yet offered back: one at a time
         self.given = 0  # votes of this sitting
         self.seconds = 0.0  # spent on them
         self._since = time.monotonic()
@@ -64,10 +64,11 @@ class Labelling:
         return len(self._items) + len(self.ready) + self.asked + (self.current is not None)
 
     def wants(self) -> bool:
-        """Whether another item should be taken now, so that the next pair is there in time."""
+        """Whether another item should be taken now, so that the next pair is there in time. While
+        a prompt is being answered nothing is taken: what comes behind it would overtake it."""
         # The least sure one is known at the last moment: more are measured meanwhile.
         most = AHEAD if self.sure is None else int(self.current is None)
-        return bool(self._items) and len(self.ready) + self.asked < most
+        return bool(self._items) and not self.asked and len(self.ready) < most
 
     def take(self) -> Prompt | None:
         """Move the next item up: a pair becomes ready; a prompt is returned, to be answered."""
@@ -86,26 +87,25 @@ class Labelling:
         elif prompt is not None:
             self._items.appendleft(prompt)
 
-    def add_first(self, pair: Shown) -> None:
-        """A pair from the chat: it is shown next."""
-        if pair.key not in self.done:
-            self.ready.append(self._shuffled(pair))
+    def add_first(self, pairs: Sequence[Shown]) -> None:
+        """Pairs from the chat: they are shown next, in this order."""
+        new = [self._shuffled(pair) for pair in pairs if pair.key not in self.done]
+        self.ready.extendleft(reversed(new))
 
     def go_on_from(self, before: "Labelling") -> None:
         """Keep what an earlier sitting shows, and what was written for it and not yet shown, as far
-        as it is among these items: the same pair does not come again as a new one."""
+        as it is among these items: no pair comes twice, and each has its item's place in line."""
         for pair in [before.current, *before.ready]:
             if pair is None:
                 continue
-            item = next((item for item in self._items if _is_of(pair, item)), None)
-            if pair is before.current and (item is not None or pair.again):
+            found = (n for n, item in enumerate(self._items) if _is_of(pair, item))
+            place = next(found, None)
+            if pair is before.current and (place is not None or pair.again):
                 self.current, self._since = pair, before._since
-            elif item is None or isinstance(item, Shown):
-                continue  # a file's pair has its place in the line
-            else:
-                self.ready.append(pair)
-            if item is not None:
-                self._items.remove(item)
+                if place is not None:
+                    del self._items[place]
+            elif place is not None:
+                self._items[place] = pair
 
     def _shuffled(self, pair: Shown) -> Shown:
         return pair.swapped() if self.random.random() < 0.5 else pair
