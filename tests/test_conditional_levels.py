@@ -9,8 +9,11 @@ from minialign import control
 from minialign.cli import main
 from minialign.engine import Engine
 from minialign.methods.conditional import Config, levels
-from minialign.records import as_prompt
+from minialign.records import Pair, Prompted, as_prompt
+from minialign.runs import Run
 from minialign.tasks.generate import open_engine, questions
+from minialign.tasks.score import open_scorer as open_measures
+from minialign.tasks.scorers import open_scorer
 
 
 def test_levels_are_equal_parts_and_equal_scores_have_one_level():
@@ -55,6 +58,34 @@ def test_each_level_learns_its_own_responses_and_the_best_words_are_kept(
     best, worst = plain.logps(ids[4], coded), plain.logps(ids[1], coded)
     assert best.index(max(best)) == 3
     assert worst.index(max(worst)) == 0
+
+
+def test_what_starts_from_a_conditional_run_trains_behind_its_words_and_keeps_them(
+    rankings, tiny_model, home, tmp_path
+):
+    base = ["--model", str(tiny_model), "--eval-split", "0"]
+    flags = "--quantiles 2 --level Grade{level} --epochs 1 --learning-rate 0.01 --name graded"
+    assert main(["conditional", *base, "--data", str(rankings), *flags.split()]) == 0
+    pairs = [{"prompt": f"fox {i}", "chosen": "yes", "rejected": "no"} for i in range(2)]
+    demos = [{"prompt": f"fox {i}", "completion": "yes"} for i in range(2)]
+    files = {name: written(tmp_path / f"{name}.jsonl", rows) for name, rows in
+             (("sft", demos), ("dpo", pairs), ("reward", pairs))}  # fmt: skip
+    for name, file in files.items():
+        more = ["--adapter", "graded", "--iters", "1", "--name", name, "--data", str(file)]
+        assert main([name, *base, *more]) == 0
+    words = control.Control("Grade2")
+    assert control.read(home / "runs/sft") == control.read(home / "runs/dpo") == words
+    assert control.read(home / "runs/reward") is None  # its head reads answers of anybody
+    engine = open_engine(adapter="graded")
+    asked = questions(["fox 0", "fox 1"])
+    coded = [*engine.tokenizer.encode("yes"), 2]
+    logps = [Engine(engine.model).logps(one.ids(engine.tokenizer), [coded])[0] for one in asked]
+    first = Run.open("sft").metrics("train")[0]["loss"]
+    assert first == pytest.approx(-sum(logps) / (2 * len(coded)), abs=1e-5)
+    # A DPO run's implicit reward is that of what it was trained on.
+    given = open_scorer("dpo:dpo").score(Prompted(as_prompt("fox 0")), ["yes", "no"])
+    shown = open_measures(adapter="dpo").score([Pair(as_prompt("fox 0"), "yes", "no")])
+    assert given == pytest.approx([one.implicit_reward for one in shown], abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -650,6 +650,18 @@ def test_judges_as_scorers(tiny_model, home):
         open_scorer("judge:self")
 
 
+def test_a_model_that_judges_itself_in_training_is_asked_again(tiny_model, home):
+    engine = Engine(load(str(tiny_model)))
+    scorer = open_scorer("judge:self", engine=engine)
+    prompt, texts = Prompted(asked("fox?")), ["the fox", "no"]
+    before = scorer.score(prompt, texts)
+    norm = engine.model.module.model.norm
+    norm.weight = norm.weight * 0.1
+    assert scorer.score(prompt, texts) != before
+    norm.weight = norm.weight / 0.1
+    assert scorer.score(prompt, texts) == pytest.approx(before, abs=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.model
 def test_the_embedded_model_judges(embedded_model, home, data):

@@ -32,8 +32,12 @@ def judge_scorer(
         raise UserError("judge:self needs the model that answers", "name one: judge:MODEL")
     own = engine if name == "self" else None
     judge = open_judge(name, template=template or None, engine=own, progress=progress)
-    if own is not None:
-        judge = replace(judge, identity="")  # it may be in training: nothing it said is kept
+    if own is not None:  # it may be in training: nothing it said is kept
+        judge = replace(judge, identity="")
+        return Scorer(
+            f"judge:{spec}",
+            lambda prompt, responses: _shares(judge, Memory(judge), prompt, responses),
+        )
     memory = Memory(judge)
     return Scorer(
         f"judge:{spec}", lambda prompt, responses: _shares(judge, memory, prompt, responses)

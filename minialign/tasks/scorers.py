@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from minialign import control
 from minialign.batch import Example, encode_prompt, encode_response
 from minialign.engine import Engine
 from minialign.errors import UserError, nearest
@@ -115,9 +116,13 @@ def _implicit(
         )
     beta = settings.get("beta") or 0.1
     start = settings.get("reference_adapter") or settings.get("adapter")
-    base = _base(run, progress, engine)
-    reader, behind = Engine(base), Engine(bare_copy(base))
-    load_adapter(reader.model.module, resolve_adapter(run))
+    base, folder = _base(run, progress, engine), resolve_adapter(run)
+    other = bare_copy(base)
+    if words := control.read(folder):
+        for one in (base, other):
+            one.tokenizer = control.Controlled(one.tokenizer, words)  # type: ignore[assignment]
+    reader, behind = Engine(base), Engine(other)
+    load_adapter(reader.model.module, folder)
     if start:
         load_adapter(behind.model.module, resolve_adapter(start))
     policy, reference = logps(reader.policy), logps(behind.policy)

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from minialign import control
 from minialign.batch import Example, endless
 from minialign.errors import UserError
 from minialign.forward import Policy, checkpoint_layers, plain_cache
@@ -62,6 +63,7 @@ class Session:
     rows: Rows
     total: int
     lora: Lora
+    words: control.Control | None  # that prompts shall have when the result is used
 
 
 def prepare(
@@ -75,6 +77,13 @@ def prepare(
     start_from = resolve_adapter(settings.adapter) if settings.adapter else None
     other = resolve_adapter(settings.reference_adapter) if settings.reference_adapter else None
     model = load(settings.model)
+    words = method.control(config)
+    if words is None and start_from and not method.reward_head:
+        # What was taught behind these words is trained on behind them.
+        words = control.read(start_from)
+        if words:
+            model.tokenizer = control.Controlled(model.tokenizer, words)  # type: ignore[assignment]
+            yield Event("note", f"every prompt says {words.text!r}, as in {settings.adapter}")
     lora = read_lora(start_from) if start_from else settings.lora()
     check_lora(model.module, lora)
     rows = load_rows(settings, method, config, model.tokenizer)
@@ -129,7 +138,7 @@ def prepare(
     if settings.grad_checkpoint:
         checkpoint_layers(model.module)
     policy.share_prompts = settings.share_prompts and plain_cache(model.module)
-    yield Session(run, method, settings, config, model, policy, rows, total, lora)
+    yield Session(run, method, settings, config, model, policy, rows, total, lora, words)
 
 
 def _lost(settings: Settings, lora: Lora) -> list[str]:

@@ -193,8 +193,8 @@ def _save_result(session: Session, folder: Path) -> None:
     save_adapter(folder, session.model.module, session.lora, str(session.model.path))
     if session.policy.reward is not None:
         save_head(folder, session.policy.reward)
-    if control := session.method.control(session.config):
-        write_atomic(folder / CONTROL, to_text(control))
+    if session.words:
+        write_atomic(folder / CONTROL, to_text(session.words))
 
 
 def _save(session: Session, step: int, optimizer: optim.Optimizer) -> None:
