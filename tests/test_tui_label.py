@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from dataclasses import replace
+import time
 from pathlib import Path
 
 import pytest
@@ -114,18 +114,20 @@ def test_prompts_are_answered_twice_ahead_and_the_empty_end_says_what_next(file)
 
 
 class Interrupted(Models):
-    """What is written for the first prompt is given up once, as when the chat needs the model."""
+    """What is written for "one?" is given up for a while, as when the chat needs the model."""
 
     def __call__(self, which, progress):
         engine = super().__call__(which, progress)
-        complete, first = engine.complete, []
+        complete, given_up = engine.complete, []
 
-        def once(waiting, *arguments, **options):
-            for done in complete(waiting, *arguments, **options):
-                first.append(done)
-                yield replace(done, finish_reason="cancelled") if len(first) <= 2 else done
+        def interrupted(waiting, *arguments, **options):
+            if b"one?" in bytes(waiting[0].prompt) and len(given_up) < 25:
+                given_up.append(waiting)
+                time.sleep(0.02)
+                return
+            yield from complete(waiting, *arguments, **options)
 
-        engine.complete = once
+        engine.complete = interrupted
         return engine
 
 
@@ -155,10 +157,12 @@ def test_what_is_drawn_while_a_vote_is_taken_back_is_one_pair(file, monkeypatch)
     async def script(pilot):
         screen = await drawn(pilot)
         first = screen.drawn
-        go, update = asyncio.Event(), Markdown.update
+        go, update, waited = asyncio.Event(), Markdown.update, ["the first is slow"]
 
         async def slowly(self, text):
-            await go.wait()
+            if waited:
+                waited.pop()
+                await go.wait()
             await update(self, text)
 
         monkeypatch.setattr(Markdown, "update", slowly)
@@ -166,6 +170,7 @@ def test_what_is_drawn_while_a_vote_is_taken_back_is_one_pair(file, monkeypatch)
         await until(pilot, lambda: Votes().all)
         undoing = asyncio.create_task(screen.action_undo())
         await until(pilot, lambda: not Votes().all)
+        await pilot.pause()
         go.set()
         await asyncio.gather(voting, undoing)
         assert screen.drawn == screen.sitting.current == first
