@@ -117,7 +117,7 @@ def serving(
             elif self.path != "/v1/chat/completions":
                 send(self, 404, {"error": {"message": f"no {self.path}"}})
             else:
-                with contextlib.suppress(BrokenPipeError):  # a client that was stopped
+                with contextlib.suppress(ConnectionError):  # a client that was stopped
                     send(self, 200, stub.answer(body))
 
         def log_message(self, *arguments: Any) -> None:

@@ -57,9 +57,12 @@ def test_the_matmul_is_measured_in_half_a_second():
     import time
 
     doctor.gemm_gflops(0.01)
-    start = time.perf_counter()
-    assert doctor.gemm_gflops() > 0.1
-    assert time.perf_counter() - start < 0.5 * 4  # the machine may be busy
+    for _ in range(10):  # the machine may be busy
+        start = time.perf_counter()
+        assert doctor.gemm_gflops() > 0.1
+        if (took := time.perf_counter() - start) < 0.5 * 4:
+            break
+    assert took < 0.5 * 4
 
 
 def test_without_an_optimized_blas_it_says_what_to_install(home: Path):

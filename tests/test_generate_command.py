@@ -3,11 +3,10 @@
 import io
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
-from conftest import command, ended
+from conftest import command, ended, wait_until
 
 from minialign import formats
 from minialign.cli import main
@@ -148,11 +147,9 @@ def test_an_interrupt_keeps_what_is_finished(tiny_model, home, tmp_path):
         home, "generate", "--model", tiny_model, "--file", prompts, "--max-tokens", "60",
         "--batch-size", "2", "-o", file,
     )  # fmt: skip
-    end = time.monotonic() + 40
-    while not (file.exists() and file.stat().st_size) and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_until(process, lambda: file.exists() and file.stat().st_size)
     process.send_signal(signal.SIGINT)
-    code, _, err = ended(process, 20)
+    code, _, err = ended(process)
     assert code == 130
     assert "with --resume goes on" in err
     assert all(json.loads(line)["response"] is not None for line in file.read_text().splitlines())

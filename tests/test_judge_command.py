@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_server import completion, serving, status
-from conftest import ROOT
+from conftest import ROOT, wait_until
 from test_judge import forbidden, kept_in
 
 from minialign.cli import main
@@ -226,23 +226,24 @@ def test_an_endpoint_that_fails_keeps_what_was_judged(home, tmp_path, pairs, cap
 def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(home, tmp_path, pairs):
     out = tmp_path / "v.jsonl"
 
-    def slow(body: dict[str, Any]) -> dict[str, Any]:
-        time.sleep(0.05)
+    go = threading.Event()
+
+    def held(body: dict[str, Any]) -> dict[str, Any]:
+        if len(stub.requests) > 8:  # four pairs; then it is slow until it is stopped
+            go.wait(60)
         return completion("Verdict: B")
 
-    with serving(slow) as stub:
+    with serving(held) as stub:
         command = [
             sys.executable, "-m", "minialign", "judge", pairs, "--judge-url", stub.url,
             "--judge-model", "m", "--out", str(out), "--batch-size", "1",
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        end = time.monotonic() + 60
-        while not (out.exists() and len(out.read_text().splitlines()) >= 3):
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_until(process, lambda: out.exists() and len(out.read_text().splitlines()) >= 3)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)  # it does not wait for the server
+        go.set()
         assert process.returncode == 130
         kept = len(kept_in(out))
         # one more than was told, when the stop came between the file and the telling

@@ -18,7 +18,7 @@ def fake(which, progress):
 def lane():
     one = Lane(fake)
     yield one
-    assert one.close(5)
+    assert one.close(60)
 
 
 def counting(name: str, count: int, seen: list):
@@ -31,10 +31,10 @@ def counting(name: str, count: int, seen: list):
 
 
 def test_all_work_runs_on_one_thread_and_gives_its_last_item(lane):
-    idents = [lane.call(threading.get_ident).future.result(5) for _ in range(3)]
+    idents = [lane.call(threading.get_ident).future.result(60) for _ in range(3)]
     assert len(set(idents)) == 1
     assert idents[0] != threading.get_ident()
-    assert lane.submit(counting("a", 3, [])).future.result(5) == ("a", 2)
+    assert lane.submit(counting("a", 3, [])).future.result(60) == ("a", 2)
 
 
 def test_those_who_wait_take_turns_and_what_is_made_ahead_comes_after(lane):
@@ -45,7 +45,7 @@ def test_those_who_wait_take_turns_and_what_is_made_ahead_comes_after(lane):
     second = lane.submit(counting("b", 3, seen))
     go.set()
     for ticket in (first, second, ahead):
-        ticket.future.result(5)
+        ticket.future.result(60)
     assert seen == [*[(n, i) for i in range(3) for n in "ab"], ("ahead", 0), ("ahead", 1)]
 
 
@@ -61,9 +61,9 @@ def test_work_ahead_sees_that_somebody_waits_and_goes_on_later(lane):
         yield "finished"
 
     ahead = lane.submit(work, ahead=True)
-    started.wait(5)
-    lane.call(lambda: done.append("urgent")).future.result(5)
-    assert ahead.future.result(5) == "finished"
+    started.wait(60)
+    lane.call(lambda: done.append("urgent")).future.result(60)
+    assert ahead.future.result(60) == "finished"
     assert done == ["urgent", "ahead"]
 
 
@@ -82,10 +82,10 @@ def test_cancelling_closes_the_generator_between_two_items(lane):
     while len(items) < 3:
         time.sleep(0.001)
     ticket.cancel()
-    assert closed.wait(5)
+    assert closed.wait(60)
     with pytest.raises(Cancelled):
-        ticket.future.result(5)
-    assert lane.call(lambda: "alive").future.result(5) == "alive"
+        ticket.future.result(60)
+    assert lane.call(lambda: "alive").future.result(60) == "alive"
 
 
 def test_an_error_is_the_tickets_and_the_lane_lives_on(lane):
@@ -94,10 +94,10 @@ def test_an_error_is_the_tickets_and_the_lane_lives_on(lane):
         raise UserError("no such model", "choose another")
 
     with pytest.raises(UserError, match="no such model"):
-        lane.submit(work).future.result(5)
+        lane.submit(work).future.result(60)
     with pytest.raises(ZeroDivisionError):
-        lane.call(lambda: 1 / 0).future.result(5)
-    assert lane.call(lambda: 2).future.result(5) == 2
+        lane.call(lambda: 1 / 0).future.result(60)
+    assert lane.call(lambda: 2).future.result(60) == 2
 
 
 def test_models_are_loaded_on_the_lane_once_and_the_oldest_is_dropped(lane):
@@ -114,14 +114,15 @@ def test_models_are_loaded_on_the_lane_once_and_the_oldest_is_dropped(lane):
         yield engines.held()
 
     seen = []
-    lane.submit(work, seen.append).future.result(5)
+    lane.submit(work, seen.append).future.result(60)
     assert seen == [names[1:], names[1:-1]]
 
 
 def test_closing_ends_what_runs_and_what_waits():
-    lane, closed = Lane(fake), threading.Event()
+    lane, started, closed = Lane(fake), threading.Event(), threading.Event()
 
     def endless(engines, ticket):
+        started.set()
         try:
             while True:
                 time.sleep(0.001)
@@ -130,21 +131,21 @@ def test_closing_ends_what_runs_and_what_waits():
             closed.set()
 
     tickets = [lane.submit(endless), lane.submit(endless, ahead=True)]
-    time.sleep(0.05)
-    assert lane.close(5)
+    assert started.wait(60)
+    assert lane.close(60)
     assert closed.is_set()
     for ticket in tickets:
         with pytest.raises(Cancelled):
-            ticket.future.result(1)
+            ticket.future.result(60)
 
 
 def test_a_lane_that_is_busy_says_so():
-    lane, go = Lane(fake), threading.Event()
-    lane.call(go.wait)
-    time.sleep(0.05)
+    lane, started, go = Lane(fake), threading.Event(), threading.Event()
+    lane.call(lambda: started.set() or go.wait())
+    assert started.wait(60)
     assert not lane.close(0.05)
     go.set()
-    assert lane.close(5)
+    assert lane.close(60)
 
 
 def test_which_has_a_label():

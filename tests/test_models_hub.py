@@ -5,11 +5,11 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import wait_until
 from fake_hub import COMMIT, Hub, files_of, serve
 from tiny import make_tiny_model
 
@@ -86,12 +86,14 @@ def test_killed_download_goes_on_where_it_stopped(user: dict[str, str], hub: Hub
     weights = len(header).to_bytes(8, "little") + header + os.urandom(32_000_000)
     hub.repositories["org/tiny"]["model.safetensors"] = weights
     hub.budget = 25_000_000  # then the server falls silent
+    blobs = Path(user["HF_HOME"]) / "hub/models--org--tiny/blobs"
+
+    def partly_written() -> bool:
+        return any(file.stat().st_size > 5_000_000 for file in blobs.glob("*incomplete"))
+
     command = [sys.executable, "-m", "minialign", "models", "pull", "org/tiny"]
     with subprocess.Popen(command, env=user, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while hub.budget and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.5)
+        wait_until(process, lambda: not hub.budget and partly_written())
         process.kill()
     assert hub.budget == 0
     assert not (Path(user["MINIALIGN_HOME"]) / "models" / "org--tiny").exists()
@@ -104,7 +106,6 @@ def test_killed_download_goes_on_where_it_stopped(user: dict[str, str], hub: Hub
     path = Path(json.loads(models(user, "info", "org/tiny", "--json").stdout)["path"])
     for name in ("model.safetensors", "tokenizer.json"):
         assert (path / name).read_bytes() == hub.repositories["org/tiny"][name]
-    blobs = Path(user["HF_HOME"]) / "hub/models--org--tiny/blobs"
     assert not list(blobs.glob("*incomplete"))
 
 

@@ -7,10 +7,9 @@ import json
 import operator
 import re
 import signal
-import time
 
 import pytest
-from conftest import command, ended, written
+from conftest import command, ended, held, wait_until, written
 from flag_runs import Outcome, Row, assert_differs, assert_repeats, filled, outcome
 from tiny import make_tiny_model
 
@@ -119,24 +118,21 @@ def test_events_as_json_are_all_of_stdout(home, flags):
 
 
 def test_ctrl_c_saves_and_prints_the_command_that_goes_on(home, flags):
-    process = command(home, "ppo", *flags, "--iters", "200", "--name", "mine")
-    folder = home / "runs" / "mine"
-    deadline = time.monotonic() + 100
-    while not (folder / "metrics.jsonl").exists() or len(Run(folder).metrics("train")) < 3:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
+    go, folder = home / "go", home / "runs" / "mine"
+    process = held(home, 4, go, "ppo", *flags, "--iters", "20", "--name", "mine")
+    wait_until(process, lambda: folder.exists() and len(Run(folder).metrics("train")) == 3)
     process.send_signal(signal.SIGINT)
+    go.touch()
     code, out, err = ended(process)
     assert (code, out) == (130, "")
     state = Run(folder).state()
-    assert (state.status, state.total) == ("stopped", 200)
+    assert (state.status, state.total) == ("stopped", 20)
     assert Run(folder).checkpoints()[-1] == state.step
     (told,) = re.findall(r"go on with: minialign (.*)", err)
     code, _, err = ended(command(home, *told.split(), cwd=home))  # paths in the run are whole
     assert code == 0
     assert f"going on after step {state.step}" in err
-    assert [row["step"] for row in Run(folder).metrics("train")] == list(range(1, 201))
+    assert [row["step"] for row in Run(folder).metrics("train")] == list(range(1, 21))
 
 
 def test_prompts_of_any_kind(home, flags, folder, tmp_path, capsys):

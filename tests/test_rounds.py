@@ -5,11 +5,10 @@ import hashlib
 import json
 import signal
 import threading
-import time
 from typing import Any
 
 import pytest
-from conftest import command, ended, written
+from conftest import command, ended, wait_until, written
 
 from minialign import formats
 from minialign.cli import main
@@ -25,15 +24,25 @@ from minialign.tasks.settings import Settings
 
 WORDS = [*"abcdefg", "quick", "brown", "lazy", "dog", "over"]
 SCORER = """
-import pathlib, time
+import os, pathlib, time
 def vowels(prompt, responses):
     return [sum(c in "aeiou" for c in r) / 10 for r in responses]
 def worse(prompt, responses):
-    here = pathlib.Path(__file__).with_name("worse")
+    calls = counted("worse")
+    return [value - calls for value in vowels(prompt, responses)]
+def counted(name):
+    here = pathlib.Path(__file__).with_name(name)
     here.write_text((here.read_text() if here.exists() else "") + ".")
-    return [value - len(here.read_text()) for value in vowels(prompt, responses)]
-def slow(prompt, responses):
-    time.sleep(0.1)
+    return len(here.read_text())
+def deadly(prompt, responses):
+    at = pathlib.Path(__file__).with_name("dies-at")
+    if at.exists() and counted("lived") == int(at.read_text()):
+        at.unlink()
+        os.kill(os.getpid(), 9)
+    return vowels(prompt, responses)
+def patient(prompt, responses):
+    while counted("waited") > 3 and not pathlib.Path(__file__).with_name("go").exists():
+        time.sleep(0.01)
     return vowels(prompt, responses)
 def nan(prompt, responses):
     return [float("nan")] * len(responses)
@@ -44,9 +53,7 @@ def raises(prompt, responses):
 def same(prompt, responses):
     return [1.0] * len(responses)
 def once(prompt, responses):
-    here = pathlib.Path(__file__).with_name("calls")
-    here.write_text((here.read_text() if here.exists() else "") + ".")
-    return vowels(prompt, responses) if len(here.read_text()) <= 12 else same(prompt, responses)
+    return vowels(prompt, responses) if counted("calls") <= 12 else same(prompt, responses)
 """
 BASE = "--n 4 --rounds 2 --response-length 10 --temperature 1 --learning-rate 0.02 --epochs 2"
 
@@ -186,25 +193,19 @@ def test_rounds_go_on_from_an_adapter_and_their_result_is_one(files, tiny_model,
 
 
 def test_killed_in_the_second_round_it_goes_on_to_the_same_adapter(files, tiny_model, home):
-    flags = "--rounds 3 --scorer python:{f}/score.py:slow --eval-split 0.25"
+    flags = "--rounds 3 --scorer python:{f}/score.py:deadly --eval-split 0.25"
     undisturbed, _ = ran("expert", files, tiny_model, flags + " --name whole")
     path = home / "runs/killed/rounds/candidates-2.jsonl"
+    # each of 3 held-out prompts is scored before and after a round, each of 9 others in a round
+    (files / "dies-at").write_text(f"{3 + 9 + 3 + 5}")
     process = command(home, "expert", *words(files, tiny_model, flags), "--name", "killed")
-    try:
-        deadline = time.monotonic() + 60
-        while not path.exists() or path.read_bytes().count(b"\n") < 3:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.communicate()
+    assert ended(process)[0] == -signal.SIGKILL
     run = Run.open("killed")
     assert run.state().status == "interrupted"
     before = path.read_bytes()
     before = before[: before.rfind(b"\n") + 1]
     first = (home / "runs/killed/rounds/candidates-1.jsonl").read_bytes()
-    assert 3 <= before.count(b"\n") < 12
+    assert before.count(b"\n") == 4
     assert main(["runs", "resume", "killed"]) == 0
     assert path.read_bytes().startswith(before)  # what was on disk was not sampled again
     assert (home / "runs/killed/rounds/candidates-1.jsonl").read_bytes() == first
@@ -241,16 +242,12 @@ def test_stopped_anywhere_it_goes_on(files, tiny_model, home):
 
 
 def test_an_interrupt_saves_and_says_how_to_go_on(files, tiny_model, home):
-    flags = words(files, tiny_model, "--scorer python:{f}/score.py:slow --name ctrl")
-    path = home / "runs/ctrl/rounds/candidates-1.jsonl"
+    flags = words(files, tiny_model, "--scorer python:{f}/score.py:patient --name ctrl")
     process = command(home, "expert", *flags)
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(process, (home / "runs/ctrl/rounds/candidates-1.jsonl").exists)
     process.send_signal(signal.SIGINT)
-    code, _, said = ended(process, 60)
+    (files / "go").touch()
+    code, _, said = ended(process)
     assert code == 130
     assert "minialign runs resume ctrl" in said
     assert Run.open("ctrl").state().status == "stopped"

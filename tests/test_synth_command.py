@@ -1,13 +1,12 @@
 """``minialign synth`` on the tiny model, and a server of chat completions on the loopback."""
 
 import json
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
-from conftest import ROOT, command, ended
+from conftest import ROOT, command, ended, wait_until
 
 from minialign import formats
 from minialign.cli import main
@@ -99,11 +98,7 @@ def test_killed_in_the_middle_nothing_is_lost(tiny_model, prompts, tmp_path, hom
              "--max-tokens", "40", "--keep-cut", "-o"]  # fmt: skip
     killed, journal = tmp_path / "killed.jsonl", tmp_path / "killed.journal.jsonl"
     with command(home, *words, killed) as process:
-        end = time.monotonic() + 60
-        while time.monotonic() < end and process.poll() is None:
-            if journal.exists() and journal.read_bytes().count(b"\n") > 20:
-                break
-            time.sleep(0.002)
+        wait_until(process, lambda: journal.exists() and journal.read_bytes().count(b"\n") > 20)
         process.kill()
     kept = journal.read_bytes().count(b"\n") - 1
     assert 20 <= kept < 150

@@ -2,16 +2,15 @@
 
 import math
 import random
-import time
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import command, ended, written
+from conftest import killed, written
 from mlx.utils import tree_flatten
 
 from minialign.batch import collate
+from minialign.cli import main
 from minialign.errors import UserError
 from minialign.methods import METHODS
 from minialign.models.adapter import WEIGHTS, attach
@@ -248,35 +247,17 @@ def test_killed_at_random_steps_a_resumed_run_ends_with_the_same_hash(tiny_model
         "--model", str(tiny_model), "--data", str(pairs), "--iters", "30", "--save-every", "3",
         "--dropout", "0.1", "--max-seq-length", "200", "--learning-rate", "0.01",
     ]  # fmt: skip
-    assert ended(command(home, "dpo", *flags, "--name", "whole"))[0] == 0
+    assert main(["dpo", *flags, "--name", "whole"]) == 0
     expected = (home / "runs" / "whole" / WEIGHTS).read_bytes()
     chance = random.Random(1)
-    process = command(home, "dpo", *flags, "--name", "killed")
-    folder = home / "runs" / "killed"
-    for _ in range(5):
-        aim = min(29, latest_step(folder) + chance.randint(2, 6))
-        deadline = time.monotonic() + 60
-        while latest_step(folder) < aim and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.kill()
-        process.communicate()
-        if Run(folder).state().status == "finished":
-            break
+    folder, words = home / "runs" / "killed", ["dpo", *flags, "--name", "killed"]
+    for _ in range(3):
+        assert killed(home, chance.randint(2, 6), chance.random() * 0.03, *words)
         assert Run(folder).state().status == "interrupted"
-        process = command(home, "runs", "resume", "killed")
-    else:
-        assert ended(process)[0] == 0
+        words = ["runs", "resume", "killed"]
+    assert main(words) == 0
     assert (folder / WEIGHTS).read_bytes() == expected
     assert len(Run(folder).metrics("train")) == 30
-
-
-def latest_step(folder: Path) -> int:
-    try:
-        rows = Run(folder).metrics("train")
-    except UserError:
-        return 0
-    return rows[-1]["step"] if rows else 0
 
 
 def test_changed_data_are_refused_on_resume(tiny_model, pairs, home, tmp_path):
