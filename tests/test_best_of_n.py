@@ -193,9 +193,9 @@ def test_the_command_writes_rows_a_table_and_a_picture(prompts, tiny_model, home
     assert {row["prompt_index"]: row for row in rows} == {
         row["prompt_index"]: row for row in map(json.loads, whole)
     }
-    flags[3] = "regex:x"
-    assert command("best-of-n", prompts, tiny_model, *flags, "--resume") == 2
-    assert "not of these prompts" in capsys.readouterr().err
+    for other in (["--scorer", "regex:x"], ["--seed", "9"], ["--n", "2"]):
+        assert command("best-of-n", prompts, tiny_model, *flags, "--resume", *other) == 2
+        assert "not of these prompts" in capsys.readouterr().err
 
 
 def test_rows_go_to_stdout_and_one_sample_is_the_best_of_one(prompts, tiny_model, home, capsys):

@@ -93,7 +93,10 @@ def run(arguments: argparse.Namespace) -> int:
         parse(spec)
     rows: list[dict[str, Any]] = []
     if output and arguments.resume:
-        rows = select.on_disk(output, asked, arguments.n, arguments.scorer, arguments.gold)
+        rows = select.on_disk(
+            output, asked, arguments.n, arguments.scorer, arguments.gold,
+            seed=arguments.seed, adapter=arguments.adapter,
+        )  # fmt: skip
         console.say(f"{len(rows)} of {len(asked)} prompts are in {output} already")
     engine = open_from(arguments)
     scorer = open_scorer(arguments.scorer, engine=engine)

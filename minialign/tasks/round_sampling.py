@@ -129,7 +129,7 @@ def _sampled(
 ) -> Generator[Event, None, list[Row]]:
     """The scored samples of the policy behind round k, from the file or fresh, by prompt."""
     job.check_stop(f"before {what}")
-    rows = select.on_disk(path, asked, n, job.plan.scorer)
+    rows = select.on_disk(path, asked, n, job.plan.scorer, seed=seed)
     limited = what.endswith("candidates") and (job.settings.max_tokens or job.settings.max_minutes)
     before = job.used() if limited else {}
     if len(rows) < len(asked):
@@ -187,19 +187,22 @@ def measured(job: Job, k: int) -> Iterator[Event]:
 
 
 def rewards(rows: Sequence[Row]) -> dict[str, float]:
-    """The mean score, the mean of each prompt's best, and the mean's standard error."""
+    """The mean score, the mean of each prompt's best, the mean's standard error, and the share of
+    answers that ended in time: the others are learned as if they ended where they were cut."""
     means = [float(np.mean(row["scores"])) for row in rows]
     error = float(np.std(means, ddof=1)) / len(means) ** 0.5 if len(means) > 1 else 0.0
     tokens = [count for row in rows for count in row["tokens"]]
+    ended = [reason == "stop" for row in rows for reason in row["finish_reasons"]]
     return {
         "reward/mean": float(np.mean(means)),
         "reward/best": float(np.mean([max(row["scores"]) for row in rows])),
         "reward/error": error,
         "response_length": float(np.mean(tokens)),
+        "ended": float(np.mean(ended)),
         "prompts": len(rows),
     }
 
 
 def reward_text(values: dict[str, float]) -> str:
-    best = f"best {values['reward/best']:.4g}"
+    best = f"best {values['reward/best']:.4g}, {100 * values['ended']:.0f} % ended"
     return f"{values['reward/mean']:.4g} ± {values['reward/error']:.2g}, {best}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minialign.engine import Engine, Sampling
+from minialign.engine.sampling import sample_seed
 from minialign.errors import UserError
 from minialign.select.best_of_n import Point, curve
 from minialign.select.scorer import Scorer
@@ -41,9 +42,17 @@ def row(group: Group, scorer: Scorer, gold: Scorer | None = None, origin: Row | 
 
 
 def on_disk(
-    path: Path, asked: Sequence[Question], n: int, scorer: str, gold: str | None = None
+    path: Path,
+    asked: Sequence[Question],
+    n: int,
+    scorer: str,
+    gold: str | None = None,
+    *,
+    seed: int,
+    adapter: str | None = None,
 ) -> list[Row]:
-    """The rows that a file has already of these scorers; a last line cut by a kill is taken away.
+    """The rows that a file has already of these scorers, this seed and this adapter; a last line
+    cut by a kill is taken away.
 
     Raises:
         UserError: when it holds something else.
@@ -52,16 +61,18 @@ def on_disk(
     for where, line in whole_lines(path):
         try:
             found = json.loads(line)
+            index = found["prompt_index"]
             same = (
-                found["prompt"] == asked[found["prompt_index"]].prompt
-                and len(found["responses"]) == n
+                found["prompt"] == asked[index].prompt
+                and found["seeds"] == [sample_seed(seed, index, i) for i in range(n)]
                 and (found["scorer"], found.get("gold")) == (scorer, gold)
+                and found.get("adapter") == adapter
             )
         except (ValueError, KeyError, TypeError, IndexError):
             same = False
         if not same:
             raise UserError(
-                f"{where}: not of these prompts with this n and these scorers",
+                f"{where}: not of these prompts with this n, seed, adapter and these scorers",
                 "resume with what the file was made with, or choose another file",
             )
         rows.append(found)
