@@ -1,5 +1,6 @@
 """A conversation's logic, and the chat in a pipe and in a pseudo-terminal."""
 
+import io
 import json
 import os
 import pty
@@ -14,6 +15,7 @@ import pytest
 
 from minialign import formats
 from minialign.batch import encode_prompt
+from minialign.cli import main
 from minialign.engine import Engine, Sampling
 from minialign.errors import UserError
 from minialign.models.load import load
@@ -196,7 +198,7 @@ def test_the_best_of_several_answers_is_the_one_that_is_kept(engine):
 def piped(model: Path, lines: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "minialign", "chat", "--model", str(model), *arguments],
-        input="\n".join(lines), capture_output=True, text=True, timeout=60, check=False,
+        input="\n".join(lines), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -224,13 +226,15 @@ def test_chat_through_a_pipe(tiny_model, home, tmp_path):
     assert "never read" not in done.stdout + done.stderr
 
 
-def test_the_best_of_several_through_a_pipe(tiny_model, home):
+def test_the_best_of_several_through_a_pipe(tiny_model, home, monkeypatch, capsys):
     flags = ["--max-tokens", "9", "--temp", "1", "--scorer", "regex:e", "--best-of"]
-    done = [piped(tiny_model, ["yes?", "no?"], *flags, n) for n in ("1", "16")]
-    assert [one.returncode for one in done] == [0, 0]
-    assert done[0].stdout != done[1].stdout
-    assert "e" in done[1].stdout
-    assert "Traceback" not in done[1].stderr
+    said = []
+    for n in ("1", "16"):
+        monkeypatch.setattr("sys.stdin", io.StringIO("yes?\nno?\n"))
+        assert main(["chat", "--model", str(tiny_model), *flags, n]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] != said[1]
+    assert "e" in said[1]
 
 
 @pytest.mark.parametrize(
@@ -247,11 +251,10 @@ def test_the_best_of_several_through_a_pipe(tiny_model, home):
         (["--best-of", "2", "--scorer", "length", "--temp", "0"], "all the same"),
     ],
 )
-def test_a_chat_that_cannot_start(tiny_model, home, arguments, words):
-    done = piped(tiny_model, ["hi"], *arguments)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_chat_that_cannot_start(tiny_model, home, monkeypatch, capsys, arguments, words):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\n"))
+    assert main(["chat", "--model", str(tiny_model), *arguments]) == 2
+    assert words in capsys.readouterr().err
 
 
 class Terminal:
@@ -280,7 +283,7 @@ class Terminal:
         before, _, self.text = self.text.partition(words)
         return before
 
-    def read_until(self, enough: Callable[[], bool], what: str, seconds: float = 40) -> None:
+    def read_until(self, enough: Callable[[], bool], what: str, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while not enough():
             ready, _, _ = select.select([self.fd], [], [], max(0, end - time.monotonic()))
@@ -304,7 +307,7 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     def exit_code(self) -> int:
-        return self.process.wait(timeout=15)
+        return self.process.wait(timeout=300)
 
 
 @pytest.fixture

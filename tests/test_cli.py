@@ -29,7 +29,7 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess:
         text=True,
         env=environment,
         stdin=subprocess.DEVNULL,
-        timeout=60,
+        timeout=300,
         **options,
     )
 
@@ -65,7 +65,7 @@ def bare_seconds() -> float:
     """Processor time of Python with NumPy and MLX: how fast this machine starts anything."""
     before = cpu_seconds_of_children()
     for _ in range(3):
-        subprocess.run([sys.executable, "-c", "import numpy, mlx.nn"], check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", "import numpy, mlx.nn"], check=True, timeout=300)
     return (cpu_seconds_of_children() - before) / 3
 
 
@@ -81,7 +81,7 @@ def test_each_command_has_help_and_it_is_fast(command: str):
     for _ in range(5):
         before = cpu_seconds_of_children()
         result = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300
         )
         best = min(best, cpu_seconds_of_children() - before)
         assert result.returncode == 0, result.stderr
@@ -94,12 +94,13 @@ def test_each_command_has_help_and_it_is_fast(command: str):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_refuses_a_flag_that_it_does_not_have(command: str):
-    result = run(command, "--no-such-flag-at-all")
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    assert result.stderr.strip()
+def test_each_command_refuses_a_flag_that_it_does_not_have(command: str, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--no-such-flag-at-all"])
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.strip()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -115,22 +116,22 @@ def test_each_command_module_follows_the_protocol(command: str):
 @pytest.mark.parametrize(
     ("typed", "meant"), [("dop", "dpo"), ("run", "runs"), ("docter", "doctor"), ("chats", "chat")]
 )
-def test_an_unknown_command_names_the_nearest(typed: str, meant: str):
-    result = run(typed)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert f"did you mean {meant!r}?" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_an_unknown_command_names_the_nearest(typed: str, meant: str, capsys):
+    assert main([typed]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"did you mean {meant!r}?" in err
 
 
-def test_an_unknown_command_like_no_other_lists_all():
-    result = run("xyzzyxyzzy")
-    assert result.returncode == 2
+def test_an_unknown_command_like_no_other_lists_all(capsys):
+    assert main(["xyzzyxyzzy"]) == 2
+    err = capsys.readouterr().err
     for command in COMMANDS:
-        assert command in result.stderr
+        assert command in err
 
 
-def test_a_users_mistake_is_two_lines_and_code_2():
-    result = run("runs", "show", "no-such-run", env={"MINIALIGN_HOME": "/tmp/minialign-none"})
+def test_a_users_mistake_is_two_lines_and_code_2(tmp_path):
+    result = run("runs", "show", "no-such-run", env={"MINIALIGN_HOME": str(tmp_path / "none")})
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.splitlines() == [
         "minialign: there is no run 'no-such-run'",

@@ -7,6 +7,7 @@ left on its own floor. Imports inside functions count as much as those at the to
 import ast
 import json
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -240,7 +241,7 @@ def fresh(code: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment, timeout=60
+        command, capture_output=True, text=True, check=True, env=environment, timeout=300
     ).stdout
 
 
@@ -260,20 +261,22 @@ def test_help_imports_nothing_heavy():
 
 
 def test_help_takes_less_than_a_third_of_a_second():
-    def seconds() -> float:
-        start = time.perf_counter()
+    """Without the time for which other programs use the cores."""
+
+    def waited_and_computed() -> tuple[float, float]:
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [sys.executable, "-m", "minialign", "--help"],
             check=True,
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
         )
-        return time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return time.perf_counter() - start, computed
 
-    best = min(seconds() for _ in range(5))
-    if best > 0.3:  # other programs use the cores
-        best = min(best, *(seconds() for _ in range(10)))
-    assert best <= 0.3
+    waited, computed = map(min, zip(*(waited_and_computed() for _ in range(5)), strict=True))
+    assert waited <= 0.3 or computed <= 0.15
 
 
 def test_floor_0_starts_without_any_package():
@@ -290,6 +293,6 @@ def test_floor_0_starts_without_any_package():
         "-c",
         f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n{code}",
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (result.stdout, result.stderr) == ("fine\n", "")
     assert Path(ROOT / "minialign" / "runs.py").exists()
