@@ -73,6 +73,16 @@ def test_all_wins_are_not_certainty():
     assert share_interval([0.0] * 8, list("aabbccdd")) == pytest.approx((0.0, *wilson(0, 4)))
     assert share_interval([0.5] * 6) == pytest.approx((0.5, *wilson(3, 6)))
     assert share_interval([1, 0, 1, 1]) == mean_interval([1, 0, 1, 1])
+    for score in (1.0, 0.5):  # every resample is the same fit
+        won = length_controlled([score] * 4, [1, 2, 3, 9], [2, 2, 2, 2])
+        assert (won.low, won.high) == pytest.approx(wilson(4 * won.win_rate, 4))
+        games = [Game("a", "b", score, home, 0.5, i) for i in range(4) for home in (1, -1)]
+        rate, low, high = bradley_terry.win_rate_interval(games, "a", "b")
+        assert (low, high) == pytest.approx(wilson(4 * rate, 4))
+        table = bradley_terry.ability_intervals(games, order=True, centred=True)
+        assert all(low < ability < high for ability, low, high in table.values())
+        fixed = bradley_terry.ability_intervals(games, order=True, reference="b")
+        assert fixed["b"] == (0, 0, 0)
 
 
 def test_a_paired_difference_cancels_what_both_share():

@@ -60,11 +60,16 @@ def share_interval(
 ) -> Interval:
     """``mean_interval`` of values in [0, 1], where a bootstrap of all wins or all losses would
     claim to be certain: there it is Wilson's interval of as many trials as there are clusters."""
-    mean, low, high = mean_interval(values, clusters, seed)
-    if len(values) and (mean in (0.0, 1.0) or low == high):
-        n = int(cluster_index(clusters, len(values)).max()) + 1
-        low, high = wilson(mean * n, n)
-    return mean, low, high
+    found = mean_interval(values, clusters, seed)
+    return widened(found, len({*cluster_index(clusters, len(values))}))
+
+
+def widened(interval: Interval, n: int) -> Interval:
+    """A share's interval over n clusters; where the resamples all say the same, Wilson's."""
+    share, low, high = interval
+    if n and (share in (0.0, 1.0) or high - low < 1e-9):
+        low, high = wilson(share * n, n)
+    return share, low, high
 
 
 def paired_difference(

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from minialign.evaluation import logistic
-from minialign.evaluation.bootstrap import cluster_index, quantiles, resamples
+from minialign.evaluation.bootstrap import (
+    Interval,
+    cluster_index,
+    quantiles,
+    resamples,
+    widened,
+)
 from minialign.evaluation.logistic import Logistic, sigmoid
 
 
@@ -98,7 +104,19 @@ def ability_intervals(
     values = np.array([whole.ability[name] for name in players])
     if centred:
         values, found = values - values.mean(), found - found.mean(1, keepdims=True)
-    return {name: (float(values[at]), *quantiles(found[:, at])) for at, name in enumerate(players)}
+    table = {name: (float(values[at]), *quantiles(found[:, at])) for at, name in enumerate(players)}
+    known = set() if centred else {whole.reference}  # whose own 0 is certain
+    return {name: one if name in known else _widened(one, drawn.shape[1])
+            for name, one in table.items()}  # fmt: skip
+
+
+def _widened(ability: Interval, n: int) -> Interval:
+    """The same where all resamples agree (all won, all tied), by way of the chance to beat 0."""
+    if ability[2] - ability[1] > 1e-9:
+        return ability
+    _, *ends = widened((float(sigmoid(ability[0])), 0.0, 0.0), n)
+    low, high = (float(np.log(end / (1 - end))) for end in ends)
+    return ability[0], low, high
 
 
 def _design(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minialign.evaluation import logistic
-from minialign.evaluation.bootstrap import Interval, statistic_interval
+from minialign.evaluation.bootstrap import Interval, cluster_index, statistic_interval, widened
 from minialign.evaluation.logistic import sigmoid
 
 
@@ -67,6 +67,8 @@ def length_controlled(
 
     whole = logistic.fit(x, y)
     estimate: Interval = statistic_interval(rate, len(y), clusters, seed)
+    if not np.ptp(y):  # all won, all tied: the resamples agree, which is no certainty
+        estimate = widened((estimate[0], 0.0, 0.0), len({*cluster_index(clusters, len(y))}))
     return LengthControl(
         *estimate,
         slope=float(whole.coefficients[1]) if known else 0.0,
