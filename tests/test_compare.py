@@ -135,7 +135,9 @@ def test_killed_it_goes_on_and_asks_nothing_twice(compared):
     for path in out.glob("parts/*/sampled.jsonl"):
         asked = [json.loads(line)["prompt_index"] for line in path.read_text().splitlines()]
         assert len(asked) == len(set(asked)) == 6, path
-    tries = [record["tries"] for record in map(read_json, out.glob("parts/*/part.json"))]
+    records = [read_json(path) for path in out.glob("parts/*/part.json")]
+    assert all(one["peak_memory"] > 10e6 for one in records if "steps" in one)
+    tries = [record["tries"] for record in records]
     assert max(map(len, tries)) >= 2  # the kills did hit something
     assert all(one["seconds"] is not None for each in tries for one in each)
 

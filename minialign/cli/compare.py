@@ -172,9 +172,11 @@ def _show(event: "Happened", line: console.Line, where: str, failed: dict[str, s
         case "finished":
             line.clear()
             record = event.record
-            seconds, memory = console.duration(record["seconds"]), record["peak_memory"]
-            tokens = f", {record['tokens']:,} tokens" if record.get("tokens") else ""
-            console.say(f"{name}: {seconds}{tokens}, peak {console.size(memory)}")
+            said = [console.duration(record["seconds"])]
+            said += [f"{record['tokens']:,} tokens"] if record.get("tokens") else []
+            # of answers whose process outlived what started it nobody knows the peak
+            said += [f"peak {console.size(m)}"] if (m := record["peak_memory"]) else []
+            console.say(f"{name}: {', '.join(said)}")
         case "failed" | "skipped":
             line.clear()
             failed[name] = event.text

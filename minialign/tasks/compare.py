@@ -159,7 +159,8 @@ def _finished(made: Plan, part: Part) -> dict[str, Any]:
             one["seconds"] = max(0.0, (part.folder / "log.txt").stat().st_mtime - one["began"])
     record["seconds"] = sum(one["seconds"] for one in record["tries"])
     peaks = [one.get("peak_memory", 0) for one in record["tries"]]
-    record |= _used(made, part) | {"peak_memory": max(peaks, default=0)}
+    used = _used(made, part)
+    record |= used | {"peak_memory": round(max([used.get("peak_memory", 0), *peaks]))}
     record["finished"] = True
     write_atomic(part.folder / "part.json", json.dumps(record, indent=1) + "\n")
     return record
@@ -169,7 +170,8 @@ def _used(made: Plan, part: Part) -> dict[str, Any]:
     """Tokens, as a budget counts them, and the seconds that it counts."""
     if part.kind == "train":
         summary = json.loads((part.result / "summary.json").read_text(encoding="utf-8"))
-        return {"tokens": int(summary["tokens"]), "steps": summary["steps"]}
+        peak = summary["peak_resident"]  # also of a process that outlived what started it
+        return {"tokens": int(summary["tokens"]), "steps": summary["steps"], "peak_memory": peak}
     if part.kind == "answers":
         return {"tokens": 0}
     tokenizer = Tokenizer.load(ensure(made.one.top.model))
