@@ -17,6 +17,7 @@ from tui.app import MinialignApp
 from tui.preferences import Preferences
 
 SIZES = [(80, 24), (140, 45)]
+FRAMES = "│─▂▃▄▅▆▇█"
 
 
 class ScriptedEngine:
@@ -114,10 +115,26 @@ def drive(
     async def run() -> None:
         async with app.run_test(size=size, notifications=notifications) as pilot:
             await pilot.pause()
+            settle_keys(pilot)
             await script(pilot)
         assert app.lane.close(5)
 
     asyncio.run(run())
+
+
+def settle_keys(pilot: Any) -> None:
+    """Let ``pilot.press`` return when each key was acted upon. Its own end is a pause in the
+    process's work, which on a loaded machine says nothing: a key is a message that bubbles from
+    widget to widget, and its action another one."""
+    press = pilot.press
+
+    async def one_by_one(*keys: str) -> None:
+        for key in keys:
+            await press(key)
+            for _ in range(5 if pilot.app.is_running else 0):
+                await pilot.pause(0)
+
+    pilot.press = one_by_one
 
 
 async def until(pilot: Any, condition: Callable[[], Any], seconds: float = 15.0) -> None:
@@ -156,6 +173,15 @@ def press(app: MinialignApp, key: str) -> None:
     """A key as the terminal sends it. ``pilot.press`` waits until nothing moves any more, which
     takes long while an answer is written."""
     app.post_message(events.Key(key, key if len(key) == 1 else None))
+
+
+async def shown(pilot: Any, *texts: str) -> None:
+    """Wait until all of these are on the screen; where a line ends does not matter."""
+
+    def words() -> str:
+        return " ".join(word for word in screen_text(pilot.app).split() if word not in FRAMES)
+
+    await until(pilot, lambda: all(text in words() for text in texts))
 
 
 def screen_text(app: MinialignApp) -> str:

@@ -15,11 +15,13 @@ from minialign.tasks.judgings import key_of, read_verdicts
 class ScriptedJudge:
     """Prefers the longer answer; leans to the first shown when they are of nearly equal length.
 
-    ``go`` lets it judge, ``delay`` is a verdict's time, ``fails`` is raised when it is opened.
+    ``go`` lets it judge, ``delay`` is a verdict's time, after ``most`` verdicts it only waits to be
+    stopped, ``fails`` is raised when it is opened.
     """
 
     def __init__(self, delay: float = 0.0):
         self.delay = delay
+        self.most: int | None = None
         self.go = threading.Event()
         self.go.set()
         self.fails: Exception | None = None
@@ -51,8 +53,10 @@ class ScriptedJudge:
             if (verdict := known.get(key_of(duel))) is not None:
                 yield verdict
                 continue
-            while not self.go.wait(0.01) and not (stop and stop.is_set()):
-                pass
+            while not self.go.wait(0.01) or self.judged == self.most:
+                if stop is not None and stop.is_set():
+                    return
+                time.sleep(0.001)
             if stop is not None and stop.is_set():
                 return
             time.sleep(self.delay)

@@ -94,7 +94,7 @@ def test_a_theme_is_remembered_and_an_unknown_one_told(home):
 
     async def script(pilot):
         app.theme = "minialign-light"
-        await pilot.pause()
+        await until(pilot, lambda: Preferences.load().theme == "minialign-light")
 
     drive(app, script)
     assert Preferences.load().theme == "minialign-light"
@@ -102,7 +102,7 @@ def test_a_theme_is_remembered_and_an_unknown_one_told(home):
 
     async def told(pilot):
         await until(pilot, lambda: isinstance(second.screen, ErrorDialog))
-        assert "'pink'" in screen_text(second)
+        await until(pilot, lambda: "'pink'" in screen_text(second))
         await pilot.press("escape")
 
     drive(second, told)

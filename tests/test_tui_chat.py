@@ -100,7 +100,7 @@ def test_ask_again_edit_copy_rate_and_pair(home, size):
 
 
 def test_escape_stops_at_once_and_the_next_answer_is_not_mixed(home):
-    models = Models(words=4000, delay=0.005)
+    models = Models(words=40_000, delay=0.005)
     app = make_app(models)
 
     async def script(pilot):
@@ -151,7 +151,7 @@ def test_a_question_stopped_before_its_answer_goes_back_to_the_composer(home):
 
 
 def test_typing_while_an_answer_is_written_is_kept_and_not_sent(home):
-    models = Models(words=4000, delay=0.005)
+    models = Models(words=40_000, delay=0.005)
     app = make_app(models)
 
     async def script(pilot):
@@ -322,7 +322,7 @@ def test_model_is_chosen_and_a_model_that_fails_is_a_dialog(home):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_chat_with_another_model_from_elsewhere_is_told_and_begins_with_writing(home, size):
-    app = make_app(Models(words=4000, delay=0.005))
+    app = make_app(Models(words=40_000, delay=0.005))
     which = Which("a-model-with-a-long-name-4bit", "dpo-12")
 
     async def script(pilot):
@@ -338,7 +338,7 @@ def test_chat_with_another_model_from_elsewhere_is_told_and_begins_with_writing(
         app.chat_with(which)
         await until(pilot, lambda: app.screen is chat and isinstance(app.focused, Composer))
         await until(pilot, lambda: screen_text(app).splitlines()[0].endswith("+ dpo-12"))
-        assert size[0] < 100 or which.label in screen_text(app)
+        await until(pilot, lambda: size[0] < 100 or which.label in screen_text(app))
 
     drive(app, script, size)
 
@@ -382,10 +382,8 @@ def test_text_of_a_model_is_never_markup_or_control(home):
         await chat.show(Talk("t", turns=[Turn("user", text), Turn("assistant", text)]))
         await pilot.pause()
         chat.query_one("#talk").scroll_home(animate=False)
-        await pilot.pause()
-        shown = screen_text(app)
-        assert "[red]x[/red]" in shown
-        assert "\x1b" not in shown
+        await until(pilot, lambda: "[red]x[/red]" in screen_text(app))
+        assert "\x1b" not in screen_text(app)
         await pilot.press("x", "backspace")
 
     drive(app, script)
@@ -393,7 +391,7 @@ def test_text_of_a_model_is_never_markup_or_control(home):
 
 @pytest.mark.parametrize("moment", ["loading", "writing"])
 def test_quitting_in_the_middle_is_clean_and_quick(home, moment):
-    models = Models(words=5000, delay=0.002)
+    models = Models(words=50_000, delay=0.002)
     if moment == "loading":
         models.load_seconds = 0.5
     app = make_app(models)

@@ -75,7 +75,7 @@ def test_chat_label_train_and_chat_with_the_adapter(home, embedded_model, tmp_pa
             assert pair.a.strip() != pair.b.strip()
             assert pair.a_from["seed"] != pair.b_from["seed"]
             await pilot.press("a" if len(pair.a) < len(pair.b) else "b")
-            assert len(Votes().all) == number + 1
+            await until(pilot, lambda n=number: len(Votes().all) == n + 1)
         trainer = subprocess.Popen(
             [sys.executable, "-m", "minialign", "dpo", "--model", MODEL, "--iters", "3",
              "--batch-size", "2", "--name", "mine", "--eval-split", "0"],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fake_hub import Hub, files_of, serve
-from scripted import SIZES, Models, drive, make_app, screen_text, until
+from scripted import SIZES, Models, drive, make_app, screen_text, shown, until
 from textual.widgets import OptionList
 
 from minialign.errors import UserError
@@ -50,10 +50,6 @@ def go_to(screen, wanted: str) -> None:
     )  # fmt: skip
 
 
-def flat(app) -> str:
-    return " ".join(word for word in screen_text(app).split() if word not in "│─▂▃▄▅▆▇█")
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_what_a_file_holds_and_what_is_wrong_with_it(file, size):
     app = make_app(Models())
@@ -71,24 +67,18 @@ def test_what_a_file_holds_and_what_is_wrong_with_it(file, size):
         await pilot.press(*str(file), "enter")
         await until(pilot, lambda: app.screen is screen and screen.current.name == str(file))
         await until(pilot, lambda: screen.facts_of(screen.current))
-        await pilot.pause()
-        text = flat(app)
-        assert "4 rows, 1 bad" in text
-        assert "2 pairs, 1 prompts" in text
-        assert "1 × chosen and rejected are the same text: line 2" in text
+        await shown(pilot, "4 rows, 1 bad", "2 pairs, 1 prompts",
+                    "1 × chosen and rejected are the same text: line 2")  # fmt: skip
         if size[1] > 40:
-            assert "line 3: found" in text
-            assert "fix:" in text
-            assert "Name a colour." in text
-            assert "+ Blue, or green." in text
+            await shown(pilot, "line 3: found", "fix:", "Name a colour.", "+ Blue, or green.")
         else:
             await pilot.press("shift+down", "shift+down")
-            await until(pilot, lambda: "line 3: found" in flat(app))
+            await shown(pilot, "line 3: found")
             await pilot.press("shift+up")
         with open(file, "a") as out:
             out.write('{"prompt": "cut off')
         await pilot.press("v")
-        await until(pilot, lambda: "5 rows, 2 bad" in flat(app))
+        await shown(pilot, "5 rows, 2 bad")
         await pilot.press("t")
         await until(pilot, lambda: isinstance(app.screen, RunForm) and app.screen.query("#f-data"))
         assert app.screen.query_one("#f-data").value == str(file)

@@ -6,7 +6,7 @@ import shutil
 import time
 
 import pytest
-from scripted import SIZES, Models, drive, make_app, screen_text, until
+from scripted import SIZES, Models, drive, make_app, screen_text, shown, until
 
 from minialign.errors import UserError
 from minialign.home import home as home_folder
@@ -49,15 +49,11 @@ def test_the_list_the_plots_and_every_key(home, size):
         screen = app.screen
         await until(pilot, lambda: len(screen.seen.runs) == 4)
         await until(pilot, lambda: "loss by step" in screen_text(app))
-        text = screen_text(app)
-        assert "✓" in text
-        assert "┤" in text
-        assert "└" in text
+        await until(pilot, lambda: all(sign in screen_text(app) for sign in "✓┤└"))
         assert screen.current.name == "new"
         assert screen.check_action("resume", ()) is False
         if size[0] > 100:
-            assert "rewards/accuracies by step" in text
-            assert "? " in text
+            await shown(pilot, "rewards/accuracies by step", "? ")
         await pilot.press("m", "m")
         await until(pilot, lambda: "rewards/accuracies by step" in screen_text(app))
         await pilot.press("z")
@@ -260,7 +256,7 @@ def test_answers_over_time_and_rewards_as_plots(home, size):
         await pilot.press("v")
         await until(pilot, lambda: "step 9 · reward 2.25 · kl 0.5" in screen_text(app))
         await until(pilot, lambda: "Because [b]9[/b]." in screen_text(app))
-        assert "by step" not in screen_text(app)
+        await until(pilot, lambda: "by step" not in screen_text(app))
         await pilot.press("shift+down", "shift+down", "shift+up", "l")
         await until(pilot, lambda: "has no log" in screen_text(app))
         await pilot.press("l")
