@@ -206,6 +206,17 @@ def test_rows_go_to_stdout_and_one_sample_is_the_best_of_one(prompts, tiny_model
     assert all(row["best"] == row["responses"][0] for row in rows)
 
 
+def test_a_prompt_that_the_model_cannot_read_is_named_by_its_line(
+    tiny_model, home, tmp_path, capsys
+):
+    file = tmp_path / "long.txt"
+    file.write_text("fox\n" + "dog " * 3000 + "\nfox\n")
+    assert command("best-of-n", file, tiny_model, "--n", "2", "--scorer", "length") == 2
+    said = capsys.readouterr().err
+    assert f"{file}:2: " in said
+    assert "reads at most 2,048" in said
+
+
 def test_samples_become_rankings_and_pairs(prompts, tiny_model, home, tmp_path, capsys):
     out = tmp_path / "rankings.jsonl"
     assert (

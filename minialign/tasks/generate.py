@@ -147,11 +147,19 @@ def planned(engine: Engine, asked: Sequence[Question], n: int = 1, seed: int = 0
     """A request for each sample of each question.
 
     Raises:
-        UserError: for no samples.
+        UserError: for no samples, or a question that the model cannot read, with its line.
     """
     if n < 1:
         raise UserError(f"n is {n}", "ask for 1 sample of each prompt or more")
-    return requests([question.ids(engine.tokenizer) for question in asked], n, seed)
+    prompts = [question.ids(engine.tokenizer) for question in asked]
+    for question, ids in zip(asked, prompts, strict=True):
+        if engine.context and len(ids) >= engine.context:
+            raise UserError(
+                f"{question.source or 'the prompt'}: {len(ids):,} tokens; {engine.model.name} "
+                f"reads at most {engine.context:,}, the answer included",
+                "shorten the prompt, or take it out",
+            )
+    return requests(prompts, n, seed)
 
 
 def row(question: Question, completion: Completion, origin: dict[str, str]) -> dict[str, Any]:

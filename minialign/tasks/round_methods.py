@@ -83,7 +83,7 @@ class Rso:
     """Statistical rejection sampling optimization (Liu et al. 2023, arXiv:2309.06657)."""
 
     # candidates of each prompt that rejection sampling accepts, paired by --ranking (the paper: 8
-    # of --n 64)
+    # of --n 64; as many as --n: none is rejected)
     accept: int = 8
     # the paper's beta: accepted follow pi exp(r / beta); smaller keeps only the best
     rejection_beta: float = 0.5
