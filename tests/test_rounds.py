@@ -122,6 +122,9 @@ def test_the_reward_on_held_out_prompts_rises_by_round(name, flags, kind, files,
     assert held[3] > held[0] + 0.05
     assert drawn[0] < drawn[1] < drawn[2]
     assert all(row["reward/best"] > row["reward/mean"] for row in run.metrics("train"))
+    answers = list(read_jsonl(run.path / "rounds/candidates-1.jsonl"))
+    ends = [reason for row in answers for reason in row["finish_reasons"]]
+    assert run.metrics("train")[0]["ended"] == ends.count("stop") / len(ends)
     assert run.state().status == "finished"
     assert (run.state().step, run.state().total) == (3, 3)
     # the last round's adapter is the result, and every round is a run with metrics of its own

@@ -192,7 +192,7 @@ def rewards(rows: Sequence[Row]) -> dict[str, float]:
     means = [float(np.mean(row["scores"])) for row in rows]
     error = float(np.std(means, ddof=1)) / len(means) ** 0.5 if len(means) > 1 else 0.0
     tokens = [count for row in rows for count in row["tokens"]]
-    ended = [reason == "stop" for row in rows for reason in row["finish_reasons"]]
+    ended = [reason != "length" for row in rows for reason in row["finish_reasons"]]
     return {
         "reward/mean": float(np.mean(means)),
         "reward/best": float(np.mean([max(row["scores"]) for row in rows])),
