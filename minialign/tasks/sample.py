@@ -9,7 +9,9 @@ from typing import Any
 from minialign import formats
 from minialign.engine import Completion, Engine, Request, Sampling
 from minialign.errors import UserError
-from minialign.records import Demonstration, Prompted
+from minialign.formats.kinds import written
+from minialign.records import Demonstration, Prompted, Ranking
+from minialign.select import winners
 from minialign.select.scorer import Scorer
 from minialign.tasks.generate import Question, planned, read_questions
 
@@ -104,15 +106,11 @@ def ranking(group: Group, scorer: Scorer) -> dict[str, Any] | None:
 def best_and_worst(group: Group, scorer: Scorer) -> dict[str, Any] | None:
     """A pair of the responses with the highest and the lowest score; None when all are equal."""
     row = ranking(group, scorer)
-    if row is None or min(row["scores"]) == max(row["scores"]):
+    if row is None:
         return None
-    scored = list(zip(row["scores"], row["responses"], strict=True))
-    best = max(scored, key=lambda one: one[0])
-    worst = min(scored, key=lambda one: one[0])
-    return {
-        "prompt": row["prompt"], "chosen": best[1], "rejected": worst[1],
-        "margin": best[0] - worst[0],
-    }  # fmt: skip
+    asked = prompted(group.question).prompt
+    pairs = winners.best_and_worst(Ranking(asked, row["responses"], row["scores"]))
+    return written(pairs[0]) if pairs else None
 
 
 def unlabelled(group: Group, seed: int) -> dict[str, Any] | None:
