@@ -347,6 +347,7 @@ def test_a_reward_run_keeps_its_head_out_of_the_adapter(tiny_model, trained, tmp
     stock(tiny_model, folder)  # mlx-lm takes the adapter all the same
 
 
+@pytest.mark.slow  # stock mlx_lm is; the tiny model shows the same above
 @pytest.mark.model
 def test_the_embedded_model_gives_the_same_tokens_with_stock_mlx_lm(embedded_model, rows, home):
     settings = Settings(

@@ -337,7 +337,7 @@ def phases(events):
 @pytest.mark.parametrize("kind", ["gae", "rloo", "group"])
 def test_the_reward_rises(tiny_model, prompts, home, kind):
     own = config(prompts, advantage=kind, n=8, beta=0.01, rollout_prompts=6)
-    chosen = settings(tiny_model, prompts, iters=96, batch_size=3, eval_split=0.25)
+    chosen = settings(tiny_model, prompts, iters=72, batch_size=3, eval_split=0.25)
     run, events = finished(chosen, own)
     rewards = [values["reward/mean"] for values in phases(events)]
     early, late = rewards[:4], rewards[-4:]
