@@ -103,6 +103,8 @@ def test_the_adapter_is_used_like_any_other(home, flags, capsys):
     assert "the value head" in shown
     assert main(["runs", "plot", "mine"]) == 0
     assert "reward/mean" in capsys.readouterr().out
+    assert main(["ppo", *flags, "--adapter", "mine", "--rank", "16"]) == 0
+    assert "rank: as in mine, where training starts" in capsys.readouterr().err
 
 
 def test_events_as_json_are_all_of_stdout(home, flags):

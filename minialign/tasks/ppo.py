@@ -51,7 +51,7 @@ from minialign.tasks.course import Course, finished, follow, under_lock
 from minialign.tasks.rollouts import Learner, Phase, evaluated, next_phase, save_result, updates
 from minialign.tasks.rows import load_rows
 from minialign.tasks.scorers import open_scorer, parse, with_whole_path
-from minialign.tasks.session import UNKNOWN, Event, make_policy, same_data
+from minialign.tasks.session import UNKNOWN, Event, make_policy, same_data, shape_lost
 from minialign.tasks.settings import Settings, check, with_whole_paths
 from minialign.train import Step, adamw, fit, load_state, save_state
 
@@ -124,6 +124,8 @@ def _prepared(run: Run, settings: Settings, config: Config) -> Generator[Event, 
     if lora.dropout:
         yield Event("note", "no dropout: the ratio to the old policy would be noise")
         lora = dataclasses.replace(lora, dropout=0.0)
+    if start_from and (lost := shape_lost(settings, lora)):
+        yield lost
     check_lora(model.module, lora)
     rows = load_rows(settings, METHOD, config, model.tokenizer)
     for note in rows.notes:

@@ -89,8 +89,8 @@ def prepare(
     rows = load_rows(settings, method, config, model.tokenizer)
     for note in rows.notes:
         yield Event("note", note)
-    if start_from and (lost := _lost(settings, lora)):
-        yield Event("note", f"{', '.join(lost)}: as in {settings.adapter}, where training starts")
+    if start_from and (lost := shape_lost(settings, lora)):
+        yield lost
     same_data(run, rows)
     if not rows.held_out and (settings.patience or settings.select == "best"):
         raise UserError(
@@ -141,17 +141,20 @@ def prepare(
     yield Session(run, method, settings, config, model, policy, rows, total, lora, words)
 
 
-def _lost(settings: Settings, lora: Lora) -> list[str]:
-    """The settings of the adapter's shape that were given, but that an adapter decides."""
+def shape_lost(settings: Settings, lora: Lora) -> Event | None:
+    """A note on the settings of the adapter's shape that were given, but that the adapter decides
+    with which training starts."""
     wanted, usual = settings.lora(), Settings().lora()
     wanted, usual = (
         replace(one, scale=one.effective_scale(), rslora=False) for one in (wanted, usual)
     )
-    return [
+    lost = [
         {"kind": "fine_tune_type"}.get(one.name, one.name)
         for one in fields(Lora)
         if getattr(wanted, one.name) not in (getattr(usual, one.name), getattr(lora, one.name))
     ]
+    text = f"{', '.join(lost)}: as in {settings.adapter}, where training starts"
+    return Event("note", text) if lost else None
 
 
 def _visited(examples: list[Example], settings: Settings, total: int) -> list[Example]:
