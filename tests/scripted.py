@@ -35,7 +35,7 @@ class ScriptedEngine:
         self.go.set()
         self.closed = 0
         self.seeds: list[int] = []
-        self.given: dict[str, float] = {}  # when a piece was given out, by ``time.monotonic``
+        self.given: dict[str, float] = {}  # when a piece was given out, in CPU time
 
     def text(self, ids: Any, seed: int) -> list[str]:
         """The pieces of the answer."""
@@ -56,7 +56,7 @@ class ScriptedEngine:
                         on_prefill(0, 1)
                 if self.delay:
                     time.sleep(self.delay)
-                self.given[piece.strip()] = time.monotonic()
+                self.given[piece.strip()] = time.process_time()
                 yield Piece(piece, n, "stop" if n == len(pieces) - 1 else None)
         finally:
             self.closed += 1

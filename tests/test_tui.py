@@ -8,10 +8,13 @@ import sys
 import pytest
 from conftest import ROOT
 from scripted import SIZES, Models, drive, make_app, screen_text, until
+from textual.widgets import OptionList
+from textual.widgets._footer import FooterKey
 
 from minialign.cli import main
 from minialign.errors import UserError
-from tui.dialogs import ErrorDialog
+from tui.bar import Place
+from tui.dialogs import ErrorDialog, Pick
 from tui.help import HelpScreen
 from tui.preferences import Preferences
 
@@ -87,6 +90,27 @@ def test_the_palette_has_the_actions_of_the_screen(home):
         await until(pilot, lambda: "Settings" in screen_text(app))
 
     drive(app, script)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_mouse_goes_to_screens_keys_and_lists(home, size):
+    app = make_app(Models())
+
+    async def script(pilot):
+        for mode in ("label", "judge", "runs", "library", "chat"):
+            await pilot.click(next(one for one in app.screen.query(Place) if one.mode == mode))
+            await until(pilot, lambda mode=mode: app.current_mode == mode)
+        await until(pilot, lambda: app.screen.query(FooterKey))
+        await pilot.click(next(one for one in app.screen.query(FooterKey) if one.action == "help"))
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+        await pilot.press("escape", "ctrl+g")
+        await until(pilot, lambda: isinstance(app.screen, Pick) and app.screen.choices)
+        wanted = app.screen.choices[1].value
+        await until(pilot, lambda: app.screen.query_one(OptionList).option_count > 1)
+        await pilot.click(OptionList, offset=(2, 1))
+        await until(pilot, lambda: app.which == wanted)
+
+    drive(app, script, size)
 
 
 def test_a_theme_is_remembered_and_an_unknown_one_told(home):

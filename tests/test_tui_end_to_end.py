@@ -45,21 +45,25 @@ def test_chat_label_train_and_chat_with_the_adapter(home, embedded_model, tmp_pa
         press(app, "enter")
         await until(pilot, lambda: chat.sides and chat.sides[0].tokens, 120)
         keys: list[float] = []
+        cpu: list[float] = []
         async with stalls(app) as found:
             while chat.sides:
-                began, before = time.monotonic(), len(composer.text)
+                began, worked = time.monotonic(), time.thread_time()
+                before = len(composer.text)
                 press(app, "x")
                 while len(composer.text) == before:
                     await asyncio.sleep(0.001)
                 keys.append(time.monotonic() - began)
+                cpu.append(time.thread_time() - worked)
                 await asyncio.sleep(0.02)
         composer.text = ""
         assert len(chat.talk.turns) == turns + 2
         figures[f"key, p50, {text}"] = sorted(keys)[len(keys) // 2]
         figures[f"key, most, {text}"] = max(keys)
-        figures[f"stall, CPU, {text}"] = max(cpu for _, cpu in found)
-        assert sorted(cpu for _, cpu in found)[-2] < 0.05
-        assert sorted(keys)[len(keys) // 2] < 0.05
+        figures[f"key, CPU, p50, {text}"] = sorted(cpu)[len(cpu) // 2]
+        figures[f"stall, CPU, {text}"] = max(work for _, work in found)
+        assert sorted(work for _, work in found)[-2] < 0.05
+        assert sorted(cpu)[len(cpu) // 2] < 0.05
 
     async def script(pilot) -> None:
         chat = app.screen

@@ -1,5 +1,6 @@
 """What the app promises, measured: it is there soon, never blocks typing, loses nothing, breaks on
-nothing. A loop's stall is taken in CPU time of its thread, which other programs do not change."""
+nothing. Times are CPU times, which other programs do not change: a stall is that of the loop's
+thread, a token's way to the screen that of all threads, one of which is busy all the time."""
 
 import asyncio
 import contextlib
@@ -94,7 +95,7 @@ def test_tokens_are_seen_within_a_second_and_typing_is_never_blocked(home, size)
         def all_seen() -> bool:
             text = screen_text(app)
             while f"word{len(late)}" in text and f"word{len(late)}" in engine.given:
-                late.append(time.monotonic() - engine.given[f"word{len(late)}"])
+                late.append(time.process_time() - engine.given[f"word{len(late)}"])
             return len(late) == models.options["words"]
 
         press(app, "enter")
@@ -170,12 +171,22 @@ sys.exit(main(["tui", "--model", "m"]))
 """
 
 
+WRITING = """
+import sys
+import minialign.lane
+from scripted import ScriptedEngine
+minialign.lane._load = lambda which, progress: ScriptedEngine(which, words=100000, delay=0.01)
+from minialign.cli import main
+sys.exit(main(["tui", "--model", "m"]))
+"""
+
+
 def in_terminal(code: str, steps: list[tuple[bytes, bytes]]) -> tuple[int, float]:
     """Run a program in a terminal of its own; after each text is seen, keys are written. Its exit
     code, and the seconds from the last keys to the end."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.environ["PYTHONPATH"] = str(ROOT)
+        os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
         os.environ["TERM"] = "xterm-256color"
         os.execv(sys.executable, [sys.executable, "-c", code])
     said, end = b"", time.monotonic() + 60
@@ -198,13 +209,13 @@ def in_terminal(code: str, steps: list[tuple[bytes, bytes]]) -> tuple[int, float
     return os.waitstatus_to_exitcode(status), seconds
 
 
-def test_quitting_while_a_model_loads_is_clean_and_takes_a_second(home):
+@pytest.mark.parametrize(("code", "seen"), [(LOADING, b"loading"), (WRITING, b"word9")])
+def test_quitting_while_a_model_loads_or_writes_is_clean_and_takes_a_second(home, code, seen):
     make_app(Models()).lane.close()  # so that the welcome is over
     best = 9.0
     for _ in range(4):
-        asked = [(b"Ask something", b"hi\r"), (b"loading", b"\x11")]
-        code, seconds = in_terminal(LOADING, asked)
-        assert code == 0
+        status, seconds = in_terminal(code, [(b"Ask something", b"hi\r"), (seen, b"\x11")])
+        assert status == 0
         best = min(best, seconds)
         if best <= 1.0:
             return
