@@ -1,5 +1,5 @@
 """The pictures of the app: the committed ones are small and show nothing of a machine; the script
-that makes them runs."""
+that makes them runs, here with a tiny model, from its runs and votes to the drawings."""
 
 import re
 import subprocess
@@ -28,12 +28,16 @@ def test_the_committed_pictures():
 
 
 @pytest.mark.slow
-def test_the_app_draws_them(tmp_path):
+def test_the_app_draws_them(tmp_path, tiny_model):
+    models, drawn = tmp_path / "models", tmp_path / "pictures"
+    models.mkdir()
+    (models / "smollm2-135m-4bit").symlink_to(tiny_model)
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "screens.py"), str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        [sys.executable, str(ROOT / "tests" / "screens.py"), str(drawn), "--models", str(models),
+         "--iters", "4", "--votes", "3"],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    made, kept = ({file.name for file in place.glob("*.svg")} for place in (tmp_path, FOLDER))
+    made, kept = ({file.name for file in place.glob("*.svg")} for place in (drawn, FOLDER))
     assert made == kept
-    check(tmp_path)
+    check(drawn)
