@@ -138,8 +138,14 @@ def test_keys_can_be_changed_in_the_config(home):
     app = make_app(Models())
 
     async def script(pilot):
-        await pilot.press("f9")
-        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+        for key, mode in (("f3", "label"), ("f2", "chat")):
+            await pilot.press(key)
+            await until(pilot, lambda mode=mode: app.current_mode == mode)
+            await until(pilot, lambda: screen_text(app).splitlines()[-1].rstrip().endswith("Help"))
+            assert "f9 Help" in screen_text(app).splitlines()[-1]
+            await pilot.press("f9")
+            await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+            await pilot.press("f9")
 
     drive(app, script)
 

@@ -69,7 +69,7 @@ class Keys(Footer):
 
     def compose(self) -> ComposeResult:
         found = self.screen.active_bindings.values()
-        help_key = next((key.binding for key in found if key.binding.action == "help"), None)
+        help_key = next((key.binding for key in found if key.binding.id == "help"), None)
         for widget in super().compose():
             if getattr(widget, "action", None) != "help":
                 yield widget
