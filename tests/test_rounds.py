@@ -287,6 +287,21 @@ def test_a_budget_too_small_to_train_gives_what_it_started_from(files, tiny_mode
     assert main(["generate", "fox", "--adapter", run.name, "--max-tokens", "3"]) == 0
 
 
+def test_a_candidate_that_was_cut_wins_over_none_that_ended(files, tiny_model, home):
+    run, _ = ran("expert", files, tiny_model, "--rounds 1 --n 8 --eos-penalty 9 --eval-split 0")
+    rows = list(read_jsonl(run.path / "rounds/candidates-1.jsonl"))
+    learned = [row.messages[-1]["content"]
+               for row in formats.read(run.path / "rounds/train-1.jsonl").records]  # fmt: skip
+    cut = 0
+    for row, text in zip(rows, learned, strict=True):
+        ends = list(zip(row["finish_reasons"], row["scores"], row["responses"], strict=True))
+        ended = [(score, answer) for end, score, answer in ends if end == "stop"]
+        cut += not ended
+        if ended:
+            assert text in [answer for score, answer in ended if score == max(ended)[0]]
+    assert cut < len(rows)
+
+
 # ---- every flag -------------------------------------------------------------------------------
 
 # flag of RoundSettings: (what is typed, what both runs are told)
@@ -305,6 +320,7 @@ COMMON = {
     "min_p": ("--min-p 0.3", ""),
     "repetition_penalty": ("--repetition-penalty 3", ""),
     "stop": ("--stop o e", ""),
+    "eos_penalty": ("--eos-penalty 9", ""),
 }
 OWN = {
     "expert": {
@@ -395,6 +411,7 @@ def test_every_flag_changes_something(seen, name, flag, typed, both):
         ("expert", "--n 1", "one candidate is always the best"),
         ("online-dpo", "--n 1", "a pair needs two"),
         ("rso", "--n 3", "--accept 8 of 3"),
+        ("expert", "--eos-penalty -1", "eos_penalty = -1"),
         ("rso", "--accept 1", "2 accepted"),
         ("rso", "--rejection-beta 0", "above 0"),
         ("expert", "--n 0", "n = 0"),

@@ -38,7 +38,9 @@ def selected(job: Job, k: int, rows: Sequence[Row]) -> int:
     chance = random.Random(f"{job.settings.seed} {k}")
     found: list[Record] = []
     for row in rows:
-        ranking = Ranking(prompted(Question(row["prompt"])).prompt, row["responses"], row["scores"])
+        ends = zip(row["scores"], row["finish_reasons"], strict=True)
+        scores = [score - job.plan.eos_penalty * (end == "length") for score, end in ends]
+        ranking = Ranking(prompted(Question(row["prompt"])).prompt, row["responses"], scores)
         found += job.loop.select(ranking, job.config, chance)
     if not found and k == 1:
         scores = sorted(score for row in rows for score in row["scores"])

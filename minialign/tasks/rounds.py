@@ -107,6 +107,8 @@ def _check(loop: Loop, settings: Settings, plan: RoundSettings, config: Any) -> 
             raise UserError(f"{name} = {value}", "it must be 1 or more")
     if plan.prompts_per_round < 0:
         raise UserError(f"prompts_per_round = {plan.prompts_per_round}", "0 is all of them")
+    if plan.eos_penalty < 0:
+        raise UserError(f"eos_penalty = {plan.eos_penalty}", "it must be 0 or more")
     if plan.sampling().greedy and (plan.n > 1 or plan.heldout_n > 1):
         raise UserError("candidates at temperature 0 are all the same", "--temperature 0.7")
     loop.check(config, plan.n)
