@@ -137,7 +137,7 @@ def settle_keys(pilot: Any) -> None:
     pilot.press = one_by_one
 
 
-async def until(pilot: Any, condition: Callable[[], Any], seconds: float = 15.0) -> None:
+async def until(pilot: Any, condition: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait until it is so."""
     end = time.monotonic() + seconds
     while not condition():

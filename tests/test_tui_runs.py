@@ -115,6 +115,39 @@ def test_the_keys_follow_what_becomes_of_a_run(home, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_a_run_is_stopped_and_resumed_by_its_keys_in_its_own_process(
+    home, tmp_path, tiny_model, size
+):
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"q{n}", "chosen": "yes yes", "rejected": "no"} for n in range(8)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    app = make_app(Models(), which=Which(str(tiny_model)))
+
+    async def script(pilot):
+        await pilot.press("f5", "n")
+        await until(pilot, lambda: isinstance(app.screen, RunForm) and app.screen.query("#f-data"))
+        form = app.screen
+        form.query_one("#f-data").value = str(data)
+        form.query_one("#f-iters").value = "4000"
+        form.query_one("#f-eval_split").value = "0"
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: app.screen is not form)
+        screen = app.screen
+        await until(pilot, lambda: screen.current and screen.current.step > 0, 120)
+        await pilot.press("s")
+        await until(pilot, lambda: screen.current.status == "stopped")
+        assert screen.check_action("stop", ()) is False
+        step = screen.current.step
+        await pilot.press("r")
+        await until(pilot, lambda: screen.current.step > step, 120)
+        assert screen.check_action("resume", ()) is False
+        await pilot.press("s")
+        await until(pilot, lambda: screen.current.status == "stopped")
+
+    drive(app, script, size)
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_no_runs_says_the_next_key(home, size):
     app = make_app(Models())
 
