@@ -362,7 +362,7 @@ def test_show_in_a_terminal_has_colours_unless_told_not_to(run: Run, tiny_model:
                 break
             out += part
         os.close(main_end)
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
         assert process.returncode == 0
         return out.decode()
 

@@ -96,7 +96,7 @@ def check(tmp_path: Path, hub: str):
         }  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-m", "minialign", "data", "check", "--json", *words],
-            capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60,
+            capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300,
         )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
         return done

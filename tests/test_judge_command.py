@@ -230,7 +230,7 @@ def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(home, tmp_path, pa
 
     def held(body: dict[str, Any]) -> dict[str, Any]:
         if len(stub.requests) > 8:  # four pairs; then it is slow until it is stopped
-            go.wait(60)
+            go.wait(600)
         return completion("Verdict: B")
 
     with serving(held) as stub:
@@ -242,7 +242,7 @@ def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(home, tmp_path, pa
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         wait_until(process, lambda: out.exists() and len(out.read_text().splitlines()) >= 3)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)  # it does not wait for the server
+        _, err = process.communicate(timeout=300)  # it does not wait for the server
         go.set()
         assert process.returncode == 130
         kept = len(kept_in(out))

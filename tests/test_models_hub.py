@@ -56,7 +56,7 @@ def models(user: dict[str, str], *arguments: str) -> subprocess.CompletedProcess
         env=user,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -142,7 +142,7 @@ def test_offline_finds_what_was_downloaded_by_commit(user: dict[str, str], hub: 
         "import sys; from huggingface_hub import snapshot_download;"
         "snapshot_download('org/tiny', revision=sys.argv[1], endpoint=sys.argv[2])"
     )
-    subprocess.run([sys.executable, "-c", code, COMMIT, hub.url], env=user, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, COMMIT, hub.url], env=user, check=True, timeout=300)
     cached = Path(user["HF_HOME"]) / "hub/models--org--tiny"
     assert not (cached / "refs/main").exists()
     (cached / "snapshots" / ("f" * 40)).mkdir()  # newer, and empty

@@ -317,7 +317,7 @@ def answered(text: str) -> tuple[int, str]:
     terminal, keyboard = pty.openpty()
     command = [sys.executable, "-m", "minialign", "runs", "rm", "dpo-1"]
     os.write(terminal, text.encode())
-    result = subprocess.run(command, stdin=keyboard, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, stdin=keyboard, capture_output=True, text=True, timeout=300)
     os.close(terminal)
     os.close(keyboard)
     return result.returncode, result.stderr
