@@ -15,16 +15,19 @@ from pathlib import Path
 
 from conftest import MODEL_HOME, ROOT
 from screens_content import (
+    DAMAGED,
     MODEL,
     MORE,
     PATIENCE,
     PROMPTS,
     QUESTION,
+    SHORT,
     fill_home,
     talk,
     vote,
 )
 from scripted import SIZES, settle_keys, until
+from textual.widgets import OptionList
 
 from minialign.errors import UserError
 from minialign.lane import Lane, Which, leave
@@ -79,6 +82,7 @@ async def pictures(
             await shot(name)
             await pilot.press("escape")
             await until(pilot, lambda: app.screen is chat)
+        app.preferences.sampling = SHORT
         await pilot.press("f3")
         label = app.screen
         await vote(pilot)
@@ -102,7 +106,9 @@ async def pictures(
         library = app.screen
         await until(pilot, lambda: getattr(library, "entries", None))
         await shot("models")
-        await pilot.press("end", "up", "up")
+        listed = library.query_one(OptionList)
+        ids = [str(listed.get_option_at_index(n).id) for n in range(listed.option_count)]
+        listed.highlighted = next(n for n, one in enumerate(ids) if one.endswith(DAMAGED))
         await until(pilot, lambda: library.facts_of(library.current))
         await shot("data")
         await pilot.press("f5")

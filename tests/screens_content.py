@@ -28,17 +28,17 @@ PAIRS, PROMPTS = "examples/concise/train.jsonl", "examples/prompts.txt"
 DAMAGED = "my-pairs.jsonl"
 QUESTION = "Does drinking coffee really dehydrate you, or is that a myth?"
 MORE = "Give me three tips for better sleep, as a list."
+SHORT = {"max_tokens": 72}
 PATIENCE = 300.0  # seconds for one thing of the model
 
 
 def fill_home(iters: int, votes: int) -> None:
     """Fill MINIALIGN_HOME, which has the model; paths are relative to the working directory."""
     _train(iters)
-    Preferences(welcomed=True, sampling={"max_tokens": 72}, label_source=PROMPTS).save()
+    Preferences(welcomed=True, sampling={"max_tokens": 160}, label_source=PROMPTS).save()
     asyncio.run(_sit(votes))
     lines = Path(PAIRS).read_text(encoding="utf-8").splitlines()[:5]
     Path(DAMAGED).write_text(damaged(lines), encoding="utf-8")
-    datafiles.remember(Path(PAIRS))
     datafiles.remember(Path(DAMAGED))
 
 
@@ -47,13 +47,13 @@ def _train(iters: int) -> None:
     every = max(1, iters // 4)
     common: dict[str, Any] = {"data": (PAIRS,), "model": MODEL, "iters": iters, "seed": 0,
                               "eval_split": 0.05, "steps_per_eval": every}  # fmt: skip
-    rounds = {"advantage": "rloo", "scorer": "reward:reward-1", "rollout_prompts": 4,
-              "response_length": 48}  # fmt: skip
+    rounds = {"advantage": "rloo", "scorer": "reward:reward-1", "rollout_prompts": 2,
+              "response_length": 32, "iters": iters // 2, "steps_per_eval": iters}  # fmt: skip
     for method, options in (
         ("reward", {"batch_size": 4, "learning_rate": 5e-4}),
         ("dpo", {"batch_size": 2, "learning_rate": 1e-4}),
-        ("dpo", {"batch_size": 2, "learning_rate": 4e-4}),
-        ("ppo", {"batch_size": 2, "learning_rate": 3e-4, **rounds}),
+        ("dpo", {"batch_size": 2, "learning_rate": 3e-4}),
+        ("ppo", {"batch_size": 2, "learning_rate": 1e-4, **rounds}),
     ):
         started = launch.start(method, {**common, **options})
         print(f"{started.name} trains", flush=True)
@@ -70,20 +70,21 @@ async def _sit(votes: int) -> None:
         settle_keys(pilot)
         print("the model answers", flush=True)
         await talk(pilot, MORE, 1)
-        app.preferences.beside = [MODEL, "dpo-2"]
+        app.preferences.beside = [MODEL, "dpo-1"]
         await talk(pilot, QUESTION, 2)
-        app.preferences.beside = None
+        app.preferences.beside, app.preferences.sampling = None, SHORT
         await pilot.press("f3")
         label = app.screen
         for _ in range(votes):
             await vote(pilot)
         assert len(label.sitting.votes.all) == votes
         await pilot.press("f4")
+        judge = app.screen
         for plan in (Plan("reward:reward-1"), Plan(MODEL, LABELS, debias=True)):
             print(f"{plan.judge} judges", flush=True)
-            app.screen.begin(plan)
-            await until(pilot, lambda: len(app.screen.verdicts) == votes, PATIENCE)
-            await until(pilot, lambda: app.screen.job is None)
+            judge.begin(plan)
+            await until(pilot, lambda plan=plan: judge.plan == plan and judge.job is None
+                        and 0 < judge.total == len(judge.verdicts), PATIENCE)  # fmt: skip
             time.sleep(0.01)  # the last one is the newest
     app.lane.close(10)
 
