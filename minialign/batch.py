@@ -1,8 +1,8 @@
 """From records to token ids to padded arrays: which tokens are trained is decided here.
 
-Trained are the assistant's tokens and their end of turn; never the prompt, never padding. A row is
-one prompt with k >= 1 responses behind it; a demonstration of several turns is one response whose
-mask leaves out the user's turns.
+Trained are the assistant's tokens and their end of turn, but no end of a response that was cut;
+never the prompt, never padding. A row is one prompt with k >= 1 responses behind it; a
+demonstration of several turns is one response whose mask leaves out the user's turns.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,17 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
-from minialign.records import Demonstration, Message, Pair, Prompt, Prompted, Ranking, Rated, Record
+from minialign.records import (
+    CUT,
+    Demonstration,
+    Message,
+    Pair,
+    Prompt,
+    Prompted,
+    Ranking,
+    Rated,
+    Record,
+)
 
 ROOM = 8  # tokens of the prompt that a cut must leave
 
@@ -66,14 +76,24 @@ def _ids(text: str, tokenizer: TokenizerLike) -> list[int]:
     return tokenizer.encode(text) if text else []
 
 
-def _turn_ids(rest: str, text: str, tokenizer: TokenizerLike) -> tuple[list[int], list[int]]:
-    """(ids of an assistant's turn up to its end, what the template writes behind it)."""
+def _turn_ids(
+    rest: str, text: str, tokenizer: TokenizerLike, ended: bool = True
+) -> tuple[list[int], list[int]]:
+    """(ids of an assistant's turn up to its end, what the template writes behind it). A turn that
+    did not end stops with its text; an empty one ends, so that it has a token."""
+    if not ended and (ids := _cut_ids(rest, text, tokenizer)):
+        return ids, []
     ids = _ids(rest, tokenizer)
     ends = [i for i, token in enumerate(ids) if token in tokenizer.eos_ids]
     if ends:
         return ids[: ends[-1] + 1], ids[ends[-1] + 1 :]
     ids = _ids(rest or text, tokenizer)
     return [*ids, _end_id(tokenizer)], []
+
+
+def _cut_ids(rest: str, text: str, tokenizer: TokenizerLike) -> list[int]:
+    said = text if text in rest else text.strip()  # a template may strip it
+    return _ids(rest[: rest.index(said) + len(said)] if said in rest else text, tokenizer)
 
 
 def _end_id(tokenizer: TokenizerLike) -> int:
@@ -86,12 +106,15 @@ def encode_prompt(prompt: Prompt, tokenizer: TokenizerLike) -> list[int]:
     return tokenizer.render(prompt, True)
 
 
-def encode_response(prompt: Prompt, response: str, tokenizer: TokenizerLike) -> list[int]:
-    """The ids of a response with its end of turn, exactly as they follow ``encode_prompt``."""
+def encode_response(
+    prompt: Prompt, response: str, tokenizer: TokenizerLike, ended: bool = True
+) -> list[int]:
+    """The ids of a response with its end of turn, exactly as they follow ``encode_prompt``; without
+    it when the response was cut before it ended."""
     head = tokenizer.render_text(prompt, True)
     whole = tokenizer.render_text([*prompt, {"role": "assistant", "content": response}], False)
     rest = whole[len(head) :] if whole.startswith(head) else response
-    return _turn_ids(rest, response, tokenizer)[0]
+    return _turn_ids(rest, response, tokenizer, ended)[0]
 
 
 def _fit(
@@ -121,12 +144,14 @@ def _fit(
 def _behind_prompt(
     prompt: Prompt,
     responses: Sequence[str],
+    finish_reasons: Sequence[str] | None,
     tokenizer: TokenizerLike,
     limit: int,
     source: str,
     meta: dict[str, Any],
 ) -> Example | TooLong:
-    coded = [encode_response(prompt, response, tokenizer) for response in responses]
+    ends = zip(responses, finish_reasons or [""] * len(responses), strict=True)
+    coded = [encode_response(prompt, text, tokenizer, end not in CUT) for text, end in ends]
     longest = max(map(len, coded))
     if longest + ROOM > limit:
         return TooLong(source, longest, limit)
@@ -145,8 +170,10 @@ def _demonstration(
         return Example(ids[:1], [ids[1:]], [[1] * (len(ids) - 1)], row.source)
     dropped = 0
     messages = list(row.messages)
+    ended = not CUT.intersection(row.finish_reasons or [])
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    prompt, ids, mask = _turns(messages, turns if train_on == "all" else turns[-1:], tokenizer)
+    trained = turns if train_on == "all" else turns[-1:]
+    prompt, ids, mask = _turns(messages, trained, tokenizer, ended)
     full = len(prompt) + len(ids)
     while len(prompt) + len(ids) > limit:
         # Leave out the oldest exchange, while a trained turn remains behind it.
@@ -157,7 +184,8 @@ def _demonstration(
         dropped += sum(message["role"] == "assistant" for message in messages[first : later[0]])
         del messages[first : later[0]]
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        prompt, ids, mask = _turns(messages, turns if train_on == "all" else turns[-1:], tokenizer)
+        trained = turns if train_on == "all" else turns[-1:]
+        prompt, ids, mask = _turns(messages, trained, tokenizer, ended)
     if len(prompt) + len(ids) > limit:
         room = limit - len(ids)
         if room < ROOM:
@@ -169,9 +197,10 @@ def _demonstration(
 
 
 def _turns(
-    messages: list[Message], trained: Sequence[int], tokenizer: TokenizerLike
+    messages: list[Message], trained: Sequence[int], tokenizer: TokenizerLike, ended: bool
 ) -> tuple[list[int], list[int], list[int]]:
-    """(prompt ids before the first trained turn, the ids after it, their mask)."""
+    """(prompt ids before the first trained turn, the ids after it, their mask); ``ended`` is of the
+    last message."""
     done = ""  # the text written so far
     pending: list[int] = []  # ids since the last trained turn
     ids: list[int] = []
@@ -183,7 +212,8 @@ def _turns(
         between = head[len(done) :] if head.startswith(done) else head
         pending += _ids(between, tokenizer)
         rest = whole[len(head) :] if whole.startswith(head) else messages[turn]["content"]
-        turn_ids, behind = _turn_ids(rest, messages[turn]["content"], tokenizer)
+        whole_turn = ended or turn < len(messages) - 1
+        turn_ids, behind = _turn_ids(rest, messages[turn]["content"], tokenizer, whole_turn)
         if prompt is None:
             # the same ids, with the BOS that a template may leave to the tokenizer
             prompt = tokenizer.render(messages[:turn], True)
@@ -221,7 +251,8 @@ def encode(
             texts, meta = [row.response], {"good": row.good}
         case Prompted():
             raise TypeError("a prompt without a response is not trained on")
-    return _behind_prompt(row.prompt, texts, tokenizer, max_length, row.source, meta)
+    reasons = row.finish_reasons
+    return _behind_prompt(row.prompt, texts, reasons, tokenizer, max_length, row.source, meta)
 
 
 def index_batches(

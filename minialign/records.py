@@ -4,11 +4,17 @@ A prompt is a list of messages (``{"role": …, "content": …}``); files may al
 which reads as one user message. Nothing here knows about tokens or models.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 Prompt = list[Message]
+
+# Finish reasons of a response that did not end by itself. Its end of turn is not trained: none was
+# written. ``finish_reasons`` of a record has one for each response (of a demonstration the last),
+# in their order; None, as in rows that say nothing of it, where all of them ended.
+CUT = frozenset({"length", "cancelled"})
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,7 @@ class Demonstration:
 
     messages: list[Message]
     source: str = ""  # where it was read: "file:line"
+    finish_reasons: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Pair:
     rejected: str
     margin: float | None = None  # how much better, where the data says so
     source: str = ""
+    finish_reasons: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Ranking:
     responses: list[str]
     scores: list[float]
     source: str = ""
+    finish_reasons: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class Rated:
     response: str
     good: bool
     source: str = ""
+    finish_reasons: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,23 @@ Record = Demonstration | Pair | Ranking | Rated | Prompted
 def as_prompt(value: str | list[Message]) -> Prompt:
     """A string reads as one user message; a list of messages is itself."""
     return [{"role": "user", "content": value}] if isinstance(value, str) else list(value)
+
+
+def noted(reasons: Sequence[str | None]) -> list[str] | None:
+    """Finish reasons as a record has them: None unless one is of a response that was cut."""
+    return [reason or "stop" for reason in reasons] if CUT.intersection(reasons) else None
+
+
+def marked(reasons: Sequence[str | None]) -> dict[str, list[str]]:
+    """The same for a row that is written: ``finish_reasons`` only where one was cut."""
+    found = noted(reasons)
+    return {"finish_reasons": found} if found else {}
+
+
+def reasons_of(record: Demonstration | Pair | Ranking | Rated, *places: int) -> list[str] | None:
+    """The finish reasons of some of a record's responses, for a record of these alone."""
+    known = record.finish_reasons
+    return noted([known[place] for place in places]) if known else None
 
 
 def to_json(record: Any) -> dict[str, Any]:

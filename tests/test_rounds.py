@@ -11,10 +11,13 @@ import pytest
 from conftest import command, ended, wait_until, written
 
 from minialign import formats
+from minialign.batch import encode
 from minialign.cli import main
 from minialign.config import resolve
 from minialign.errors import UserError
+from minialign.formats.kinds import answers_of, opening_of
 from minialign.models.adapter import WEIGHTS
+from minialign.models.tokenizer import Tokenizer
 from minialign.records import Demonstration, Pair
 from minialign.runs import Run, read_jsonl, remove_run
 from minialign.tasks.resuming import resume
@@ -56,6 +59,7 @@ def once(prompt, responses):
     return vowels(prompt, responses) if counted("calls") <= 12 else same(prompt, responses)
 """
 BASE = "--n 4 --rounds 2 --response-length 10 --temperature 1 --learning-rate 0.02 --epochs 2"
+SMALL_STEPS = "--learning-rate 0.01 --epochs 4"  # DPO on few pairs is noisy with large ones
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +111,9 @@ def adapter(run):
     [
         ("expert", "--epochs 8", Demonstration),
         ("expert", "--epochs 12 --train-from start", Demonstration),
-        ("online-dpo", "", Pair),
-        ("online-dpo", "--reference start --beta 0.03", Pair),
-        ("rso", "--accept 8 --loss hinge --rejection-beta 0.1", Pair),
+        ("online-dpo", SMALL_STEPS, Pair),
+        ("online-dpo", f"--reference start --beta 0.03 {SMALL_STEPS}", Pair),
+        ("rso", f"--accept 8 --loss hinge --rejection-beta 0.1 {SMALL_STEPS}", Pair),
     ],
 )
 def test_the_reward_on_held_out_prompts_rises_by_round(name, flags, kind, files, tiny_model, home):
@@ -300,6 +304,27 @@ def test_a_candidate_that_was_cut_wins_over_none_that_ended(files, tiny_model, h
         if ended:
             assert text in [answer for score, answer in ended if score == max(ended)[0]]
     assert cut < len(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [("expert", ""), ("expert", "--keep above-threshold --threshold -99"), ("online-dpo", ""),
+     ("rso", "--accept 4")],
+)  # fmt: skip
+def test_a_candidate_that_was_cut_is_trained_without_an_end(name, flags, files, tiny_model, home):
+    base = "--rounds 1 --n 8 --eval-split 0 --response-length 20 --eos-penalty 9"
+    run, _ = ran(name, files, tiny_model, f"{base} {flags}")
+    drawn = {row["prompt"][0]["content"]: row for row in read_jsonl(
+        run.path / "rounds/candidates-1.jsonl")}  # fmt: skip
+    tokenizer = Tokenizer.load(tiny_model)
+    ends = []
+    for record in formats.read(run.path / "rounds/train-1.jsonl").records:
+        row = drawn[opening_of(record)[0]["content"]]
+        example = encode(record, tokenizer, 500, "last")
+        for text, ids in zip(answers_of(record), example.responses, strict=True):
+            ends.append(row["finish_reasons"][row["responses"].index(text)])
+            assert (ids[-1] in tokenizer.eos_ids) == (ends[-1] == "stop" or not text)
+    assert set(ends) == {"stop", "length"}
 
 
 # ---- every flag -------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ minialign sample prompts.txt --n 4 --scorer length --to pairs -o pairs.jsonl    
 minialign sample prompts.txt --n 2 --to pairs -o unlabelled.jsonl                  # for label
 
 Without a scorer pairs are in random order: label them before you train on them; training refuses
-them as they are.
+them as they are. Rows with an answer cut at --max-tokens have finish_reasons: training teaches no
+end of it.
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from minialign.errors import nearest
 from minialign.formats import transcripts
 from minialign.formats.problems import BadRow, described
-from minialign.records import Message, Prompt
+from minialign.records import Message, Prompt, noted
 
 Row = dict[str, Any]
 
@@ -256,3 +256,12 @@ def response(row: Row, *keys: str) -> str:
         raise BadRow(f"a turn of the {turn['role']} in {key!r}", "a turn of the assistant",
                      'its role must be "assistant"')  # fmt: skip
     return turn["content"]
+
+
+def finish_reasons(row: Row, count: int) -> list[str] | None:
+    """How each of the row's ``count`` answers ended, where one was cut: a list, or for a single one
+    ``finish_reason``, as samples are written. None where all ended or the row says nothing of it.
+    """
+    given = row.get("finish_reasons", [row.get("finish_reason")])
+    known = isinstance(given, list) and all(isinstance(reason, str) for reason in given)
+    return noted(given) if known and len(given) == count else None

@@ -15,6 +15,7 @@ from minialign.records import (
     Ranking,
     Rated,
     Record,
+    reasons_of,
     to_json,
 )
 
@@ -87,7 +88,9 @@ def _demonstrations(record: Record) -> list[Demonstration]:
             return []
         case Pair() | Ranking() | Rated():
             best = {"role": "assistant", "content": answers_of(record)[0]}
-            return [Demonstration([*record.prompt, best], record.source)]
+            place = record.scores.index(max(record.scores)) if isinstance(record, Ranking) else 0
+            reasons = reasons_of(record, place)
+            return [Demonstration([*record.prompt, best], record.source, reasons)]
     return []
 
 
@@ -106,8 +109,8 @@ def _ratings(record: Record) -> list[Rated]:
             return [record]
         case Pair():
             return [
-                Rated(record.prompt, record.chosen, True, record.source),
-                Rated(record.prompt, record.rejected, False, record.source),
+                Rated(record.prompt, record.chosen, True, record.source, reasons_of(record, 0)),
+                Rated(record.prompt, record.rejected, False, record.source, reasons_of(record, 1)),
             ]
     return []
 
@@ -118,7 +121,8 @@ def _rankings(record: Record) -> list[Ranking]:
             return [record]
         case Pair():
             answers = [record.chosen, record.rejected]
-            return [Ranking(record.prompt, answers, [1.0, 0.0], record.source)]
+            reasons = record.finish_reasons
+            return [Ranking(record.prompt, answers, [1.0, 0.0], record.source, reasons)]
     return []
 
 

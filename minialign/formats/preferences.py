@@ -6,7 +6,7 @@ from typing import Any
 from minialign.formats import fields, transcripts
 from minialign.formats.fields import PROMPT, TURNS, Row
 from minialign.formats.problems import BadRow, Unused, described
-from minialign.records import Message, Pair, Prompt, Ranking
+from minialign.records import Message, Pair, Prompt, Ranking, noted, reasons_of
 
 Found = list[Any]  # records and ``Unused``
 
@@ -154,12 +154,22 @@ def vote(row: Row) -> Found:
                      "write one of these")  # fmt: skip
     if choice == "skip":
         return [Unused("a skipped vote")]
+    ends = {side: _end(row.get(f"{side}_from")) for side in shown}
     if choice in shown:
-        loser = shown["b" if choice == "a" else "a"]
-        return [Pair(prompt, edited or shown[choice], loser)]
+        loser = "b" if choice == "a" else "a"
+        reasons = noted([None if edited else ends[choice], ends[loser]])
+        return [Pair(prompt, edited or shown[choice], shown[loser], finish_reasons=reasons)]
     if edited:
-        return [Pair(prompt, edited, text) for text in dict.fromkeys(shown.values())]
+        sides = {shown[side]: side for side in ("b", "a")}
+        return [Pair(prompt, edited, shown[side], finish_reasons=noted([None, ends[side]]))
+                for side in sorted(sides.values())]  # fmt: skip
     return [Unused("a tie" if choice == "tie" else "both answers bad")]
+
+
+def _end(origin: Any) -> str | None:
+    """The finish reason in where an answer came from, if it is kept there."""
+    reason = origin.get("finish_reason") if isinstance(origin, dict) else None
+    return reason if isinstance(reason, str) else None
 
 
 def tree(row: Row) -> Found:
@@ -195,7 +205,10 @@ def pairs_of(ranking: Ranking) -> list[Pair]:
     """Every two answers of a ranking whose scores differ, the better one chosen."""
     order = sorted(range(len(ranking.scores)), key=lambda i: -ranking.scores[i])
     return [
-        Pair(ranking.prompt, ranking.responses[i], ranking.responses[j], source=ranking.source)
+        Pair(
+            ranking.prompt, ranking.responses[i], ranking.responses[j], source=ranking.source,
+            finish_reasons=reasons_of(ranking, i, j),
+        )
         for i, j in combinations(order, 2)
         if ranking.scores[i] > ranking.scores[j]
-    ]
+    ]  # fmt: skip

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from minialign.errors import UserError, nearest
+from minialign.formats import fields
 from minialign.formats.advice import KEYS, advice
 from minialign.formats.containers import read_rows
 from minialign.formats.folders import data_files
+from minialign.formats.kinds import answers_of
 from minialign.formats.problems import BadRow, Problem, Unused, described
 from minialign.formats.table import format_of
 from minialign.records import Record
@@ -69,9 +71,15 @@ def read_row(row: Any, source: str, mapping: Mapping[str, str] | None = None) ->
     except BadRow as bad:
         problem = Problem(source, bad.found, bad.expected, bad.fix, row)
         return Item(source, problem=problem, row=row)
-    records = [replace(one, source=source) for one in found if not isinstance(one, Unused)]
+    records = [_marked(one, source, renamed) for one in found if not isinstance(one, Unused)]
     unused = [one for one in found if isinstance(one, Unused)]
     return Item(source, form.name, records, unused, row=renamed)
+
+
+def _marked(record: Any, source: str, row: dict[str, Any]) -> Record:
+    """The record with where it was read, and which of its answers were cut."""
+    reasons = fields.finish_reasons(row, len(answers_of(record)))
+    return replace(record, source=source, **({"finish_reasons": reasons} if reasons else {}))
 
 
 def files_of(path: Path, split: str = "train") -> list[Path]:

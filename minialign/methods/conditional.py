@@ -20,7 +20,7 @@ from minialign.errors import UserError
 from minialign.forward import Policy, token_logps
 from minialign.methods.method import Method, encode_each
 from minialign.methods.ratings import check_rows
-from minialign.records import Ranking, Rated
+from minialign.records import Ranking, Rated, reasons_of
 from minialign.train import Loss
 
 
@@ -88,15 +88,16 @@ def encode_rankings(
     rows: Sequence[Ranking], tokenizer: TokenizerLike, limit: int, config: Config
 ) -> list[Example | TooLong]:
     """Each response by itself behind the words of its level; the levels are those of these rows."""
-    single = [(row, text) for row in rows for text in row.responses]
+    single = [(row, place) for row in rows for place in range(len(row.responses))]
     found = levels([score for row in rows for score in row.scores], config.quantiles)
     readers = {
         level: Controlled(tokenizer, Control(config.words(level), config.place))
         for level in set(found)
     }
     coded = []
-    for (row, text), level in zip(single, found, strict=True):
-        rated = Rated(row.prompt, text, level == config.quantiles, row.source)
+    for (row, place), level in zip(single, found, strict=True):
+        text, reasons = row.responses[place], reasons_of(row, place)
+        rated = Rated(row.prompt, text, level == config.quantiles, row.source, reasons)
         coded += encode_each([rated], readers[level], limit, config)
     return coded
 

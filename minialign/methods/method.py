@@ -23,10 +23,12 @@ def encode_each(
 
 
 def encode_texts(
-    row: Any, texts: list[str], tokenizer: TokenizerLike, limit: int, meta: dict[str, Any]
-) -> Example | TooLong:
-    """An example of any texts behind a row's prompt."""
-    found = encode(Ranking(row.prompt, texts, [], row.source), tokenizer, limit)
+    row: Any, texts: list[str], finish_reasons: list[str] | None, tokenizer: TokenizerLike,
+    limit: int, meta: dict[str, Any],
+) -> Example | TooLong:  # fmt: skip
+    """An example of any texts behind a row's prompt, with the reason why each of them ended."""
+    record = Ranking(row.prompt, texts, [], row.source, finish_reasons)
+    found = encode(record, tokenizer, limit)
     return replace(found, meta=meta) if isinstance(found, Example) else found
 
 

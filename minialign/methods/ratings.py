@@ -29,5 +29,6 @@ def encode_with_mismatched(
         around = (rows[i % len(rows)] for i in range(at + 1, at + len(rows)))
         other = next((one for one in around if one.prompt != row.prompt), row)
         texts = [row.response, other.response]
-        coded.append(encode_texts(row, texts, tokenizer, limit, {"good": row.good}))
+        reasons = [(one.finish_reasons or ["stop"])[0] for one in (row, other)]
+        coded.append(encode_texts(row, texts, reasons, tokenizer, limit, {"good": row.good}))
     return coded

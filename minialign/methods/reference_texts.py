@@ -8,20 +8,20 @@ from minialign.formats.kinds import digest
 from minialign.records import Demonstration, Prompt
 
 
-def reference_texts(paths: Sequence[str]) -> dict[bytes, str]:
-    """The answer of each demonstration, under ``key`` of its prompt.
+def reference_texts(paths: Sequence[str]) -> dict[bytes, Demonstration]:
+    """Each demonstration, under ``key`` of its prompt.
 
     Raises:
         UserError: for a file that is not there or has a bad row.
     """
-    texts: dict[bytes, str] = {}
+    texts: dict[bytes, Demonstration] = {}
     for path in paths:
         read = formats.read(path)
         if read.problems:
             first = read.problems[0]
             raise UserError(f"{first.source}: {first.found}; expected {first.expected}", first.fix)
         for row in formats.as_kind(read.records, Demonstration)[0]:
-            texts[key(row.messages[:-1])] = row.messages[-1]["content"]
+            texts[key(row.messages[:-1])] = row
     return texts
 
 

@@ -13,11 +13,12 @@ import mlx.core as mx
 from minialign import losses
 from minialign.batch import Batch, Example, TokenizerLike, TooLong
 from minialign.errors import UserError
+from minialign.formats.kinds import made
 from minialign.forward import Policy, response_logps
 from minialign.methods.method import Method, encode_each, encode_texts, require
 from minialign.methods.pairs import pair_metrics
 from minialign.methods.reference_texts import key, reference_texts
-from minialign.records import Pair
+from minialign.records import Demonstration, Pair
 from minialign.train import Loss
 
 
@@ -54,10 +55,13 @@ def encode_rows(
     """Examples of chosen and rejected, and with ``sft_data`` the reference text as a third."""
     if not config.sft_data:
         return encode_each(rows, tokenizer, limit, config)
-    texts = reference_texts(config.sft_data)
-    three = [[row.chosen, row.rejected, texts.get(key(row.prompt), row.chosen)] for row in rows]
-    pairs = zip(rows, three, strict=True)
-    return [encode_texts(row, texts, tokenizer, limit, {}) for row, texts in pairs]
+    known, coded = reference_texts(config.sft_data), []
+    for row in rows:
+        third = known.get(key(row.prompt)) or made(row, Demonstration)[0]
+        texts = [row.chosen, row.rejected, third.messages[-1]["content"]]
+        reasons = (row.finish_reasons or ["stop"] * 2) + (third.finish_reasons or ["stop"])
+        coded.append(encode_texts(row, texts, reasons, tokenizer, limit, {}))
+    return coded
 
 
 def loss(config: Config) -> Loss:

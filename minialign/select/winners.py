@@ -3,7 +3,7 @@
 A ``Ranking`` is a prompt's candidates with their scores; equal texts may stand in it twice.
 """
 
-from minialign.records import Demonstration, Pair, Ranking
+from minialign.records import Demonstration, Pair, Ranking, reasons_of
 
 
 def spread(row: Ranking) -> bool:
@@ -14,7 +14,7 @@ def spread(row: Ranking) -> bool:
 def demonstration(row: Ranking, place: int) -> Demonstration:
     """The prompt with one candidate as its answer."""
     answer = {"role": "assistant", "content": row.responses[place]}
-    return Demonstration([*row.prompt, answer], row.source)
+    return Demonstration([*row.prompt, answer], row.source, reasons_of(row, place))
 
 
 def top(row: Ranking) -> list[Demonstration]:
@@ -31,7 +31,8 @@ def above(row: Ranking, threshold: float) -> list[Demonstration]:
 def pair(row: Ranking, winner: int, loser: int) -> Pair:
     """Two candidates as a pair, its margin the difference of their scores."""
     margin = row.scores[winner] - row.scores[loser]
-    return Pair(row.prompt, row.responses[winner], row.responses[loser], margin, row.source)
+    chosen, rejected = row.responses[winner], row.responses[loser]
+    return Pair(row.prompt, chosen, rejected, margin, row.source, reasons_of(row, winner, loser))
 
 
 def best_and_worst(row: Ranking) -> list[Pair]:

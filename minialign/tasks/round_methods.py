@@ -49,8 +49,8 @@ class RoundSettings:
     repetition_penalty: float = 1.0
     # texts that end a candidate, which is cut before them
     stop: tuple[str, ...] = ()
-    # subtracted from the score of a candidate that did not end in time: what is selected of them is
-    # learned as if it ended where it was cut
+    # subtracted from the score of a candidate that did not end in time; one selected even so is
+    # learned as far as it goes, without an end
     eos_penalty: float = 0.0
 
     def sampling(self) -> Sampling:

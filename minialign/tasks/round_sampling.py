@@ -188,7 +188,7 @@ def measured(job: Job, k: int) -> Iterator[Event]:
 
 def rewards(rows: Sequence[Row]) -> dict[str, float]:
     """The mean score, the mean of each prompt's best, the mean's standard error, and the share of
-    answers that ended in time: the others are learned as if they ended where they were cut."""
+    answers that ended in time: of the others no end is learned."""
     means = [float(np.mean(row["scores"])) for row in rows]
     error = float(np.std(means, ddof=1)) / len(means) ** 0.5 if len(means) > 1 else 0.0
     tokens = [count for row in rows for count in row["tokens"]]

@@ -17,7 +17,7 @@ from minialign.formats.kinds import written
 from minialign.methods import METHODS
 from minialign.models.adapter import CONFIG, attach, save_adapter
 from minialign.models.load import load
-from minialign.records import Demonstration, Ranking, Record
+from minialign.records import Demonstration, Ranking, Record, noted
 from minialign.runs import Run, read_jsonl, write_atomic
 from minialign.tasks import train
 from minialign.tasks.data_writing import json_line
@@ -38,9 +38,11 @@ def selected(job: Job, k: int, rows: Sequence[Row]) -> int:
     chance = random.Random(f"{job.settings.seed} {k}")
     found: list[Record] = []
     for row in rows:
-        ends = zip(row["scores"], row["finish_reasons"], strict=True)
-        scores = [score - job.plan.eos_penalty * (end == "length") for score, end in ends]
-        ranking = Ranking(prompted(Question(row["prompt"])).prompt, row["responses"], scores)
+        ends = row["finish_reasons"]
+        each = zip(row["scores"], ends, strict=True)
+        scores = [score - job.plan.eos_penalty * (end == "length") for score, end in each]
+        prompt = prompted(Question(row["prompt"])).prompt
+        ranking = Ranking(prompt, row["responses"], scores, finish_reasons=noted(ends))
         found += job.loop.select(ranking, job.config, chance)
     if not found and k == 1:
         scores = sorted(score for row in rows for score in row["scores"])

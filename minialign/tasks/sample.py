@@ -10,7 +10,7 @@ from minialign import formats
 from minialign.engine import Completion, Engine, Request, Sampling
 from minialign.errors import UserError
 from minialign.formats.kinds import written
-from minialign.records import Demonstration, Prompted, Ranking
+from minialign.records import Demonstration, Prompted, Ranking, marked
 from minialign.select import winners
 from minialign.select.scorer import Scorer
 from minialign.tasks.generate import Question, planned, read_questions
@@ -28,6 +28,14 @@ class Group:
     def texts(self) -> list[str]:
         """The responses."""
         return [sample.text for sample in self.samples]
+
+    @property
+    def different(self) -> list[Completion]:
+        """The first sample of each text."""
+        first: dict[str, Completion] = {}
+        for sample in self.samples:
+            first.setdefault(sample.text, sample)
+        return list(first.values())
 
     @property
     def tokens(self) -> int:
@@ -96,11 +104,17 @@ def groups(
 
 def ranking(group: Group, scorer: Scorer) -> dict[str, Any] | None:
     """A row with the different responses and their scores; None when there are less than two."""
-    texts = list(dict.fromkeys(group.texts))
-    if len(texts) < 2:
+    samples = group.different
+    if len(samples) < 2:
         return None
+    texts = [sample.text for sample in samples]
     scores = scorer.score(prompted(group.question), texts)
-    return {"prompt": group.question.prompt, "responses": texts, "scores": scores}
+    return {
+        "prompt": group.question.prompt,
+        "responses": texts,
+        "scores": scores,
+        **marked([sample.finish_reason for sample in samples]),
+    }
 
 
 def best_and_worst(group: Group, scorer: Scorer) -> dict[str, Any] | None:
@@ -109,16 +123,23 @@ def best_and_worst(group: Group, scorer: Scorer) -> dict[str, Any] | None:
     if row is None:
         return None
     asked = prompted(group.question).prompt
-    pairs = winners.best_and_worst(Ranking(asked, row["responses"], row["scores"]))
+    reasons = row.get("finish_reasons")
+    pairs = winners.best_and_worst(
+        Ranking(asked, row["responses"], row["scores"], finish_reasons=reasons)
+    )
     return written(pairs[0]) if pairs else None
 
 
 def unlabelled(group: Group, seed: int) -> dict[str, Any] | None:
     """A pair of two different responses in random order, to be labelled; None without two."""
-    texts = list(dict.fromkeys(group.texts))
-    if len(texts) < 2:
+    samples = group.different
+    if len(samples) < 2:
         return None
-    first, second = random.Random(f"{seed} {group.index}").sample(texts, 2)
+    two = random.Random(f"{seed} {group.index}").sample(samples, 2)
     return {
-        "prompt": group.question.prompt, "chosen": first, "rejected": second, "unlabelled": True,
-    }  # fmt: skip
+        "prompt": group.question.prompt,
+        "chosen": two[0].text,
+        "rejected": two[1].text,
+        "unlabelled": True,
+        **marked([sample.finish_reason for sample in two]),
+    }
