@@ -4,6 +4,7 @@ What a scripted writer gives depends on what it is asked and on the seed alone, 
 """
 
 import random
+from dataclasses import replace
 
 import pytest
 from conftest import written
@@ -11,6 +12,7 @@ from conftest import written
 from minialign import formats
 from minialign.errors import UserError
 from minialign.formats import as_kind
+from minialign.formats.kinds import answers_of
 from minialign.records import Demonstration, Pair, Prompted, Verdict
 from minialign.synth import answers, instructions
 from minialign.synth.instructions import Pool
@@ -212,18 +214,19 @@ def judged(duels):
             choice = "tie"
         if "bees" in duel.prompt[-1]["content"]:
             choice = "unparsed"
-        yield Verdict("v", duel.prompt, duel.a, duel.b, choice, [], "scripted", "plain")
+        origins = {"a_from": duel.a_from, "b_from": duel.b_from}
+        yield Verdict("v", duel.prompt, duel.a, duel.b, choice, [], "scripted", "plain", **origins)
 
 
 USES = {
-    "self-instruct": lambda desk, count=7: synth.self_instruct(
+    "self-instruct": lambda desk, count=7, **more: synth.self_instruct(
         desk, SEEDS, Pool([one.prompt[-1]["content"] for one in SEEDS]),
-        read_text("instructions"), count,
+        read_text("instructions"), count, **more,
     ),
-    "respond": lambda desk: synth.respond(desk, ASKED, 2),
-    "prefer": lambda desk: synth.prefer(desk, ASKED, judged),
-    "critique": lambda desk: synth.critique(
-        desk, ASKED, *map(read_text, ("constitution", "critique", "revision"))
+    "respond": lambda desk, **more: synth.respond(desk, ASKED, 2, **more),
+    "prefer": lambda desk, **more: synth.prefer(desk, ASKED, judged, **more),
+    "critique": lambda desk, **more: synth.critique(
+        desk, ASKED, *map(read_text, ("constitution", "critique", "revision")), **more
     ),
 }  # fmt: skip
 
@@ -279,6 +282,25 @@ def test_the_output_is_training_data_that_says_where_it_is_from(use, tmp_path):
         assert row["origin"]["seed"] == 0
     again = {"prefer": "judge", "critique": "principle", "self-instruct": "template"}.get(use)
     assert again is None or again in rows[0]["origin"]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_cut_answer_that_is_kept_is_marked(use, tmp_path):
+    def rule(ask):
+        found = Script.text(ask)
+        if found.text.startswith(("About", "never")) and ask.key[0] in "02468ace":
+            return Written(f"{ask.key} goes on and", "length")
+        return replace(found, finish_reason="stop")
+
+    output = tmp_path / "out.jsonl"
+    made(use, output, Script(rule=rule), keep_cut=True)
+    ends = set()
+    for record in formats.read(output).records:
+        texts = answers_of(record)
+        reasons = ["length" if text.endswith("goes on and") else "stop" for text in texts]
+        assert record.finish_reasons == (reasons if "length" in reasons else None)
+        ends.update(enumerate(reasons))
+    assert ends == {(i, end) for i in range(len(texts)) for end in ("stop", "length")}
 
 
 def test_a_finished_file_of_instructions_can_be_made_longer(tmp_path):

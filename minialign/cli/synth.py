@@ -67,8 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
             "--batch-size", type=int, default=16, metavar="N", help="texts written at once (16)"
         )
         sub.add_argument(
-            "--keep-cut", action="store_true", help="keep answers cut off at --max-tokens"
-        )
+            "--keep-cut", action="store_true",
+            help="keep answers cut off at --max-tokens; they are trained without an end",
+        )  # fmt: skip
         return sub
 
     made = action("self-instruct", "new instructions from seed tasks, and answers to them", "SEEDS")

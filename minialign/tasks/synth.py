@@ -14,7 +14,7 @@ from typing import Any
 
 from minialign.engine.sampling import sample_seed
 from minialign.errors import UserError
-from minialign.records import Prompt, Verdict, as_prompt
+from minialign.records import Prompt, Verdict, as_prompt, marked
 from minialign.synth import answers, instructions
 from minialign.synth.instructions import Pool
 from minialign.synth.texts import Text
@@ -135,8 +135,8 @@ def self_instruct(
                     yield Dropped(f"answer: {reason}", prompt[-1]["content"])
                     continue
                 made += 1
-                asked = prompt[-1]["content"]
-                yield Row({"prompt": asked, "response": one.text.strip(), "origin": origin})
+                asked, end = prompt[-1]["content"], marked([one.finish_reason])
+                yield Row({"prompt": asked, "response": one.text.strip(), "origin": origin, **end})
 
 
 def respond(desk: Desk, asked: Sequence[Question], n: int = 1, *, keep_cut: bool = False) -> Events:
@@ -155,7 +155,8 @@ def respond(desk: Desk, asked: Sequence[Question], n: int = 1, *, keep_cut: bool
                 yield Dropped(reason, _last(ask))
                 continue
             seen.add(text)
-            yield Row({"prompt": ask.prompt, "response": text, "origin": origin})
+            end = marked([one.finish_reason])
+            yield Row({"prompt": ask.prompt, "response": text, "origin": origin, **end})
 
 
 def prefer(
@@ -179,7 +180,8 @@ def prefer(
             elif answers.same(a, b):
                 yield Dropped("both answers are the same", _last(ask))
             else:
-                duels.append(Duel(ask.prompt, a, b))
+                origins = [{"finish_reason": each.finish_reason} for each in (one, other)]
+                duels.append(Duel(ask.prompt, a, b, a_from=origins[0], b_from=origins[1]))
         done = 3 * start + 2 * len(part) + len(part) - len(duels)
         yield Step("verdicts", done, total, desk.fresh)
         for place, verdict in enumerate(judge(duels), 1):
@@ -188,9 +190,11 @@ def prefer(
                 said = "a tie" if verdict.choice == "tie" else "no verdict in what the judge said"
                 yield Dropped(said, verdict.prompt[-1]["content"])
                 continue
-            best, worst = (verdict.a, verdict.b)[:: 1 if verdict.choice == "a" else -1]
+            order = 1 if verdict.choice == "a" else -1
+            best, worst = (verdict.a, verdict.b)[::order]
+            ends = [origin.get("finish_reason") for origin in (verdict.a_from, verdict.b_from)]
             origin = _origin(desk, "prefer", judge=verdict.judge, judge_template=verdict.template)
-            yield Row(_pair(verdict.prompt, best, worst, origin))
+            yield Row(_pair(verdict.prompt, best, worst, ends[::order], origin))
 
 
 def critique(
@@ -212,7 +216,7 @@ def critique(
         asks = _asks(desk, start, part, 1)
         texts = yield from desk.write(asks, "answers", 3 * start, total)
         done = 3 * start + len(part)
-        kept: list[tuple[Ask, str, str, list[dict[str, str]]]] = []
+        kept: list[tuple[Ask, str, str, str, list[dict[str, str]]]] = []
         for place, (ask, one) in enumerate(zip(asks, texts, strict=True), start):
             answer, reason = _checked(ask, one, keep_cut)
             if reason:
@@ -222,12 +226,12 @@ def critique(
             principle = Random(f"{desk.seed} {place}").choice(principles)
             turns = [*ask.prompt, {"role": "assistant", "content": answer}]
             turns.append({"role": "user", "content": ask_critique.filled(principle=principle)})
-            kept.append((ask, answer, principle, turns))
+            kept.append((ask, answer, one.finish_reason, principle, turns))
         then = [Ask(turns, ask.seed) for ask, *_, turns in kept]
         critiques = yield from desk.write(then, "critiques", done, total)
         done += len(kept)
         revised = []
-        for (ask, answer, principle, turns), one in zip(kept, critiques, strict=True):
+        for (ask, answer, end, principle, turns), one in zip(kept, critiques, strict=True):
             if reason := answers.fault(turns, one.text, one.finish_reason, keep_cut=True):
                 done += 1
                 yield Dropped(f"critique: {reason}", _last(ask))
@@ -235,10 +239,10 @@ def critique(
             content = ask_revision.filled(principle=principle, critique=one.text.strip())
             turns = [*turns, {"role": "assistant", "content": one.text.strip()}]
             turns.append({"role": "user", "content": content})
-            revised.append((ask, answer, principle, turns, one.text.strip()))
-        last = [Ask(turns, ask.seed) for ask, _, _, turns, _ in revised]
+            revised.append((ask, answer, end, principle, turns, one.text.strip()))
+        last = [Ask(turns, ask.seed) for ask, *_, turns, _ in revised]
         revisions = yield from desk.write(last, "revisions", done, total)
-        for (ask, answer, principle, _, said), one in zip(revised, revisions, strict=True):
+        for (ask, answer, end, principle, _, said), one in zip(revised, revisions, strict=True):
             text = answers.without_preface(one.text)
             reason = answers.fault(ask.prompt, text, one.finish_reason, keep_cut)
             if reason:
@@ -253,7 +257,7 @@ def critique(
             origin = _origin(
                 desk, "critique", principle=principle, critique=said, template=template
             )
-            yield Row(_pair(ask.prompt, text, answer, origin))
+            yield Row(_pair(ask.prompt, text, answer, [one.finish_reason, end], origin))
 
 
 def _asks(desk: Desk, start: int, part: Sequence[Question], n: int) -> list[Ask]:
@@ -272,8 +276,11 @@ def _last(ask: Ask) -> str:
     return ask.prompt[-1]["content"]
 
 
-def _pair(prompt: Prompt, chosen: str, rejected: str, origin: dict[str, Any]) -> dict[str, Any]:
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "origin": origin}
+def _pair(
+    prompt: Prompt, chosen: str, rejected: str, ends: Sequence[str | None], origin: dict[str, Any]
+) -> dict[str, Any]:
+    row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "origin": origin}
+    return row | marked(ends)
 
 
 def beside(output: Path, what: str) -> Path:
