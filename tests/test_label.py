@@ -182,6 +182,17 @@ def test_thumbs_are_ratings_that_training_reads(home):
     assert [(r.response, r.good) for r in records if isinstance(r, Rated)] == [("answer", False)]
 
 
+@pytest.mark.parametrize("reason", ["length", "cancelled", "stop", "stop_string", None])
+def test_a_thumb_on_a_cut_answer_says_that_it_was(home, reason):
+    rate([{"role": "user", "content": "q"}], "answer", True, reason)
+    (row,) = Lines.open(home / "ratings.jsonl").rows
+    cut = [reason] if reason in ("length", "cancelled") else None
+    assert row.get("finish_reasons") == cut
+    assert formats.read(home / "ratings.jsonl").records[0].finish_reasons == cut
+    rate([{"role": "user", "content": "q"}], "answer", None, reason)
+    assert (home / "ratings.jsonl").read_text() == ""
+
+
 def test_pairs_set_aside_in_the_chat_come_first_until_they_have_a_vote(home):
     Waiting().add(pairs(9)[8])
     sitting = Labelling(Votes(), pairs(3), Waiting().pairs(), seed=0)
@@ -320,6 +331,7 @@ def test_items_of_files(home, tmp_path):
     rows.write_text('{"prompt": "q", "chosen": "x", "rejected": "y"}\n')
     (item,) = read_items(rows)
     assert (item.a, item.b, item.a_from["was"]) == ("x", "y", "chosen")
+    assert "finish_reason" not in item.a_from  # the row says nothing of it
     (tmp_path / "p.jsonl").write_text('{"prompt": "q"}\n')
     assert read_items(tmp_path / "p.jsonl") == [[{"role": "user", "content": "q"}]]
     (tmp_path / "bad.jsonl").write_text('{"prompt": "q", "chosen": "x"}\n{\n')
@@ -346,6 +358,48 @@ def test_two_answers_differ_and_have_different_seeds(home, tiny_model):
     assert one.a_from["model"] == "m"
     assert made(1) == one
     assert made(2).key != one.key
+
+
+def test_two_answers_say_why_each_ended(home, tiny_model):
+    from minialign.batch import encode_prompt
+    from minialign.engine import Engine, Request, Sampling
+    from minialign.models.load import load
+
+    engine = Engine(load(str(tiny_model)))
+    prompt = [{"role": "user", "content": "fox?"}]
+    ids = tuple(encode_prompt(prompt, engine.tokenizer))
+    sampling = Sampling(temperature=1.2, max_tokens=30)
+    ends = set()
+    for seed in range(6):
+        *_, pair = two_answers(engine, prompt, sampling, {}, seed)
+        for text, origin in ((pair.a, pair.a_from), (pair.b, pair.b_from)):
+            (done,) = engine.complete([Request(ids, seed=origin["seed"])], sampling)
+            assert (text, origin["finish_reason"]) == (done.text.strip(), done.finish_reason)
+            ends.add(done.finish_reason)
+    assert ends == {"stop", "length"}
+
+
+@pytest.mark.parametrize("choice", ["a", "b"])
+def test_a_vote_on_sampled_pairs_keeps_which_answer_was_cut(home, tmp_path, choice):
+    """Whichever side it is shown on; undo shows the pair with its mark again."""
+    file = tmp_path / "unlabelled.jsonl"
+    row = {"chosen": "whole.", "rejected": "cut off in", "finish_reasons": ["stop", "length"]}
+    file.write_text("".join(json.dumps({"prompt": f"q {n}", **row}) + "\n" for n in range(6)))
+    sitting = Labelling(Votes(), read_items(file), seed=0)
+    sides = set()
+    for _ in range(6):
+        pair = fill(sitting)
+        sides.add(pair.a)
+        sitting.vote(choice)
+        sitting.undo()
+        assert sitting.current == pair
+        sitting.vote(choice)
+    assert len(sides) == 2
+    records = formats.read(home / "labels.jsonl").records
+    assert {record.chosen for record in records} == sides
+    for record in records:
+        ends = {record.chosen: record.finish_reasons[0], record.rejected: record.finish_reasons[1]}
+        assert ends == {"whole.": "stop", "cut off in": "length"}
 
 
 VOTER = """

@@ -2,9 +2,10 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
-from scripted import SIZES, Models, drive, make_app, screen_text, until
+from scripted import SIZES, Models, ScriptedEngine, drive, make_app, screen_text, until
 
 from minialign import formats
 from minialign.errors import UserError
@@ -126,6 +127,41 @@ def test_escape_stops_at_once_and_the_next_answer_is_not_mixed(home):
     drive(app, script)
 
 
+def test_a_stopped_answer_is_rated_and_paired_as_a_cut_one(home):
+    models = Models(words=40_000, delay=0.005)
+    app = make_app(models)
+
+    def at_the_limit(*arguments, **options):
+        (engine,) = models.loaded.values()
+        for piece in ScriptedEngine.stream(engine, *arguments, **options):
+            yield replace(piece, finish_reason=piece.finish_reason and "length")
+
+    async def script(pilot):
+        chat = app.screen
+        await pilot.press("q", "enter")
+        await until(pilot, lambda: chat.sides and chat.sides[0].tokens > 3)
+        await pilot.press("escape")
+        await until(pilot, lambda: not chat.sides and len(chat.talk.turns) == 2)
+        (engine,) = models.loaded.values()
+        engine.words, engine.delay = 3, 0
+        await pilot.press("escape", "plus", "p")
+        await until(pilot, lambda: len(Waiting().pairs()) == 1)
+        await pilot.press("escape")
+        stream, engine.stream = engine.stream, at_the_limit
+        await say(pilot, "again")
+        engine.stream = stream
+        await pilot.press("escape", "minus", "p")
+        await until(pilot, lambda: len(Waiting().pairs()) == 2)
+
+    drive(app, script)
+    stopped, at_limit = formats.read(home / "ratings.jsonl").records
+    assert (stopped.good, stopped.finish_reasons) == (True, ["cancelled"])
+    assert (at_limit.good, at_limit.finish_reasons) == (False, ["length"])
+    ends = [(pair.a_from["finish_reason"], pair.b_from["finish_reason"])
+            for pair in Waiting().pairs()]  # fmt: skip
+    assert ends == [("cancelled", "stop"), ("length", "stop")]
+
+
 def test_a_question_stopped_before_its_answer_goes_back_to_the_composer(home):
     models = Models()
     app = make_app(models)
@@ -189,6 +225,11 @@ def test_two_models_side_by_side_keep_their_own_history(home, size):
         await pilot.press("escape", "left", "p")
         if turn.content == turn.origin["beside"]["text"]:
             assert Waiting().pairs() == []  # nothing to choose between
+        turn.origin["beside"] |= {"text": "cut", "finish_reason": "length"}
+        await pilot.press("p")
+        await until(pilot, lambda: Waiting().pairs())
+        (pair,) = Waiting().pairs()
+        assert [pair.a_from["finish_reason"], pair.b_from["finish_reason"]] == ["stop", "length"]
         await pilot.press("escape", "ctrl+o")
         await until(pilot, lambda: isinstance(app.screen, Pick))
         await pilot.press("escape")

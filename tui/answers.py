@@ -84,17 +84,18 @@ def candidate(
     attempts: int,
     first: str,
 ) -> Work:
-    """Work whose last item is (text, seed) of another answer than ``first``; None when the model
-    only ever gives that one."""
+    """Work whose last item is another answer than ``first``, (its text, its seed and finish
+    reason); None when the model only ever gives that one."""
     if sampling.get("temperature") == 0:
         sampling = {**sampling, "temperature": 0.7}
 
     def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
         found = None
         for extra in range(1, 4):
-            text, drawn = "", 0
+            text, drawn = "", {}
             for item in answer(which, messages, sampling, seed, attempts + extra)(engines, ticket):
-                text, drawn = text + item.text, item.seed
+                text += item.text
+                drawn = {"seed": item.seed, "finish_reason": item.reason}
                 yield item
             if text.strip() and text.strip() != first.strip():
                 found = text, drawn

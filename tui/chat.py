@@ -382,7 +382,7 @@ class ChatScreen(Screen[None]):
         origin = turn.origin["beside"] if bubble.side else turn.origin
         value = None if origin.get("good") is good else good
         prompt = self.talk.messages(bubble.place, beside=bool(bubble.side))
-        rate(prompt, bubble.text, value)
+        rate(prompt, bubble.text, value, origin.get("finish_reason"))
         origin.pop("good", None)
         if value is not None:
             origin["good"] = value

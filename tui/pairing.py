@@ -9,7 +9,7 @@ from minialign.tasks.label import Shown, Waiting
 from tui import answers
 from tui.jobs import Job
 
-KEPT = ("model", "adapter", "seed")  # of where an answer came from
+KEPT = ("model", "adapter", "seed", "finish_reason")  # of where an answer came from
 
 
 async def set_aside(
@@ -30,7 +30,8 @@ async def set_aside(
         found = await Job(lane, work).result()
         if found is None:
             return "The model gives the same answer each time"
-        texts, origins = [turn.content, found[0]], [turn.origin, {**turn.origin, "seed": found[1]}]
+        text, drawn = found
+        texts, origins = [turn.content, text], [turn.origin, {**turn.origin, **drawn}]
     if texts[0].strip() == texts[1].strip():
         return "Both answers are the same"
     kept = [{key: origin[key] for key in KEPT if key in origin} for origin in origins]

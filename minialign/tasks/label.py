@@ -15,6 +15,7 @@ from minialign.tasks.votes import Lines
 
 if TYPE_CHECKING:
     from minialign.engine import Engine, Sampling
+    from minialign.records import Pair
 
 STARTERS = (
     "Explain what a black hole is to a curious ten-year-old.",
@@ -95,18 +96,19 @@ def read_items(path: str | Path) -> list[Item]:
         raise UserError(str(read.problems[0]), "minialign data check lists all bad rows")
     pairs, _ = formats.as_kind(read.records, Pair)
     if pairs:
-        return [
-            Shown(
-                pair.prompt, pair.chosen, pair.rejected,
-                {"file": pair.source, "was": "chosen"}, {"file": pair.source, "was": "rejected"},
-            )
-            for pair in pairs
-            if pair.chosen.strip() != pair.rejected.strip()
-        ]  # fmt: skip
+        return [_shown(pair) for pair in pairs if pair.chosen.strip() != pair.rejected.strip()]
     prompts, _ = formats.as_kind(read.records, Prompted)
     if not prompts:
         raise UserError(f"{path} holds neither pairs nor prompts", f"minialign data show {path}")
     return [prompted.prompt for prompted in prompts]
+
+
+def _shown(pair: "Pair") -> Shown:
+    a_from: dict[str, Any] = {"file": pair.source, "was": "chosen"}
+    b_from: dict[str, Any] = {"file": pair.source, "was": "rejected"}
+    for origin, reason in zip((a_from, b_from), pair.finish_reasons or (), strict=False):
+        origin["finish_reason"] = reason
+    return Shown(pair.prompt, pair.chosen, pair.rejected, a_from, b_from)
 
 
 def starters() -> list[Item]:
@@ -151,7 +153,8 @@ def two_answers(
     cancelled: Any = lambda: False,
 ) -> Iterator[Shown | None]:
     """Two different answers to a prompt, with different seeds; the last item is the pair, or None
-    when the model gave the same answer each time. Items before it are pauses: when ``pressed``
+    when the model gave the same answer each time. Where each came from has its seed and why it
+    ended. Items before it are pauses: when ``pressed``
     turns true the work is given up and done again.
 
     Raises:
@@ -165,24 +168,24 @@ def two_answers(
         sampling = replace(sampling, temperature=0.7)  # else both are the same
     ids = tuple(encode_prompt(prompt, engine.tokenizer))
     seeds = [sample_seed(seed, 1, index) for index in range(4)]
-    found: dict[int, str] = {}
+    found: dict[int, tuple[str, str]] = {}  # seed: text, finish reason
     for wanted in (seeds[:2], seeds[2:3], seeds[3:]):
         while missing := [one for one in wanted if one not in found]:
             waiting = [Request(ids, seed=one) for one in missing]
             for done in engine.complete(waiting, sampling, cancelled=pressed):
                 if done.finish_reason != "cancelled":
-                    found[done.seed] = done.text.strip()
+                    found[done.seed] = done.text.strip(), done.finish_reason
             if cancelled():
                 return
             if any(one not in found for one in wanted):
                 yield None
-        texts = {text: one for one, text in found.items() if text}
+        texts = {
+            text: {"seed": one, "temperature": sampling.temperature, "finish_reason": reason}
+            for one, (text, reason) in found.items()
+            if text
+        }
         if len(texts) > 1:
-            (a, a_seed), (b, b_seed) = list(texts.items())[:2]
-            settings = {"temperature": sampling.temperature}
-            yield Shown(
-                prompt, a, b, {**origin, "seed": a_seed, **settings},
-                {**origin, "seed": b_seed, **settings},
-            )  # fmt: skip
+            (a, a_from), (b, b_from) = list(texts.items())[:2]
+            yield Shown(prompt, a, b, {**origin, **a_from}, {**origin, **b_from})
             return
     yield None

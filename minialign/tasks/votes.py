@@ -16,7 +16,7 @@ from typing import Any
 
 from minialign.errors import UserError
 from minialign.home import home, labels_file
-from minialign.records import Rated, Vote, to_json
+from minialign.records import Rated, Vote, noted, to_json
 
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
 
@@ -232,8 +232,11 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def rate(prompt: list[dict[str, str]], response: str, good: bool | None) -> None:
-    """Keep a thumb up or down for an answer in ``ratings.jsonl``; None takes it back.
+def rate(
+    prompt: list[dict[str, str]], response: str, good: bool | None, finish_reason: str | None = None
+) -> None:
+    """Keep a thumb up or down for an answer in ``ratings.jsonl``, with the finish reason of one
+    that was cut; None takes it back.
 
     Raises:
         UserError: when it cannot be written.
@@ -241,4 +244,4 @@ def rate(prompt: list[dict[str, str]], response: str, good: bool | None) -> None
     lines = Lines.open(home() / "ratings.jsonl")
     lines.remove_last(lambda row: row.get("prompt") == prompt and row.get("response") == response)
     if good is not None:
-        lines.append(to_json(Rated(prompt, response, good)))
+        lines.append(to_json(Rated(prompt, response, good, "", noted([finish_reason]))))
