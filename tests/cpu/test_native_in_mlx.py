@@ -116,7 +116,7 @@ def run_kernel_tests(**environment: str) -> str:
     return done.stdout[-2000:] + done.stderr[-2000:] if done.returncode else ""
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_other_instruction_sets(isa: str) -> None:
     code = "from minialign.cpu import _native as n; print(n.isa(), n.threads())"
     environment = {"MINIALIGN_ISA": isa, "MINIALIGN_THREADS": "1"}

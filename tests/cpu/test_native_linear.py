@@ -1,6 +1,7 @@
 """The quantized products against dequantized float32 matmuls."""
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from native_reference import (
     assert_close,
@@ -44,6 +45,18 @@ def test_float_linear_over_odd_sizes(rows: int, out: int, cols: int) -> None:
 def test_deep_products_are_summed_over_blocks() -> None:
     weight, value = quantized(40, 1536, 4, 32, mx.float16)
     assert_same(lambda x: native.linear(x, *weight), lambda x: x @ value.T, [normal(20, 1536)])
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_one_row_is_as_exact_with_outliers(group: int) -> None:
+    """A single row may be computed in integers: large values must not drown the small ones."""
+    weight, value = quantized(67, 640, 4, group, mx.float16)
+    x = normal(1, 640)
+    x[0, 3], x[0, 40], x[0, 64:96], x[0, 600] = 900.0, -70.0, 0.0, 1e-20
+    exact = np.array(x, np.float64) @ np.array(value, np.float64).T
+    size = np.abs(np.array(x, np.float64)) @ np.abs(np.array(value, np.float64)).T
+    assert np.abs(np.array(native.linear(x, *weight)) - exact).max() <= 1e-6 * size.max()
+    assert np.isnan(np.array(native.linear(x * float("nan"), *weight))).all()
 
 
 def test_empty_and_higher_dimensions() -> None:

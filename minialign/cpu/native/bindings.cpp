@@ -26,7 +26,7 @@ NB_MODULE(_native, m) {
   nb::module_::import_("mlx.core");  // the array type comes from there
   m.attr("built_for") = nb::str(built_for);
 
-  m.def("isa", [] { return std::string(kernels().name); }, "The instruction set in use.");
+  m.def("isa", [] { return std::string(kernels().name) + (byte_products ? "-vnni" : ""); }, "The instruction set in use.");
   m.def("threads", &thread_count, "Threads a kernel may use.");
   m.def("set_threads", &set_thread_count, "count"_a, "Sets the threads; 0: the default.");
 

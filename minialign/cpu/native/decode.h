@@ -88,8 +88,8 @@ static void linears_few(const float* x, long m, const LinearJob* jobs, long coun
     if (any_split) pack_lanes(x, m, k, k, true, split_lanes, split);
   } else if (m == 1 && MINIALIGN_ONE_ROW) {
 #if MINIALIGN_ONE_ROW
-    if (any_split) order_by_words<4>(x, k, words4);
-    if (any_bytes) order_by_words<8>(x, k, words8);
+    if (any_split) order_row<4>(x, k, words4);
+    if (any_bytes) order_row<8>(x, k, words8);
 #endif
   } else if (any_split) {
     for (long i = 0; i < m; i++) split_columns(x + i * k, k, split + i * k);

@@ -68,29 +68,32 @@ INLINE void dots(const float* x, long ldx, const Weight& w, long n, const float*
         bias[o] = broadcast(biases[o * groups + g]);
       }
     for (long k = g * group; k < (g + 1) * group; k += 2 * kLanes) {
-      Vec x0[XRows], x1[XRows];
+      Vec w0[Out], w1[Out];
+#pragma GCC unroll 8
+      for (int o = 0; o < Out; o++)
+        decode_pair<Bits>(source + o * bytes, k, scale[o], bias[o], w0[o], w1[o]);
+      if (k * Bits / 8 % 64 == 0)  // a line of the next rows: each is too short to be foreseen
+#pragma GCC unroll 8
+        for (int o = 0; o < Out; o++)
+          __builtin_prefetch(source + (Out + o) * bytes + k * Bits / 8);
 #pragma GCC unroll 8
       for (int m = 0; m < XRows; m++) {
-        x0[m] = load(x + m * ldx + k);
-        x1[m] = load(x + m * ldx + k + kLanes);
-      }
+        const Vec x0 = load(x + m * ldx + k), x1 = load(x + m * ldx + k + kLanes);
 #pragma GCC unroll 8
-      for (int o = 0; o < Out; o++) {
-        Vec w0, w1;
-        decode_pair<Bits>(source + o * bytes, k, scale[o], bias[o], w0, w1);
-#pragma GCC unroll 8
-        for (int m = 0; m < XRows; m++) {
-          sums[o][m] += w0 * x0[m];
-          sums[o][m] += w1 * x1[m];
+        for (int o = 0; o < Out; o++) {
+          sums[o][m] += w0[o] * x0;
+          sums[o][m] += w1[o] * x1;
         }
       }
     }
   }
+  float totals[Out][XRows];
+  sum_each(sums[0], Out * XRows, totals[0]);
 #pragma GCC unroll 8
   for (int o = 0; o < Out; o++)
 #pragma GCC unroll 8
     for (int m = 0; m < XRows; m++) {
-      float total = sum(sums[o][m]);
+      float total = totals[o][m];
       if constexpr (Bits == 32)
         for (long k = groups * group; k < w.cols; k++)
           total += x[m * ldx + k] * ((const float*)(source + o * bytes))[k];
@@ -144,7 +147,7 @@ static void few_rows(const float* x, long m, long ldx, const Weight& w, float* y
   if constexpr (Bits != 32)
     if (m == 1) {
       float* words = (float*)scratch(kPackedA, 2 * (w.cols + kWordBlock<Bits>) * 4);
-      order_by_words<Bits>(x, w.cols, words);
+      order_row<Bits>(x, w.cols, words);
       input = words;
       one = true;
     }

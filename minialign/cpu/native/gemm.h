@@ -173,13 +173,16 @@ struct TransposedWeight {
     const uint8_t* source = row(w, first);
     const long bytes = row_bytes(w);
     float scales[kLanes], biases[kLanes];
+    long g = k / w.group, group_ends = 0;  // the depth's parts are whole groups
     for (long i = 0; i < depth; i += kLanes) {
-      if (i == 0 || (k + i) % w.group == 0) {
+      if (i == group_ends) {
         for (int r = 0; r < kLanes; r++) {
-          const long at = (first + (r < valid ? r : 0)) * groups + (k + i) / w.group;
+          const long at = (first + (r < valid ? r : 0)) * groups + g;
           scales[r] = scale_at(w.scales, w.scale_type, at);
           biases[r] = scale_at(w.biases, w.scale_type, at);
         }
+        g++;
+        group_ends += w.group;
       }
       Vec square[kLanes];
 #pragma GCC unroll 16
@@ -198,6 +201,8 @@ struct StraightWeight {
   const Weight& w;
   void pack(long k, long depth, long n, long cols, float* out) const {
     const long groups = Bits == 32 ? 0 : w.cols / w.group;
+    const long group = Bits == 32 ? 1 : w.group;
+    const long group_of[2] = {n / group, (n + kLanes) / group};
     for (long i = 0; i < depth; i++, out += kTileCols) {
       const uint8_t* source = row(w, k + i);
       for (int half = 0; half < 2; half++) {
@@ -210,7 +215,7 @@ struct StraightWeight {
           else if (valid > 0)
             v = load_part(p, valid);
         } else if (valid > 0) {
-          const long g = (k + i) * groups + at / w.group;
+          const long g = (k + i) * groups + group_of[half];
           v = decode<Bits>(source, at, scale_at(w.scales, w.scale_type, g),
                            scale_at(w.biases, w.scale_type, g));
         }
@@ -282,14 +287,15 @@ static void gemm(const A& a, long m, long n, long k, const B& b, float* c, long 
       for (long s = chunk * pack_chunk; s < end && s < strips.count; s++)
         a.pack(m0 + s * strips.rows, strips.height(s, rows), packed_a + s * strips.stride);
     });
-    // Tasks: columns first (each then decodes its own columns of B once), then rows.
-    const long tiles = (n + kTileCols - 1) / kTileCols;
-    const long wanted = 6 * thread_count();  // few enough to share B, enough to end together
-    long width = tiles / wanted;
+    // Tasks: six tiles of columns, so that a strip of A that was fetched is used six times; rows
+    // are split as far as that gives too few tasks to end together (B is then decoded again).
+    const long tiles = (n + kTileCols - 1) / kTileCols, wanted = 6 * thread_count();
+    const long most = (strips.count + 3) / 4;
+    long width = tiles * most / wanted;
     width = width < 1 ? 1 : width > 6 ? 6 : width;
     const long n_tasks = (tiles + width - 1) / width;
-    long m_tasks = n_tasks >= wanted ? 1 : (wanted + n_tasks - 1) / n_tasks;
-    const long most = (strips.count + 3) / 4;
+    width = (tiles + n_tasks - 1) / n_tasks;
+    long m_tasks = (wanted + n_tasks - 1) / n_tasks;
     m_tasks = m_tasks > most ? most : m_tasks;
     const bool tiny = rows * n * k < 50000;
     auto task = [&](long t) {
@@ -307,6 +313,50 @@ static void gemm(const A& a, long m, long n, long k, const B& b, float* c, long 
       parallel(n_tasks * m_tasks, task);
     }
   }
+}
+
+// C (m, n) = A @ B for at most kTileRows rows of A and a row-major B (k, n), read where it lies.
+template <int Rows>
+static void thin_kernel(long depth, const float* a, const float* b, long ldb, float* c, long ldc) {
+  Vec left[Rows], right[Rows];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++) left[r] = right[r] = Vec{};
+  for (long k = 0; k < depth; k++, a += kTileRows, b += ldb) {
+    const Vec b0 = load(b), b1 = load(b + kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; r++) {
+      left[r] += a[r] * b0;
+      right[r] += a[r] * b1;
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; r++) {
+    store(c + r * ldc, left[r]);
+    store(c + r * ldc + kLanes, right[r]);
+  }
+}
+
+template <int Rows>
+INLINE void run_thin(long rows, long depth, const float* a, const float* b, long ldb, float* c,
+                     long ldc) {
+  if constexpr (Rows > 0) {
+    if (rows == Rows) return thin_kernel<Rows>(depth, a, b, ldb, c, ldc);
+    run_thin<Rows - 1>(rows, depth, a, b, ldb, c, ldc);
+  }
+}
+
+static void thin_gemm(const float* a, long m, long n, long k, const Weight& b, float* c) {
+  if (m == 0 || n == 0) return;
+  if (m > kTileRows || n < kTileCols || k == 0)
+    return gemm(RowsOf{a, k, k}, m, n, k, StraightWeight<32>{b}, c, n, false);
+  float* packed = (float*)scratch(kPackedA, (k * kTileRows + 2 * kLanes) * 4 + 256);
+  pack_strip(a, k, m, k, packed);
+  const float* from = (const float*)b.words;
+  parallel((n + kTileCols - 1) / kTileCols, [&](long t) {
+    // The last tile reaches back over columns of the one before: the same values come out.
+    const long j = (t + 1) * kTileCols <= n ? t * kTileCols : n - kTileCols;
+    run_thin<kTileRows>(m, k, packed, from + j, n, c + j, n);
+  });
 }
 
 }  // namespace MINIALIGN_ISA

@@ -146,4 +146,7 @@ struct Kernels {
 // The table for this machine: MINIALIGN_ISA if set and supported, else the widest.
 const Kernels& kernels();
 
+// Whether the AVX-512 table may use byte products (VNNI), which it looks at in each call.
+extern bool byte_products;
+
 }  // namespace minialign

@@ -6,6 +6,8 @@
 
 namespace minialign {
 
+bool byte_products = false;
+
 namespace baseline { extern const Kernels table; }
 #if defined(__x86_64__)
 namespace avx2 { extern const Kernels table; }
@@ -23,6 +25,8 @@ static const Kernels& choose() {
       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl");
   if (wanted && std::strcmp(wanted, "avx2") == 0 && has_avx2) return avx2::table;
+  byte_products = has_avx512 && __builtin_cpu_supports("avx512vnni") &&
+                  !(wanted && std::strcmp(wanted, "avx512") == 0);
   if (has_avx512) return avx512::table;
   if (has_avx2) return avx2::table;
 #endif

@@ -93,8 +93,8 @@ static void lora_grad(const LoraArgs& l) {
   const Weight dy = dense_matrix(l.dy, l.m, n), x = dense_matrix(l.x, l.m, k);
   gemm(RowsOf{l.b, n, n}, rank, l.m, n, TransposedWeight<32>{dy}, dz, l.m, false);
   for (long i = 0; i < rank * l.m; i++) dz[i] *= l.scale;
-  gemm(RowsOf{l.z, l.m, l.m}, rank, n, l.m, StraightWeight<32>{dy}, l.db, n, false);
-  gemm(RowsOf{dz, l.m, l.m}, rank, k, l.m, StraightWeight<32>{x}, da, k, false);
+  thin_gemm(l.z, rank, n, l.m, dy, l.db);
+  thin_gemm(dz, rank, k, l.m, x, da);
   for (long j = 0; j < k; j++)
     for (long r = 0; r < rank; r++) l.da[j * rank + r] = da[r * k + j];
   if (!l.dx) return;

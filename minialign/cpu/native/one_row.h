@@ -5,7 +5,7 @@
 // is widened, and a group's scale and bias come in once for all its columns.
 #pragma once
 
-#include "weights.h"
+#include "byte_row.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 #define MINIALIGN_ONE_ROW 1
@@ -15,8 +15,6 @@ namespace MINIALIGN_ISA {
 
 template <int Bits>
 constexpr long kWordBlock = kLanes * 32 / Bits;  // columns in one vector of words
-
-INLINE __mmask16 first_lanes(long n) { return n >= kLanes ? 0xffff : (__mmask16)((1u << n) - 1); }
 
 // x (cols,) -> blocks of kWordBlock columns, [part of the word][word]; zeros behind the end. Behind
 // all blocks follow the sums over the parts, [block][word].
@@ -91,9 +89,20 @@ INLINE void one_row_dots(const float* x, const Weight& w, long n, const float* s
   for (int o = 0; o < Out; o++) y[n + o] = sum(sums[o]) + (add ? y[n + o] : 0.f);
 }
 
+// x in the form that one_row_task reads it in; `out` has room for 2 * (cols + kWordBlock) floats.
+template <int Bits>
+INLINE void order_row(const float* x, long cols, float* out) {
+  if (Bits == 4 && byte_products)
+    to_bytes(x, cols, out);
+  else
+    order_by_words<Bits>(x, cols, out);
+}
+
 // Outputs [n0, n1).
 template <int Bits>
 static void one_row_task(const float* x, const Weight& w, long n0, long n1, float* y, bool add) {
+  if (Bits == 4 && byte_products)
+    return byte_row_task(row_of_bytes_at(x, w.cols), w, n0, n1, y, add);
   constexpr int kOut = 4, kParts = 32 / Bits;
   const long groups = w.cols / w.group;
   float* scales = (float*)scratch(kTaskA, (2 * kOut * groups + 2 * kLanes) * 4);

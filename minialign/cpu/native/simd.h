@@ -133,6 +133,33 @@ INLINE float sum(Vec v) {
   return v[0];
 }
 
+template <int S>
+INLINE void fold(Vec* v) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i += 2 * S) {
+    butterfly<S>(v[i], v[i + S], typename MakeLanes<kLanes>::type());
+    v[i] += v[i + S];
+  }
+}
+
+// All lanes added up, of each of n vectors.
+INLINE void sum_each(const Vec* v, int n, float* out) {
+#pragma GCC unroll 16
+  for (int i = 0; i < n; i += kLanes) {
+    Vec square[kLanes];
+#pragma GCC unroll 16
+    for (int j = 0; j < kLanes; j++) square[j] = i + j < n ? v[i + j] : Vec{};
+    fold<1>(square);
+    fold<2>(square);
+    if constexpr (kLanes > 4) fold<4>(square);
+    if constexpr (kLanes > 8) fold<8>(square);
+    if (n - i >= kLanes)
+      store(out + i, square[0]);
+    else
+      store_part(out + i, square[0], n - i);
+  }
+}
+
 INLINE float max_lane(Vec v) {
   typedef typename MakeLanes<kLanes>::type All;
   if constexpr (kLanes > 8) v = max(v, swap_lanes<8 % kLanes>(v, All()));

@@ -11,9 +11,12 @@ namespace minialign {
 namespace MINIALIGN_ISA {
 
 constexpr long kSomeRows = 32;
-constexpr int kTogether = kTileRows > 6 ? 8 : 4;  // rows of w a pass
-constexpr long kRowBuffer = 512;                  // their columns a pass
-constexpr long kRowStride = kRowBuffer + 16;      // not a power of two: eight rows share L1's sets
+constexpr long kRowBuffer = 256;              // columns of w a pass: with x they stay in L1
+constexpr long kRowStride = kRowBuffer + 16;  // not a power of two: all rows share L1's sets
+
+// Rows of w a pass, for one vector of lanes and for more: as many sums as registers take, which
+// hides a multiply-add's latency.
+constexpr int kTogetherOne = kTileRows > 6 ? 16 : 8, kTogetherMore = kTogetherOne / 2;
 
 INLINE long lane_vectors(long m) { return (m + kLanes - 1) / kLanes; }
 
@@ -53,75 +56,82 @@ INLINE void decode_part(const Weight& w, long r, long k0, long n, float* out) {
     memcpy(out, (const float*)source + k0, n * 4);
     return;
   }
-  const long groups = w.cols / w.group;
-  Vec scale = Vec{}, bias = Vec{};
-  for (long k = k0; k < k0 + n; k += 2 * kLanes) {
-    if (k == k0 || k % w.group == 0) {
-      const long at = r * groups + k / w.group;
-      scale = broadcast(scale_at(w.scales, w.scale_type, at));
-      bias = broadcast(scale_at(w.biases, w.scale_type, at));
+  const long first = (r * w.cols + k0) / w.group;  // a part is whole groups
+  const long groups = n / w.group;
+  float scales[kRowBuffer / 32], biases[kRowBuffer / 32];
+  convert_scales(w.scales, w.scale_type, first, groups, scales);
+  convert_scales(w.biases, w.scale_type, first, groups, biases);
+  for (long g = 0; g < groups; g++) {
+    const Vec scale = broadcast(scales[g]), bias = broadcast(biases[g]);
+    for (long k = g * w.group; k < (g + 1) * w.group; k += 2 * kLanes) {
+      Vec low, high;
+      decode_pair<Bits>(source, k0 + k, scale, bias, low, high);
+      store(out + k, low);
+      store(out + k + kLanes, high);
     }
-    Vec first, second;
-    decode_pair<Bits>(source, k, scale, bias, first, second);
-    store(out + k - k0, first);
-    store(out + k - k0 + kLanes, second);
   }
 }
 
-template <int Vectors>
+template <int kRows, int Vectors>
 INLINE void add_lanes(const float* weights, const float* x, long wide, long n, float* sums) {
-  Vec s[kTogether][Vectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < kTogether; r++)
+  Vec s[kRows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) s[r][v] = load(sums + (r * Vectors + v) * kLanes);
   for (long k = 0; k < n; k++) {
     Vec lanes[Vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) lanes[v] = load(x + k * wide + v * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kTogether; r++)
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; v++) s[r][v] += weights[r * kRowStride + k] * lanes[v];
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < kTogether; r++)
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) store(sums + (r * Vectors + v) * kLanes, s[r][v]);
 }
 
 // Outputs [n0, n1) for all m rows; `lanes` as pack_lanes made it.
-template <int Bits>
-static void some_rows_task(const float* lanes, long m, const Weight& w, long n0, long n1, float* y,
+template <int Bits, int kRows>
+static void some_rows_part(const float* lanes, long m, const Weight& w, long n0, long n1, float* y,
                            bool add) {
-  const long wide = lane_vectors(m) * kLanes;
-  alignas(64) float decoded[kTogether * kRowStride];
-  alignas(64) float sums[kTogether * kSomeRows];
-  for (long n = n0; n < n1; n += kTogether) {
-    const long rows = n1 - n < kTogether ? n1 - n : kTogether;
+  const long vectors = lane_vectors(m), wide = vectors * kLanes;
+  alignas(64) float decoded[kRows * kRowStride];
+  alignas(64) float sums[kRows * kSomeRows];
+  for (long n = n0; n < n1; n += kRows) {
+    const long rows = n1 - n < kRows ? n1 - n : kRows;
     memset(sums, 0, sizeof(sums));
     for (long k0 = 0; k0 < w.cols; k0 += kRowBuffer) {
       const long depth = w.cols - k0 < kRowBuffer ? w.cols - k0 : kRowBuffer;
-      for (long r = 0; r < kTogether; r++)
+      for (long r = 0; r < kRows; r++)
         decode_part<Bits>(w, n + (r < rows ? r : 0), k0, depth, decoded + r * kRowStride);
-      float* part = sums;
-      for (long v = 0; v * kLanes < wide;) {  // vectors of lanes two by two
-        const float* x = lanes + k0 * wide + v * kLanes;
-        if (wide - v * kLanes > kLanes) {
-          add_lanes<2>(decoded, x, wide, depth, part);
-          part += 2 * kTogether * kLanes;
-          v += 2;
-        } else {
-          add_lanes<1>(decoded, x, wide, depth, part);
-          part += kTogether * kLanes;
-          v += 1;
-        }
+      const float* x = lanes + k0 * wide;
+      for (long v = 0; v < vectors; v += 2) {  // two by two
+        float* part = sums + v * kRows * kLanes;
+        if (vectors - v > 1)
+          add_lanes<kRows, 2>(decoded, x + v * kLanes, wide, depth, part);
+        else
+          add_lanes<kRows, 1>(decoded, x + v * kLanes, wide, depth, part);
       }
     }
+    if constexpr (kRows == kLanes)
+      if (vectors == 1 && rows == kRows) {
+        Vec square[kLanes];
+#pragma GCC unroll 16
+        for (int r = 0; r < kLanes; r++) square[r] = load(sums + r * kLanes);
+        transpose(square);
+        for (long i = 0; i < m; i++) {
+          float* out = y + i * w.rows + n;
+          store(out, add ? square[i] + load(out) : square[i]);
+        }
+        continue;
+      }
     for (long i = 0; i < m; i++) {
-      const long v = i / kLanes, pair = v / 2 * 2;
-      const long together = wide / kLanes - pair > 1 ? 2 : 1;
-      const float* part = sums + pair * kTogether * kLanes + (v - pair) * kLanes + i % kLanes;
+      const long v = i / kLanes, pair = v / 2 * 2, together = vectors - pair > 1 ? 2 : 1;
+      const float* part = sums + (pair * kRows + v - pair) * kLanes + i % kLanes;
       float* out = y + i * w.rows + n;
       for (long r = 0; r < rows; r++) {
         const float value = part[r * together * kLanes];
@@ -132,13 +142,22 @@ static void some_rows_task(const float* lanes, long m, const Weight& w, long n0,
 }
 
 template <int Bits>
+INLINE void some_rows_task(const float* lanes, long m, const Weight& w, long n0, long n1, float* y,
+                           bool add) {
+  if (m <= kLanes)
+    some_rows_part<Bits, kTogetherOne>(lanes, m, w, n0, n1, y, add);
+  else
+    some_rows_part<Bits, kTogetherMore>(lanes, m, w, n0, n1, y, add);
+}
+
+template <int Bits>
 static void some_rows(const float* x, long m, long ldx, const Weight& w, float* y, bool add) {
   const long wide = lane_vectors(m) * kLanes;
   float* lanes = (float*)scratch(kPackedA, (w.cols * (wide + kLanes) + 64) * 4);
   pack_lanes(x, m, ldx, w.cols, Bits == 4, lanes, lanes + w.cols * wide);
   const long most = 4 * thread_count();
   long step = (w.rows + most - 1) / most;
-  step = (step + kTogether - 1) / kTogether * kTogether;
+  step = (step + kTogetherOne - 1) / kTogetherOne * kTogetherOne;
   parallel((w.rows + step - 1) / step, [&](long c) {
     const long n1 = (c + 1) * step < w.rows ? (c + 1) * step : w.rows;
     some_rows_task<Bits>(lanes, m, w, c * step, n1, y, add);
