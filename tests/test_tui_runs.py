@@ -7,6 +7,7 @@ import time
 
 import pytest
 from scripted import SIZES, Models, drive, make_app, screen_text, shown, until
+from textual.widgets import Collapsible
 
 from minialign.errors import UserError
 from minialign.home import home as home_folder
@@ -30,6 +31,12 @@ def made(name: str, steps: int = 12, status: str = "finished", method: str = "dp
     else:
         (run.path / "run.lock").touch()
     return run
+
+
+async def open_everything_else(pilot, form: RunForm) -> None:
+    form.query_one("CollapsibleTitle").focus()
+    await pilot.press("enter")
+    await until(pilot, lambda: form.query("#f-rank"))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -129,6 +136,7 @@ def test_a_run_is_stopped_and_resumed_by_its_keys_in_its_own_process(
         form = app.screen
         form.query_one("#f-data").value = str(data)
         form.query_one("#f-iters").value = "4000"
+        await open_everything_else(pilot, form)
         form.query_one("#f-eval_split").value = "0"
         await pilot.press("ctrl+s")
         await until(pilot, lambda: app.screen is not form)
@@ -188,6 +196,16 @@ def test_the_form_checks_and_gives_what_was_typed(home, size, monkeypatch):
         await until(pilot, lambda: app.screen is form)
         form.query_one("#f-beta").value = "0.2"
         form.query_one("#f-data").value = "a.jsonl, b.jsonl"
+        await open_everything_else(pilot, form)
+        entry = form.query_one("#f-grad_checkpoint")
+        await pilot.press("tab")
+        await until(pilot, lambda: form.query_one("#fields").region.contains_region(
+            app.focused.region))  # fmt: skip
+        assert app.focused in form.query("Collapsible Contents *")
+        await pilot.press("shift+tab", "enter", "enter")  # closed and opened: it is there once
+        await until(pilot, lambda: not form.query_one(Collapsible).collapsed)
+        assert form.query("#f-grad_checkpoint").first() is entry
+        assert len(form.query("#f-grad_checkpoint")) == 1
         form.query_one("#f-grad_checkpoint").value = True
         await pilot.press("ctrl+s")
         await until(pilot, lambda: asked)
@@ -264,8 +282,11 @@ def test_a_run_that_cannot_start_is_told(home):
         await until(pilot, lambda: isinstance(app.screen, ErrorDialog), 60)
         await until(pilot, lambda: "at-all.jsonl" in screen_text(app))
         await pilot.press("escape")
+        assert not screen.seen.runs
 
     drive(app, script)
+    assert not (home / "models").exists()  # nothing was fetched for a run that cannot be
+    assert not (home / "runs").exists()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -325,9 +346,13 @@ def test_every_method_has_a_form_whose_options_its_command_takes(
         await pilot.press("f5", "n")
         await until(pilot, lambda: isinstance(app.screen, RunForm))
         form = app.screen
+        await until(pilot, lambda: form.query(Collapsible))
+        before = form.query_one(Collapsible)
         form.query_one("#method").value = method
-        await until(pilot, lambda: form.method == method and form.query("#f-rank"))
+        await until(pilot, lambda: form.query(Collapsible) and before not in form.query("*"))
         await pilot.pause()
+        assert form.method == method
+        await open_everything_else(pilot, form)
         if form.query("#f-scorer"):
             await pilot.press("ctrl+s")
             await until(pilot, lambda: "scorer" in str(form.query_one("#wrong").render()))

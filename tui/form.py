@@ -87,6 +87,7 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
         super().__init__()
         self.which, self.method, self.data = which, method, data
         self._meanings: dict[str, str] = {}  # field: its help
+        self._rest: list[Any] = []  # fields whose entries are not there yet
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog large form"):
@@ -132,16 +133,23 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
             if field.name not in form.without
         }
         first = [self._field(Settings, every[name]) for name in FIRST if name in every]
-        rest = [
-            self._field(Settings, field)
-            for name, field in every.items()
-            if name not in FIRST + HIDDEN
-        ]
+        self._rest = [field for name, field in every.items() if name not in FIRST + HIDDEN]
         parts: list[Any] = [*first]
         for title, config in form.own:
             if fields := [self._field(config, field) for field in dataclasses.fields(config)]:
                 parts += [Static(title, classes="heading", markup=False), *fields]
-        await holder.mount(*parts, Collapsible(*rest, title="everything else", collapsed=True))
+        await holder.mount(*parts, Collapsible(title="everything else", collapsed=True))
+
+    @on(Collapsible.Expanded)
+    async def _fill_rest(self, event: Collapsible.Expanded) -> None:
+        """Make the entries of everything else: half of the form's, and few look at them."""
+        from minialign.tasks.settings import Settings
+
+        rest, self._rest = self._rest, []
+        await event.collapsible.query_one(Collapsible.Contents).mount(
+            *(self._field(Settings, field) for field in rest)
+        )
+        self.call_after_refresh(event.collapsible.scroll_visible, animate=False)
 
     def _field(self, config: type, field: Any) -> Horizontal:
         kind, words, many = field_type(config, field.name)
@@ -160,7 +168,7 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
             entry = Select([(word, word) for word in words], value=value, allow_blank=False,
                            id=f"f-{field.name}", compact=True)  # fmt: skip
         else:
-            entry = Input(_text(value), id=f"f-{field.name}", compact=True,
+            entry = Input(_text(value), id=f"f-{field.name}", compact=True, validate_on=(),
                           placeholder="your votes" if field.name == "data" else "")  # fmt: skip
         return Horizontal(
             Label(field.name.replace("_", " "), classes="name", markup=False),

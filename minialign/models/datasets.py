@@ -30,6 +30,12 @@ def _parsed(spec: str) -> tuple[str, str, str | None]:
     return match[1], (match[2] or "").strip("/"), match[3]
 
 
+def check_spec(spec: str) -> None:
+    """Raise a UserError for a path to nothing; whether the hub has a data set is not asked."""
+    if not Path(spec).expanduser().exists():
+        _parsed(spec)
+
+
 def _near(name: str, names: list[str]) -> str:
     from difflib import get_close_matches
 

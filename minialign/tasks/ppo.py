@@ -49,7 +49,7 @@ from minialign.tasks import memory
 from minialign.tasks.budget import steps_ahead
 from minialign.tasks.course import Course, finished, follow, under_lock
 from minialign.tasks.rollouts import Learner, Phase, evaluated, next_phase, save_result, updates
-from minialign.tasks.rows import load_rows
+from minialign.tasks.rows import check_data, load_rows
 from minialign.tasks.scorers import open_scorer, parse, with_whole_path
 from minialign.tasks.session import UNKNOWN, Event, make_policy, same_data, shape_lost
 from minialign.tasks.settings import Settings, check, with_whole_paths
@@ -76,6 +76,7 @@ def start(
     parse(config.scorer)
     settings = with_whole_paths(settings)
     config = dataclasses.replace(config, scorer=with_whole_path(config.scorer))
+    check_data(settings)
     ensure(settings.model, progress)
     out = Path(settings.out) if settings.out else None
     values = {**dataclasses.asdict(settings), **dataclasses.asdict(config)}

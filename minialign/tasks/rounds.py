@@ -36,6 +36,7 @@ from minialign.tasks.round_sampling import (
     rewards,
 )
 from minialign.tasks.round_training import demonstrations, origin, selected, trained
+from minialign.tasks.rows import check_data
 from minialign.tasks.scorers import parse, with_whole_path
 from minialign.tasks.session import Event
 from minialign.tasks.settings import Settings, check, with_whole_paths
@@ -62,6 +63,7 @@ def start(
     settings, plan = with_whole_paths(settings), replace(plan, scorer=with_whole_path(plan.scorer))
     if mix := getattr(config, "mix", ()):
         config = replace(config, mix=tuple(os.path.abspath(Path(p).expanduser()) for p in mix))
+    check_data(settings)
     ensure(settings.model, progress)
     values = {key: item for one in (settings, plan, config) for key, item in vars(one).items()}
     out = Path(settings.out) if settings.out else None

@@ -51,6 +51,16 @@ def hold_out(
     )
 
 
+def check_data(settings: Settings) -> None:
+    """Raise a UserError for data that are not there: before a model is fetched and a run begun."""
+    from minialign.models.datasets import check_spec
+
+    for spec in (*settings.data, *settings.eval_data):
+        check_spec(spec)
+    if not settings.data:
+        _labelled()
+
+
 def _local(path: str) -> Path:
     found = Path(path).expanduser()
     if found.exists():

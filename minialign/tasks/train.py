@@ -31,6 +31,7 @@ from minialign.runs import Run, write_atomic
 from minialign.stats import wilson
 from minialign.tasks.budget import steps_ahead
 from minialign.tasks.course import Course, finished, follow, under_lock
+from minialign.tasks.rows import check_data
 from minialign.tasks.session import Event, Session, prepare
 from minialign.tasks.settings import Settings, check, own_whole_paths, with_whole_paths
 from minialign.train import (
@@ -62,6 +63,7 @@ def start(
     check(settings)
     method.check(config)
     settings, config = with_whole_paths(settings), own_whole_paths(config)
+    check_data(settings)
     ensure(settings.model, progress)
     out = Path(settings.out) if settings.out else None
     values = {**dataclasses.asdict(settings), **dataclasses.asdict(config)}
