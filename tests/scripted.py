@@ -138,13 +138,14 @@ def settle_keys(pilot: Any) -> None:
 
 
 async def until(pilot: Any, condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    """Wait until it is so."""
-    end = time.monotonic() + seconds
+    """Wait until it is so: looked at often at first, then less, for a look has its price."""
+    end, pause = time.monotonic() + seconds, 0.01
     while not condition():
         assert time.monotonic() < end, (
             f"it did not happen; on the screen:\n{screen_text(pilot.app)}"
         )
-        await pilot.pause(0.01)
+        await pilot.pause(pause)
+        pause = min(1.2 * pause, 0.05)
 
 
 @contextlib.asynccontextmanager
