@@ -59,7 +59,8 @@ def choose(
     weights = logits - peak
     kept = _kept(weights, sampling)
     with np.errstate(over="ignore"):  # a temperature near 0 leaves only the most likely token
-        weights = np.exp(weights / np.float32(max(sampling.temperature, 1e-30)))
+        weights /= np.float32(max(sampling.temperature, 1e-30))
+    np.exp(weights, out=weights)  # in place: new pages cost as much as the numbers
     if kept is not None:
         weights *= kept
     return _drawn(weights, uniform)

@@ -93,7 +93,7 @@ struct LinearJob {
 // Keys and values of kPageTokens tokens of one layer and row of a batch. Keys lie transposed in
 // blocks of as many tokens as a vector has lanes, [kv_head][block][width][lane]; then the values,
 // [kv_head][token][width].
-constexpr long kPageTokens = 64;
+constexpr long kPageTokens = 32;
 
 // Attention of one new token a row over its pages.
 struct DecodeArgs {
