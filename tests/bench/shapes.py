@@ -2,7 +2,7 @@
 
     python tests/bench/shapes.py --shape 3b --side decode      one answer, and the memory it takes
     python tests/bench/shapes.py --shape 3b --side dpo         a step on 2 pairs of 512 tokens
-    python tests/bench/shapes.py --shape 1b --side context     a token's time with 64 to 4,096 before
+    python tests/bench/shapes.py --shape 1b --side context     a token's time behind 64 to 4,096
 
 ``share`` is what one answer reads (each weight once a token) of what two threads can read at all.
 The files are kept in a temporary folder (0.8 and 2.0 GB).

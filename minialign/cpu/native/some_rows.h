@@ -48,10 +48,13 @@ INLINE void pack_lanes(const float* x, long m, long ldx, long k, bool split, flo
   }
 }
 
-// Columns [k0, k0 + n) of row r into out, in decode_pair's order.
+// Columns [k0, k0 + n) of row r into out, in decode_pair's order. Those of row r + ahead are
+// asked for: the parts of many rows at once are more than the processor foresees.
 template <int Bits>
-INLINE void decode_part(const Weight& w, long r, long k0, long n, float* out) {
+INLINE void decode_part(const Weight& w, long r, long k0, long n, long ahead, float* out) {
   const uint8_t* source = row(w, r);
+  for (long byte = 0; byte < n * Bits / 8; byte += 64)
+    __builtin_prefetch(source + ahead * row_bytes(w) + k0 * Bits / 8 + byte);
   if constexpr (Bits == 32) {
     memcpy(out, (const float*)source + k0, n * 4);
     return;
@@ -107,7 +110,8 @@ static void some_rows_part(const float* lanes, long m, const Weight& w, long n0,
     for (long k0 = 0; k0 < w.cols; k0 += kRowBuffer) {
       const long depth = w.cols - k0 < kRowBuffer ? w.cols - k0 : kRowBuffer;
       for (long r = 0; r < kRows; r++)
-        decode_part<Bits>(w, n + (r < rows ? r : 0), k0, depth, decoded + r * kRowStride);
+        decode_part<Bits>(w, n + (r < rows ? r : 0), k0, depth, kRows,
+                          decoded + r * kRowStride);
       const float* x = lanes + k0 * wide;
       for (long v = 0; v < vectors; v += 2) {  // two by two
         float* part = sums + v * kRows * kLanes;
