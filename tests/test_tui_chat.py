@@ -13,7 +13,7 @@ from minialign.lane import Which
 from minialign.records import Rated
 from minialign.tasks.conversations import Conversations, Talk, Turn
 from minialign.tasks.label import Waiting
-from tui.bubble import Bubble
+from tui.bubble import Bubble, markdown_parser
 from tui.composer import Composer
 from tui.dialogs import Ask, Edit, ErrorDialog, Pick, Sure
 from tui.sampling import SamplingDialog
@@ -462,3 +462,9 @@ def test_a_database_that_is_none_is_told_and_left_alone(home):
 
     drive(app, script)
     assert (home / "conversations.db").read_bytes() == before
+
+
+def test_code_without_a_language_is_text():
+    text = "```\nplain = 1\n```\n\n```python\nx = 1\n```\n\npar\n\n    indented\n"
+    infos = [t.info for t in markdown_parser().parse(text) if t.type in ("fence", "code_block")]
+    assert infos == ["text", "python", "text"]

@@ -4,6 +4,7 @@ import re
 from typing import ClassVar
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_core import StateCore
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -29,7 +30,17 @@ def printable(text: str) -> str:
 
 def markdown_parser() -> MarkdownIt:
     """Markdown with tables; looking for bare links costs 20 times the rest of it, at each token."""
-    return MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    parser.core.ruler.push("plain_code", _name_plain_code)
+    return parser
+
+
+def _name_plain_code(state: StateCore) -> None:
+    """Code that names no language is text: guessing one loads every lexer, which is most of a
+    second at the start and a stop in the middle of an answer."""
+    for token in state.tokens:
+        if token.type in ("fence", "code_block") and not token.info.strip():
+            token.info = "text"
 
 
 def _markdown(text: str, classes: str) -> Markdown:

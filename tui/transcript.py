@@ -7,7 +7,7 @@ from textual.widgets import Markdown, Static
 
 from minialign.lane import Which
 from minialign.tasks.conversations import Talk, Turn
-from tui.bubble import THUMBS, Bubble
+from tui.bubble import THUMBS, Bubble, markdown_parser
 
 SHOWN = 30  # turns of an old conversation that are drawn
 ENDS = {"length": "cut at the limit: Ctrl-S sets it", "cancelled": "stopped", "stop_string": ""}
@@ -40,7 +40,7 @@ class Transcript(VerticalScroll, can_focus=False):
 
     async def warm(self) -> None:
         """Have the styles of Markdown read before the first answer comes: it takes a moment."""
-        first = Markdown("# a\n\nb\n\n- c\n\n```\nd\n```")
+        first = Markdown("# a\n\nb\n\n- c\n\n```\nd\n```", parser_factory=markdown_parser)
         first.display = False
         await self.mount(first)
         await first.remove()

@@ -10,7 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Label, Markdown, Static
 
 from minialign.tasks import judgings
-from tui.bubble import printable
+from tui.bubble import markdown_parser, printable
 
 if TYPE_CHECKING:
     from tui.judge import JudgeScreen
@@ -48,7 +48,8 @@ class VerdictView(ModalScreen[None]):
             with Horizontal(id="verdict-answers"):
                 for side in ("a", "b"):
                     with VerticalScroll(classes="answer", id=f"verdict-{side}", can_focus=False):
-                        yield Markdown("", id=f"verdict-text-{side}", open_links=False)
+                        yield Markdown("", id=f"verdict-text-{side}", open_links=False,
+                                       parser_factory=markdown_parser)  # fmt: skip
             yield Static("", id="verdict-why", markup=False)
             yield Static("a b t overrule   u undo   ←→ other verdicts   ↑↓ scroll   Esc",
                          classes="keys", markup=False)  # fmt: skip
