@@ -18,14 +18,28 @@ struct Input {
   const float* split;  // for 4-bit weights, see few_rows.h
   const float* lanes;  // for more than kFewRows rows, see some_rows.h
   const float* split_lanes;
-  const float *words4, *words8;  // for a single row, see one_row.h; or null
+  const float *words4, *words8;  // for one row, see one_row.h; for several, see byte_rows.h
 };
 
+// Whether m rows are read as bytes by quantized weights.
+INLINE bool as_bytes(long m) {
+#if MINIALIGN_AVX512
+  return byte_products && m >= kByteRows;
+#else
+  return false;
+#endif
+}
+
 template <int Bits>
-INLINE void job_rows(const Input& x, const Weight& w, long n0, long n1, float* y, bool add) {
-#if MINIALIGN_ONE_ROW
-  if constexpr (Bits != 32)
+INLINE void job_rows(const Input& x, const Weight& w, long n0, long n1, long next, float* y,
+                     bool add) {
+#if MINIALIGN_AVX512
+  if constexpr (Bits != 32) {
+    if (as_bytes(x.m))
+      return byte_rows_block<Bits>(Bits == 4 ? x.words4 : x.words8, x.m, w, n0, n1, next, y, w.rows,
+                                   add, {});
     if (x.m == 1) return one_row_task<Bits>(Bits == 4 ? x.words4 : x.words8, w, n0, n1, y, add);
+  }
 #endif
   if (x.m > kFewRows)
     some_rows_task<Bits>(Bits == 4 ? x.split_lanes : x.lanes, x.m, w, n0, n1, y, add);
@@ -34,14 +48,16 @@ INLINE void job_rows(const Input& x, const Weight& w, long n0, long n1, float* y
                                        add);
 }
 
-// Outputs [n0, n1) of a job; z (m, rank) is its low-rank projection.
-INLINE void run_job(const LinearJob& job, const Input& x, const float* z, long n0, long n1) {
+// Outputs [n0, n1) of a job, then probably those from `next` on; z (m, rank) is its low-rank
+// projection.
+INLINE void run_job(const LinearJob& job, const Input& x, const float* z, long n0, long n1,
+                    long next) {
   const Weight& w = job.w;
   const long m = x.m;
   switch (w.bits) {
-    case 4: job_rows<4>(x, w, n0, n1, job.y, job.add); break;
-    case 8: job_rows<8>(x, w, n0, n1, job.y, job.add); break;
-    default: job_rows<32>(x, w, n0, n1, job.y, job.add);
+    case 4: job_rows<4>(x, w, n0, n1, next, job.y, job.add); break;
+    case 8: job_rows<8>(x, w, n0, n1, next, job.y, job.add); break;
+    default: job_rows<32>(x, w, n0, n1, next, job.y, job.add);
   }
   for (long i = 0; i < m; i++) {
     float* y = job.y + i * w.rows;
@@ -77,21 +93,30 @@ static void linears_few(const float* x, long m, const LinearJob* jobs, long coun
     widest = jobs[j].w.rows > widest ? jobs[j].w.rows : widest;
     any_split |= jobs[j].w.bits == 4;
     any_bytes |= jobs[j].w.bits == 8;
-    any_plain |= jobs[j].w.bits != 4 || jobs[j].rank > 0;
+    any_plain |= jobs[j].w.bits == 32 || jobs[j].rank > 0;
   }
+  const bool bytes = as_bytes(m);
   float* room = (float*)scratch(kPackedA, (k * (2 * wide + m + kLanes) + m * ranks + 64) * 4);
   float *lanes = room, *split_lanes = lanes + k * wide, *split = split_lanes + k * wide;
   float* z = split + k * (m > kLanes ? m : kLanes);
-  float *words4 = lanes, *words8 = split_lanes;  // a single row needs neither of those
-  if (m > kFewRows) {
-    if (any_plain) pack_lanes(x, m, k, k, false, lanes, split);
-    if (any_split) pack_lanes(x, m, k, k, true, split_lanes, split);
-  } else if (m == 1 && MINIALIGN_ONE_ROW) {
-#if MINIALIGN_ONE_ROW
+  float *words4 = m == 1 ? lanes : split, *words8 = split_lanes;  // where nothing else is then
+#if MINIALIGN_AVX512
+  if (bytes) {
+    const long pieces = m * k < 8000 ? 1 : 2;
+    parallel(pieces, [&](long c) {
+      const long i0 = m * c / pieces, i1 = m * (c + 1) / pieces;
+      if (any_split) rows_to_bytes<4>(x, m, k, k, i0, i1, words4);
+      if (any_bytes) rows_to_bytes<8>(x, m, k, k, i0, i1, words8);
+    });
+  } else if (m == 1) {
     if (any_split) order_row<4>(x, k, words4);
     if (any_bytes) order_row<8>(x, k, words8);
+  }
 #endif
-  } else if (any_split) {
+  if (m > kFewRows) {
+    if (any_plain || (any_bytes && !bytes)) pack_lanes(x, m, k, k, false, lanes, split);
+    if (any_split && !bytes) pack_lanes(x, m, k, k, true, split_lanes, split);
+  } else if (any_split && !bytes && (m > 1 || !MINIALIGN_AVX512)) {
     for (long i = 0; i < m; i++) split_columns(x + i * k, k, split + i * k);
   }
   const Input input{m, x, split, lanes, split_lanes, words4, words8};
@@ -100,17 +125,18 @@ static void linears_few(const float* x, long m, const LinearJob* jobs, long coun
     z_of[j] = z;
     if (jobs[j].rank == 0) continue;
     const Weight a = dense_matrix(jobs[j].a_transposed, jobs[j].rank, k);
-    job_rows<32>(input, a, 0, a.rows, z, false);
+    job_rows<32>(input, a, 0, a.rows, a.rows, z, false);
     z += m * jobs[j].rank;
   }
-  const long most = 4 * thread_count();
+  const long threads = thread_count(), most = 4 * threads;
+  const long unit = bytes ? 32 : 16;  // outputs that belong together
   if (gated) {  // both jobs have the same rows: a chunk finishes its part of the result
     long chunks = 2 * widest * k * m / 40000;
     chunks = chunks < 1 ? 1 : chunks > most ? most : chunks;
-    const long step = ((widest + chunks - 1) / chunks + 15) & ~15l;
+    const long step = ((widest + chunks - 1) / chunks + unit - 1) / unit * unit;
     parallel((widest + step - 1) / step, [&](long c) {
       const long n0 = c * step, n1 = n0 + step < widest ? n0 + step : widest;
-      for (long j = 0; j < 2; j++) run_job(jobs[j], input, z_of[j], n0, n1);
+      for (long j = 0; j < 2; j++) run_job(jobs[j], input, z_of[j], n0, n1, n0 + threads * step);
       for (long i = 0; i < m; i++)
         gate(jobs[0].y + i * widest, jobs[1].y + i * widest, n0, n1);
     });
@@ -118,12 +144,12 @@ static void linears_few(const float* x, long m, const LinearJob* jobs, long coun
   }
   long chunks = rows * k * m / 40000;
   chunks = chunks < 1 ? 1 : chunks > most ? most : chunks;
-  const long step = ((rows + chunks - 1) / chunks + 15) & ~15l;
+  const long step = ((rows + chunks - 1) / chunks + unit - 1) / unit * unit;
   parallel((rows + step - 1) / step, [&](long c) {
     long from = c * step, to = from + step < rows ? from + step : rows;
     for (long j = 0; j < count && from < to; j++) {
       const long n = jobs[j].w.rows;
-      if (from < n) run_job(jobs[j], input, z_of[j], from, to < n ? to : n);
+      if (from < n) run_job(jobs[j], input, z_of[j], from, to < n ? to : n, from + threads * step);
       from = from > n ? from - n : 0;
       to -= n;
     }
@@ -187,15 +213,18 @@ static void fill_page(float* page, long kv_heads, long width, long at, long n, c
   }
 }
 
-// scores[h][0 .. 2 * kLanes) = q[h] . two blocks of keys, for Heads heads `stride` apart.
+// scores[h][0 .. 2 * kLanes) = q[h] . two blocks of keys, for Heads heads `stride` apart. `next` is
+// what will be read after them: pages lie anywhere.
 template <int Heads>
-INLINE void score_blocks(const float* q, const float* keys, long width, float* scores,
-                         long stride) {
+INLINE void score_blocks(const float* q, const float* keys, const float* next, long width,
+                         float* scores, long stride) {
   Vec s0[Heads], s1[Heads];
 #pragma GCC unroll 4
   for (int h = 0; h < Heads; h++) s0[h] = s1[h] = Vec{};
   for (long d = 0; d < width; d++) {
     const Vec k0 = load(keys + d * kLanes), k1 = load(keys + (width + d) * kLanes);
+    __builtin_prefetch(next + d * kLanes);
+    __builtin_prefetch(next + (width + d) * kLanes);
 #pragma GCC unroll 4
     for (int h = 0; h < Heads; h++) {
       s0[h] += q[h * width + d] * k0;
@@ -209,22 +238,43 @@ INLINE void score_blocks(const float* q, const float* keys, long width, float* s
   }
 }
 
-// out[h] (width,) += sum over n tokens of weights[h][token] * values[token].
-template <int Heads>
-INLINE void add_values(const float* weights, long stride, const float* values, long n, long width,
-                       float* out) {
-  for (long d = 0; d < width; d += kLanes) {
-    Vec sums[Heads];
+// Adds to columns [d, d + Vectors * kLanes) of out[h] (width,) the sum over n tokens of
+// weights[h][token] * values[token].
+template <int Heads, int Vectors>
+INLINE void add_value_columns(const float* weights, long stride, const float* values,
+                              const float* next, long n, long width, long d, float* out) {
+  Vec sums[Heads][Vectors];
 #pragma GCC unroll 4
-    for (int h = 0; h < Heads; h++) sums[h] = load(out + h * width + d);
-    for (long i = 0; i < n; i++) {
-      const Vec v = load(values + i * width + d);
+  for (int h = 0; h < Heads; h++)
 #pragma GCC unroll 4
-      for (int h = 0; h < Heads; h++) sums[h] += weights[h * stride + i] * v;
+    for (int v = 0; v < Vectors; v++) sums[h][v] = load(out + h * width + d + v * kLanes);
+  for (long i = 0; i < n; i++) {
+    Vec value[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; v++) {
+      value[v] = load(values + i * width + d + v * kLanes);
+      __builtin_prefetch(next + i * width + d + v * kLanes);
     }
 #pragma GCC unroll 4
-    for (int h = 0; h < Heads; h++) store(out + h * width + d, sums[h]);
+    for (int h = 0; h < Heads; h++)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; v++) sums[h][v] += weights[h * stride + i] * value[v];
   }
+#pragma GCC unroll 4
+  for (int h = 0; h < Heads; h++)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; v++) store(out + h * width + d + v * kLanes, sums[h][v]);
+}
+
+template <int Heads>
+INLINE void add_values(const float* weights, long stride, const float* values, const float* next,
+                       long n, long width, float* out) {
+  constexpr int kVectors = kTileRows > 6 ? 4 : 2;
+  long d = 0;
+  for (; d + kVectors * kLanes <= width; d += kVectors * kLanes)
+    add_value_columns<Heads, kVectors>(weights, stride, values, next, n, width, d, out);
+  for (; d < width; d += kLanes)
+    add_value_columns<Heads, 1>(weights, stride, values, next, n, width, d, out);
 }
 
 // A group of heads in runs of at most four: body(first head, number of heads as a constant).
@@ -249,8 +299,9 @@ INLINE void attend_pages(const DecodeArgs& a, long row, long kv, long p0, long p
   for (long p = p0; p < p1; p++)
     for (long t = 0; t < kPageTokens && p * kPageTokens + t < t1; t += 2 * kLanes) {
       const float* keys = pages[p] + (kv * kPageTokens + t) * width;
+      const float* next = pages[p + 1 < p1 ? p + 1 : p] + (kv * kPageTokens + t) * width;
       float* to = scores + p * kPageTokens + t - t0;
-#define CALL(n) score_blocks<n>(q + h * width, keys, width, to + h * stride, stride)
+#define CALL(n) score_blocks<n>(q + h * width, keys, next, width, to + h * stride, stride)
       FOR_HEADS(group, CALL)
 #undef CALL
     }
@@ -276,9 +327,11 @@ INLINE void attend_pages(const DecodeArgs& a, long row, long kv, long p0, long p
   for (long p = p0; p < p1; p++) {
     const long from = p * kPageTokens;
     const long tokens = t1 - from < kPageTokens ? t1 - from : kPageTokens;
-    const float* values = pages[p] + values_start(a.kv_heads, width) + kv * kPageTokens * width;
-#define CALL(n)                                                                            \
-  add_values<n>(scores + h * stride + from - t0, stride, values, tokens, width, out + h * width)
+    const long start = values_start(a.kv_heads, width) + kv * kPageTokens * width;
+    const float *values = pages[p] + start, *next = pages[p + 1 < p1 ? p + 1 : p] + start;
+    float* weights = scores + from - t0;
+#define CALL(n) \
+  add_values<n>(weights + h * stride, stride, values, next, tokens, width, out + h * width)
     FOR_HEADS(group, CALL)
 #undef CALL
   }
@@ -301,13 +354,17 @@ static void decode_attention(const DecodeArgs& a) {
     const long p0 = own * part / parts, p1 = own * (part + 1) / parts;
     float* out = partial + t * each;
     float* scores = (float*)scratch(kTaskA, group * (pages + 1) * kPageTokens * 4);
-    attend_pages(a, row, pair % a.kv_heads, p0, p1, scores, out, out + group * width,
-                 out + group * (width + 1));
+    float *maxima = out + group * width, *totals = out + group * (width + 1);
+    attend_pages(a, row, pair % a.kv_heads, p0, p1, scores, out, maxima, totals);
+    for (long h = 0; parts == 1 && h < group; h++)
+      for (long d = 0; d < width; d++)
+        a.out[(pair * group + h) * width + d] = out[h * width + d] / totals[h];
   };
   if (a.rows * a.heads * longest * width < 40000)
     for (long t = 0; t < tasks; t++) task(t);
   else
     parallel(tasks, task);
+  if (parts == 1) return;
   for (long pair = 0; pair < a.rows * a.kv_heads; pair++)
     for (long h = 0; h < group; h++) {
       const float* first = partial + pair * parts * each;

@@ -5,6 +5,7 @@
 // low and the high half of a vector of bytes need no shuffling.
 #pragma once
 
+#include "byte_rows.h"
 #include "gemm.h"
 #include "one_row.h"
 
@@ -143,7 +144,7 @@ static void few_rows(const float* x, long m, long ldx, const Weight& w, float* y
   const float* input = x;
   long stride = ldx;
   bool one = false;
-#if MINIALIGN_ONE_ROW
+#if MINIALIGN_AVX512
   if constexpr (Bits != 32)
     if (m == 1) {
       float* words = (float*)scratch(kPackedA, 2 * (w.cols + kWordBlock<Bits>) * 4);
@@ -168,7 +169,7 @@ static void few_rows(const float* x, long m, long ldx, const Weight& w, float* y
   const long rows = ((w.rows + chunks - 1) / chunks + 3) & ~3l;
   parallel((w.rows + rows - 1) / rows, [&](long c) {
     const long n1 = (c + 1) * rows < w.rows ? (c + 1) * rows : w.rows;
-#if MINIALIGN_ONE_ROW
+#if MINIALIGN_AVX512
     if constexpr (Bits != 32)
       if (one) return one_row_task<Bits>(input, w, c * rows, n1, y, add);
 #endif

@@ -11,7 +11,11 @@
 namespace minialign {
 namespace MINIALIGN_ISA {
 
-constexpr long kDepth = 384;  // columns of A a micro-kernel call runs over: A's strip stays in L1
+// Columns of A a micro-kernel call runs over, so that A's strip stays in L1. The last call takes a
+// few more when only these are left: for them alone it would go over C once more.
+constexpr long kDepth = 384, kFewMore = 32;
+
+INLINE long depth_at(long k0, long k) { return k - k0 <= kDepth + kFewMore ? k - k0 : kDepth; }
 
 template <class Body>
 INLINE void parallel(long count, const Body& body) {
@@ -116,16 +120,6 @@ struct ColumnsOf {  // the transpose of a row-major (k, m) matrix
   long lda, k;
   void pack(long first, long height, float* out) const {
     pack_strip_transposed(a + first, lda, height, k, out);
-  }
-};
-
-template <class First, class Second>
-struct SideBySide {  // [first | second], along the depth
-  First first_part;
-  Second second_part;
-  void pack(long first, long height, float* out) const {
-    first_part.pack(first, height, out);
-    second_part.pack(first, height, out + first_part.k * kTileRows);
   }
 };
 
@@ -245,8 +239,8 @@ INLINE void gemm_task(const float* packed_a, const Strips& strips, long m, long 
                       long s0, long s1, long n0, long n1, float* c, long ldc, bool add,
                       float* packed_b) {
   const long b_strips = (n1 - n0 + kTileCols - 1) / kTileCols;
-  for (long k0 = 0; k0 < k; k0 += kDepth) {
-    const long depth = k - k0 < kDepth ? k - k0 : kDepth;
+  for (long k0 = 0, depth; k0 < k; k0 += depth) {
+    depth = depth_at(k0, k);
     for (long j = 0; j < b_strips; j++) {
       const long n = n0 + j * kTileCols;
       b.pack(k0, depth, n, n1 - n < kTileCols ? n1 - n : kTileCols,
@@ -267,6 +261,41 @@ INLINE void gemm_task(const float* packed_a, const Strips& strips, long m, long 
 
 enum ScratchSlot { kPackedA = 0, kPackedB = 1, kTaskA = 2, kTaskB = 3, kTaskC = 4, kTaskD = 5 };
 
+constexpr long kMaxRows = 1024;  // rows of A that are packed at once
+
+// Strips that one task packs.
+INLINE long strips_a_chunk(long k) { return 1 + 60000 / (k * kTileRows); }
+
+// C (m, n) = A @ B, or += if add, for m <= kMaxRows rows of A already packed.
+template <class B>
+static void gemm_packed(const float* packed_a, const Strips& strips, long m, long n, long k,
+                        const B& b, float* c, long ldc, bool add) {
+  // Tasks: six tiles of columns, so that a strip of A that was fetched is used six times; rows
+  // are split as far as that gives too few tasks to end together (B is then decoded again).
+  const long tiles = (n + kTileCols - 1) / kTileCols, wanted = 6 * thread_count();
+  const long most = (strips.count + 3) / 4;
+  long width = tiles * most / wanted;
+  width = width < 1 ? 1 : width > 6 ? 6 : width;
+  const long n_tasks = (tiles + width - 1) / width;
+  width = (tiles + n_tasks - 1) / n_tasks;
+  long m_tasks = (wanted + n_tasks - 1) / n_tasks;
+  m_tasks = m_tasks > most ? most : m_tasks;
+  auto task = [&](long t) {
+    const long ni = t / m_tasks, mi = t % m_tasks;
+    const long s0 = strips.count * mi / m_tasks, s1 = strips.count * (mi + 1) / m_tasks;
+    const long n0 = ni * width * kTileCols;
+    const long n1 = n0 + width * kTileCols < n ? n0 + width * kTileCols : n;
+    const long deepest = k < kDepth + kFewMore ? k : kDepth + kFewMore;
+    float* packed_b = (float*)scratch(kPackedB, deepest * width * kTileCols * 4 + 256);
+    gemm_task(packed_a, strips, m, k, b, s0, s1, n0, n1, c, ldc, add, packed_b);
+  };
+  if (m * n * k < 50000) {
+    for (long t = 0; t < n_tasks * m_tasks; t++) task(t);
+  } else {
+    parallel(n_tasks * m_tasks, task);
+  }
+}
+
 // C (m, n) = A @ B, or += if add, split over the pool.
 template <class A, class B>
 static void gemm(const A& a, long m, long n, long k, const B& b, float* c, long ldc, bool add) {
@@ -275,88 +304,18 @@ static void gemm(const A& a, long m, long n, long k, const B& b, float* c, long 
     for (long i = 0; i < m && !add; i++) memset(c + i * ldc, 0, n * 4);
     return;
   }
-  constexpr long kMaxRows = 1024;  // bounds the packed copy of A
   for (long m0 = 0; m0 < m; m0 += kMaxRows) {
     const long rows = m - m0 < kMaxRows ? m - m0 : kMaxRows;
-    float* c0 = c + m0 * ldc;
     const Strips strips(rows, k);
     float* packed_a = (float*)scratch(kPackedA, strips.count * strips.stride * 4 + 256);
-    const long pack_chunk = 1 + 60000 / (k * kTileRows);
-    parallel((strips.count + pack_chunk - 1) / pack_chunk, [&](long chunk) {
-      const long end = (chunk + 1) * pack_chunk;
-      for (long s = chunk * pack_chunk; s < end && s < strips.count; s++)
+    const long chunk_strips = strips_a_chunk(k);
+    parallel((strips.count + chunk_strips - 1) / chunk_strips, [&](long chunk) {
+      const long end = (chunk + 1) * chunk_strips;
+      for (long s = chunk * chunk_strips; s < end && s < strips.count; s++)
         a.pack(m0 + s * strips.rows, strips.height(s, rows), packed_a + s * strips.stride);
     });
-    // Tasks: six tiles of columns, so that a strip of A that was fetched is used six times; rows
-    // are split as far as that gives too few tasks to end together (B is then decoded again).
-    const long tiles = (n + kTileCols - 1) / kTileCols, wanted = 6 * thread_count();
-    const long most = (strips.count + 3) / 4;
-    long width = tiles * most / wanted;
-    width = width < 1 ? 1 : width > 6 ? 6 : width;
-    const long n_tasks = (tiles + width - 1) / width;
-    width = (tiles + n_tasks - 1) / n_tasks;
-    long m_tasks = (wanted + n_tasks - 1) / n_tasks;
-    m_tasks = m_tasks > most ? most : m_tasks;
-    const bool tiny = rows * n * k < 50000;
-    auto task = [&](long t) {
-      const long ni = t / m_tasks, mi = t % m_tasks;
-      const long s0 = strips.count * mi / m_tasks, s1 = strips.count * (mi + 1) / m_tasks;
-      const long n0 = ni * width * kTileCols;
-      const long n1 = n0 + width * kTileCols < n ? n0 + width * kTileCols : n;
-      float* packed_b = (float*)scratch(
-          kPackedB, (k < kDepth ? k : kDepth) * width * kTileCols * 4 + 256);
-      gemm_task(packed_a, strips, rows, k, b, s0, s1, n0, n1, c0, ldc, add, packed_b);
-    };
-    if (tiny) {
-      for (long t = 0; t < n_tasks * m_tasks; t++) task(t);
-    } else {
-      parallel(n_tasks * m_tasks, task);
-    }
+    gemm_packed(packed_a, strips, rows, n, k, b, c + m0 * ldc, ldc, add);
   }
-}
-
-// C (m, n) = A @ B for at most kTileRows rows of A and a row-major B (k, n), read where it lies.
-template <int Rows>
-static void thin_kernel(long depth, const float* a, const float* b, long ldb, float* c, long ldc) {
-  Vec left[Rows], right[Rows];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++) left[r] = right[r] = Vec{};
-  for (long k = 0; k < depth; k++, a += kTileRows, b += ldb) {
-    const Vec b0 = load(b), b1 = load(b + kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; r++) {
-      left[r] += a[r] * b0;
-      right[r] += a[r] * b1;
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; r++) {
-    store(c + r * ldc, left[r]);
-    store(c + r * ldc + kLanes, right[r]);
-  }
-}
-
-template <int Rows>
-INLINE void run_thin(long rows, long depth, const float* a, const float* b, long ldb, float* c,
-                     long ldc) {
-  if constexpr (Rows > 0) {
-    if (rows == Rows) return thin_kernel<Rows>(depth, a, b, ldb, c, ldc);
-    run_thin<Rows - 1>(rows, depth, a, b, ldb, c, ldc);
-  }
-}
-
-static void thin_gemm(const float* a, long m, long n, long k, const Weight& b, float* c) {
-  if (m == 0 || n == 0) return;
-  if (m > kTileRows || n < kTileCols || k == 0)
-    return gemm(RowsOf{a, k, k}, m, n, k, StraightWeight<32>{b}, c, n, false);
-  float* packed = (float*)scratch(kPackedA, (k * kTileRows + 2 * kLanes) * 4 + 256);
-  pack_strip(a, k, m, k, packed);
-  const float* from = (const float*)b.words;
-  parallel((n + kTileCols - 1) / kTileCols, [&](long t) {
-    // The last tile reaches back over columns of the one before: the same values come out.
-    const long j = (t + 1) * kTileCols <= n ? t * kTileCols : n - kTileCols;
-    run_thin<kTileRows>(m, k, packed, from + j, n, c + j, n);
-  });
 }
 
 }  // namespace MINIALIGN_ISA

@@ -1,8 +1,8 @@
 // A linear layer with a low-rank addition: y = x @ w^T + scale * (x @ a) @ b.
 //
 // The low-rank part rides on the big products as `rank` more steps of their depth, so it costs no
-// further pass over y or dx. The thin products are computed transposed, (rank, ...), which fills
-// whole tiles.
+// further pass over y or dx. The thin products are made of each strip of rows while it is packed
+// for the big one and lies in the cache, so they cost no further pass over x or dy either.
 #pragma once
 
 #include "few_rows.h"
@@ -20,15 +20,85 @@ INLINE Weight dense_matrix(const float* values, long rows, long cols) {
   return w;
 }
 
-// z (rank, m) = scale * (x @ a)^T
-INLINE void project(const LoraArgs& l) {
-  const Weight x = dense_matrix(l.x, l.m, l.w->cols);
-  gemm(ColumnsOf{l.a, l.rank, x.cols}, l.rank, l.m, x.cols, TransposedWeight<32>{x}, l.z, l.m,
-       false);
-  for (long i = 0; i < l.rank * l.m; i++) l.z[i] *= l.scale;
+// A strip's columns [k, k + Ranks): scale * (its first k columns @ p), p (k, ...) with `stride`.
+template <int Ranks>
+INLINE void project_columns(float* strip, long k, const float* p, long stride, float scale,
+                            float* out) {
+  constexpr int kVectors = (kTileRows + kLanes - 1) / kLanes;
+  Vec sums[Ranks][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < Ranks; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; v++) sums[r][v] = Vec{};
+  for (long i = 0; i < k; i++) {
+    const float* column = strip + i * kTileRows;
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; v++) {
+      const Vec rows = load(column + v * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < Ranks; r++) sums[r][v] += p[i * stride + r] * rows;
+    }
+  }
+  // In rising order: each store overwrites the surplus lanes of the one before.
+#pragma GCC unroll 8
+  for (int r = 0; r < Ranks; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; v++)
+      store(out + r * kTileRows + v * kLanes, sums[r][v] * scale);
 }
 
-// The same for a few rows, read once: y += z @ b.
+// sums (Ranks, n) += z (height, Ranks)^T @ rows (height, n); z transposed, `stride` between ranks.
+template <int Ranks>
+INLINE void add_outer(const float* z, long stride, const float* rows, long height, long n,
+                      float* sums) {
+  long j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    Vec s[Ranks];
+#pragma GCC unroll 8
+    for (int r = 0; r < Ranks; r++) s[r] = load(sums + r * n + j);
+    for (long i = 0; i < height; i++) {
+      const Vec values = load(rows + i * n + j);
+      __builtin_prefetch(rows + (i + height) * n + j, 0, 2);
+#pragma GCC unroll 8
+      for (int r = 0; r < Ranks; r++) s[r] += z[r * stride + i] * values;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Ranks; r++) store(sums + r * n + j, s[r]);
+  }
+  for (; j < n; j++)
+    for (int r = 0; r < Ranks; r++)
+      for (long i = 0; i < height; i++) sums[r * n + j] += z[r * stride + i] * rows[i * n + j];
+}
+
+// All ranks in runs of eight, or of what is left: call(run as a constant), from rank `r` on.
+constexpr int kMostRanks = kTileRows > 2 * kLanes ? 4 : 8;
+#define FOR_RANKS(rank, call)                                                       \
+  for (long r = 0; r < (rank);) {                                                   \
+    const long left = (rank)-r;                                                     \
+    if (kMostRanks == 8 && left >= 8) { call(kMostRanks); r += 8; }                 \
+    else if (left >= 4) { call(4); r += 4; }                                        \
+    else if (left >= 2) { call(2); r += 2; }                                        \
+    else { call(1); r += 1; }                                                       \
+  }
+
+// Packs a strip of rows (height, k), and behind it scale * rows @ p, p (k, rank).
+INLINE void pack_projected(const float* rows, long height, long k, const float* p, long rank,
+                           float scale, float* strip) {
+  pack_strip(rows, k, height, k, strip);
+#define CALL(n) \
+  project_columns<n>(strip, k, p + r, rank, scale, strip + (k + r) * kTileRows)
+  FOR_RANKS(rank, CALL)
+#undef CALL
+}
+
+INLINE void add_outers(const float* z, long stride, long rank, const float* rows, long height,
+                       long n, float* sums) {
+#define CALL(size) add_outer<size>(z + r * stride, stride, rows, height, n, sums + r * n)
+  FOR_RANKS(rank, CALL)
+#undef CALL
+}
+
+// For a few rows, read once: z (rank, m) = scale * (x @ a)^T, y += z^T @ b.
 static void add_low_rank(const LoraArgs& l) {
   const long k = l.w->cols, n = l.w->rows;
   float z[256];
@@ -52,19 +122,88 @@ static void add_low_rank(const LoraArgs& l) {
   }
 }
 
+#if MINIALIGN_AVX512
+constexpr long kRanks = 4;  // ranks whose sums are in registers
+
+// z (Rows, rank) = scale * rows (Rows, k) @ p^T, p (rank, k) filled up to whole kRanks with zeros.
+template <int Rows>
+INLINE void project_rows(const float* rows, long k, const float* p, long rank, float scale,
+                         float* z) {
+  for (long r = 0; r < rank; r += kRanks, p += kRanks * k) {
+    Vec sums[Rows][kRanks];
+#pragma GCC unroll 4
+    for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 4
+      for (int q = 0; q < kRanks; q++) sums[i][q] = Vec{};
+    for (long j = 0; j < k; j += kLanes) {
+      Vec factors[kRanks];
+#pragma GCC unroll 4
+      for (int q = 0; q < kRanks; q++) factors[q] = load(p + q * k + j);
+#pragma GCC unroll 4
+      for (int i = 0; i < Rows; i++) {
+        const Vec values = load(rows + i * k + j);
+#pragma GCC unroll 4
+        for (int q = 0; q < kRanks; q++) sums[i][q] += values * factors[q];
+      }
+    }
+    float totals[Rows][kRanks];
+    sum_each(sums[0], Rows * kRanks, totals[0]);
+    for (int i = 0; i < Rows; i++)
+      for (long q = 0; q < kRanks && r + q < rank; q++)
+        z[i * rank + r + q] = scale * totals[i][q];
+  }
+}
+
+template <int Bits>
+static void lora_bytes(const LoraArgs& l) {
+  const long k = l.w->cols, rank = l.rank, ranks = (rank + kRanks - 1) / kRanks * kRanks;
+  float* z = (float*)scratch(kTaskC, (l.m * rank + ranks * k) * 4);
+  float* a = z + l.m * rank;
+  memset(a + rank * k, 0, (ranks - rank) * k * 4);
+  for (long j = 0; j < k; j++)
+    for (long r = 0; r < rank; r++) a[r * k + j] = l.a[j * rank + r];
+  byte_rows<Bits>(l.x, l.m, k, *l.w, l.y, l.w->rows, l.add, {z, l.b, rank},
+                  [&](long i0, long i1) {
+                    long i = i0;
+                    for (; i + 4 <= i1; i += 4)
+                      project_rows<4>(l.x + i * k, k, a, rank, l.scale, z + i * rank);
+                    for (; i < i1; i++)
+                      project_rows<1>(l.x + i * k, k, a, rank, l.scale, z + i * rank);
+                    for (i = i0; i < i1; i++)
+                      for (long r = 0; r < rank; r++) l.z[r * l.m + i] = z[i * rank + r];
+                  });
+}
+#endif
+
 template <int Bits>
 static void lora_bits(const LoraArgs& l) {
   const Weight& w = *l.w;
+#if MINIALIGN_AVX512
+  if constexpr (Bits != 32)
+    if (byte_products && l.m >= kByteRows) return lora_bytes<Bits>(l);
+#endif
   if (l.m <= kFewRows) {
     few_rows<Bits>(l.x, l.m, w.cols, w, l.y, w.rows, l.add);
     add_low_rank(l);
     return;
   }
-  project(l);
-  const Weight b = dense_matrix(l.b, l.rank, w.rows);
-  gemm(SideBySide<RowsOf, ColumnsOf>{{l.x, w.cols, w.cols}, {l.z, l.m, l.rank}}, l.m, w.rows,
-       w.cols + l.rank,
-       Stacked<TransposedWeight<Bits>, StraightWeight<32>>{{w}, w.cols, {b}}, l.y, w.rows, l.add);
+  const long k = w.cols, n = w.rows, depth = k + l.rank;
+  const Weight b = dense_matrix(l.b, l.rank, n);
+  for (long m0 = 0; m0 < l.m; m0 += kMaxRows) {
+    const long rows = l.m - m0 < kMaxRows ? l.m - m0 : kMaxRows;
+    const Strips strips(rows, depth);
+    float* packed = (float*)scratch(kPackedA, strips.count * strips.stride * 4 + 256);
+    parallel(strips.count, [&](long s) {
+      const long first = m0 + s * strips.rows, height = strips.height(s, rows);
+      float* strip = packed + s * strips.stride;
+      pack_projected(l.x + first * k, height, k, l.a, l.rank, l.scale, strip);
+      for (long r = 0; r < l.rank; r++)
+        memcpy(l.z + r * l.m + first, strip + (k + r) * kTileRows, height * 4);
+    });
+    gemm_packed(packed, strips, rows, n, depth,
+                Stacked<TransposedWeight<Bits>, StraightWeight<32>>{{w}, k, {b}}, l.y + m0 * n, n,
+                l.add);
+  }
 }
 
 static void lora(const LoraArgs& l) {
@@ -76,33 +215,56 @@ static void lora(const LoraArgs& l) {
 }
 
 template <int Bits>
-static void lora_dx(const LoraArgs& l, const float* dz) {
+static void lora_dx(const LoraArgs& l, const float* packed, const Strips& strips, long m0,
+                    long rows) {
   const Weight& w = *l.w;
   const Weight a = dense_matrix(l.a, w.cols, l.rank);
-  gemm(SideBySide<RowsOf, ColumnsOf>{{l.dy, w.rows, w.rows}, {dz, l.m, l.rank}}, l.m, w.cols,
-       w.rows + l.rank,
-       Stacked<StraightWeight<Bits>, TransposedWeight<32>>{{w}, w.rows, {a}}, l.dx, w.cols, false);
+  gemm_packed(packed, strips, rows, w.cols, w.rows + l.rank,
+              Stacked<StraightWeight<Bits>, TransposedWeight<32>>{{w}, w.rows, {a}},
+              l.dx + m0 * w.cols, w.cols, false);
 }
 
 // dz = scale * dy @ b^T; dx = dy @ w + dz @ a^T; da = x^T @ dz; db = z^T @ dy.
 static void lora_grad(const LoraArgs& l) {
   const Weight& w = *l.w;
   const long n = w.rows, k = w.cols, rank = l.rank;
-  float* dz = (float*)scratch(kTaskC, (rank * l.m + rank * k) * 4);
-  float* da = dz + rank * l.m;
-  const Weight dy = dense_matrix(l.dy, l.m, n), x = dense_matrix(l.x, l.m, k);
-  gemm(RowsOf{l.b, n, n}, rank, l.m, n, TransposedWeight<32>{dy}, dz, l.m, false);
-  for (long i = 0; i < rank * l.m; i++) dz[i] *= l.scale;
-  thin_gemm(l.z, rank, n, l.m, dy, l.db);
-  thin_gemm(dz, rank, k, l.m, x, da);
+  // Sums of da^T and db, one for every few strips whichever thread takes them: the same numbers
+  // come out in every run.
+  constexpr long kSums = 16;
+  const long each = rank * (n + k);
+  float* sums = (float*)scratch(kTaskD, (kSums * each + n * rank) * 4 + 256);
+  float* b_transposed = sums + kSums * each;
+  memset(sums, 0, kSums * each * 4);
+  for (long r = 0; r < rank; r++)
+    for (long j = 0; j < n; j++) b_transposed[j * rank + r] = l.b[r * n + j];
+  for (long m0 = 0; m0 < l.m; m0 += kMaxRows) {
+    const long rows = l.m - m0 < kMaxRows ? l.m - m0 : kMaxRows;
+    const Strips strips(rows, n + rank);
+    float* packed = (float*)scratch(kPackedA, strips.count * strips.stride * 4 + 256);
+    parallel(kSums, [&](long c) {
+      float *db = sums + c * each, *da = db + rank * n;
+      for (long s = strips.count * c / kSums; s < strips.count * (c + 1) / kSums; s++) {
+        const long first = m0 + s * strips.rows, height = strips.height(s, rows);
+        const float* dy = l.dy + first * n;
+        float* strip = packed + s * strips.stride;
+        pack_projected(dy, height, n, b_transposed, rank, l.scale, strip);
+        add_outers(l.z + first, l.m, rank, dy, height, n, db);
+        add_outers(strip + n * kTileRows, kTileRows, rank, l.x + first * k, height, k, da);
+      }
+    });
+    if (!l.dx) continue;
+    switch (w.bits) {
+      case 4: lora_dx<4>(l, packed, strips, m0, rows); break;
+      case 8: lora_dx<8>(l, packed, strips, m0, rows); break;
+      default: lora_dx<32>(l, packed, strips, m0, rows);
+    }
+  }
+  for (long c = 1; c < kSums; c++)
+    for (long i = 0; i < each; i++) sums[i] += sums[c * each + i];
+  memcpy(l.db, sums, rank * n * 4);
+  const float* da = sums + rank * n;
   for (long j = 0; j < k; j++)
     for (long r = 0; r < rank; r++) l.da[j * rank + r] = da[r * k + j];
-  if (!l.dx) return;
-  switch (w.bits) {
-    case 4: return lora_dx<4>(l, dz);
-    case 8: return lora_dx<8>(l, dz);
-    default: return lora_dx<32>(l, dz);
-  }
 }
 
 }  // namespace MINIALIGN_ISA

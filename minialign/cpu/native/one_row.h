@@ -8,7 +8,7 @@
 #include "byte_row.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
-#define MINIALIGN_ONE_ROW 1
+#define MINIALIGN_AVX512 1
 
 namespace minialign {
 namespace MINIALIGN_ISA {
@@ -128,5 +128,5 @@ static void one_row_task(const float* x, const Weight& w, long n0, long n1, floa
 }  // namespace minialign
 
 #else
-#define MINIALIGN_ONE_ROW 0
+#define MINIALIGN_AVX512 0
 #endif

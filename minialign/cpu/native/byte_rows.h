@@ -1,0 +1,308 @@
+// y = x @ w^T for several rows of x and a 4- or 8-bit w with products of bytes (AVX-512 VNNI), as
+// exact as byte_row.h does it for one row. A row's result does not depend on the other rows.
+//
+// Here the lanes are outputs: 32 rows of w at a time, of which 64 bytes each become columns of
+// four weights for 16 outputs, and four bytes of x at a time are broadcast.
+#pragma once
+
+#include "byte_row.h"
+#include "gemm.h"
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+
+namespace minialign {
+namespace MINIALIGN_ISA {
+
+constexpr long kOutputs = 2 * kLanes;  // rows of w at a time
+constexpr long kTogether = 8;          // rows of x whose sums are in registers
+constexpr long kByteRows = 3;          // from so many rows of x on this is the fastest
+constexpr long kRowBlock = 128;        // rows of x that lie together: their bytes stay in L2
+constexpr long kPartBytes = 3 * kPart;  // one row of x: a, b, c, in the order of the weights
+
+// Rows of x in that form: bytes [part][row][kPartBytes]; for each part and row a scale and the sum.
+struct RowsOfBytes {
+  uint8_t* bytes;
+  float *scales, *sums;
+};
+
+INLINE RowsOfBytes rows_of_bytes_at(const void* at, long m, long cols) {
+  uint8_t* bytes = (uint8_t*)at;
+  float* scales = (float*)(bytes + m * cols * 3);
+  return {bytes, scales, scales + m * cols / kPart};
+}
+
+// Rows [i0, i1) of x (m, cols) in that form; the whole has room in m * cols floats. The bytes of a
+// word of 4-bit weights are its even columns and its odd ones.
+template <int Bits>
+static void rows_to_bytes(const float* x, long m, long ldx, long cols, long i0, long i1,
+                          void* out) {
+  const RowsOfBytes to = rows_of_bytes_at(out, m, cols);
+  const __m128i order = Bits == 4
+                            ? _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
+                            : _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i offset = _mm512_set1_epi32(0x808080);
+  for (long first_row = i0; first_row < i1; first_row += kTogether)
+    for (long p = 0; p < cols / kPart; p++)
+      for (long i = first_row; i < first_row + kTogether && i < i1; i++) {
+        const float* from = x + i * ldx + p * kPart;
+        const Vec first = load(from), second = load(from + kLanes);
+        const Vec size = max(first > 0.f ? first : -first, second > 0.f ? second : -second);
+        // 32 products of 22 bits and a sign with 4 bits add up to 31 and a sign.
+        const float scale = max_lane(size) / 4.4e6f;
+        to.scales[p * m + i] = scale;
+        to.sums[p * m + i] = sum(first + second);
+        const Vec inverse = broadcast(scale > 1e-37f ? 1.f / scale : 0.f);
+        uint8_t* bytes = to.bytes + (p * m + i) * kPartBytes;
+        for (int half = 0; half < 2; half++) {
+          // The bytes of x + 128 * (65536 + 256 + 1) are a + 128, b + 128, c + 128.
+          __m512i q = _mm512_cvtps_epi32((__m512)((half ? second : first) * inverse));
+          q = _mm512_xor_si512(_mm512_add_epi32(q, offset), offset);
+          for (int plane = 2; plane >= 0; plane--, q = _mm512_srli_epi32(q, 8))
+            _mm_storeu_si128((__m128i*)(bytes + plane * kPart + half * kLanes),
+                             _mm_shuffle_epi8(_mm512_cvtepi32_epi8(q), order));
+        }
+      }
+}
+
+// 64 bytes from column k of 16 rows of w on, as [word][row]; only `valid` rows are there. Those of
+// the rows `ahead` are asked for.
+template <int Bits>
+INLINE void words_of_rows(const Weight& w, long n, long valid, long k, long ahead, Vec* words) {
+  const __mmask16 mask = first_lanes((w.cols - k) * Bits / 32);
+  const long bytes = row_bytes(w);
+#pragma GCC unroll 16
+  for (int r = 0; r < kLanes; r++) {
+    const uint8_t* here = row(w, n + (r < valid ? r : 0)) + k * Bits / 8;
+    words[r] = (Vec)_mm512_maskz_loadu_epi32(mask, here);
+    __builtin_prefetch(here + ahead * bytes, 0, 2);  // rows are too short to be foreseen
+  }
+  transpose(words);
+}
+
+// One part of the columns: adds x's rows [0, Rows) @ w^T to sums (Rows, kOutputs).
+// `weights` is [four columns][kOutputs][4].
+template <int Bits, int Rows>
+BYTE_PRODUCTS static inline void byte_tile(const uint8_t* x, const uint8_t* weights,
+                                           const float* x_scales, const float* x_sums,
+                                           const Vec* scales, const Vec* biases, float* sums) {
+  __m512i dots[Rows][2], high[Rows][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; r++) dots[r][0] = dots[r][1] = _mm512_setzero_si512();
+#pragma GCC unroll 3
+  for (int plane = 0; plane < 3; plane++) {
+    if (plane == 1 || (plane == 2 && Bits == 4))
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r++)
+        for (int b = 0; b < 2; b++) dots[r][b] = _mm512_slli_epi32(dots[r][b], 8);
+    if (plane == 2 && Bits == 8)  // the sums would not fit: the last bytes' apart
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r++)
+        for (int b = 0; b < 2; b++) {
+          high[r][b] = dots[r][b];
+          dots[r][b] = _mm512_setzero_si512();
+        }
+    for (long q = 0; q < kPart / 4; q++) {
+      const __m512i w0 = _mm512_load_si512(weights + q * kOutputs * 4);
+      const __m512i w1 = _mm512_load_si512(weights + q * kOutputs * 4 + 64);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; r++) {
+        int32_t four;
+        memcpy(&four, x + r * kPartBytes + plane * kPart + q * 4, 4);
+        const __m512i values = _mm512_set1_epi32(four);
+        dots[r][0] = _mm512_dpbusd_epi32(dots[r][0], w0, values);
+        dots[r][1] = _mm512_dpbusd_epi32(dots[r][1], w1, values);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; r++)
+    for (int b = 0; b < 2; b++) {
+      Vec dot = (Vec)_mm512_cvtepi32_ps(dots[r][b]);
+      if constexpr (Bits == 8) dot += (Vec)_mm512_cvtepi32_ps(high[r][b]) * 256.f;
+      float* to = sums + r * kOutputs + b * kLanes;
+      store(to, load(to) + dot * (scales[b] * x_scales[r]) + biases[b] * x_sums[r]);
+    }
+}
+
+template <int Bits, int Rows>
+BYTE_PRODUCTS static void byte_tiles(long rows, const uint8_t* x, const uint8_t* weights,
+                                     const float* x_scales, const float* x_sums, const Vec* scales,
+                                     const Vec* biases, float* sums) {
+  if constexpr (Rows > 0) {
+    if (rows == Rows)
+      byte_tile<Bits, Rows>(x, weights, x_scales, x_sums, scales, biases, sums);
+    else
+      byte_tiles<Bits, Rows - 1>(rows, x, weights, x_scales, x_sums, scales, biases, sums);
+  }
+}
+
+// Scales or biases of 16 rows from n on as [group][kOutputs]; only `valid` rows are there.
+INLINE void scales_of_rows(const void* source, ScaleType type, long n, long valid, long groups,
+                           float* out) {
+  for (long g = 0; g < groups; g += kLanes) {
+    Vec square[kLanes];
+#pragma GCC unroll 16
+    for (int r = 0; r < kLanes; r++)
+      square[r] = (Vec)some_scales(source, type, (n + (r < valid ? r : 0)) * groups + g,
+                                   first_lanes(groups - g));
+    transpose(square);
+    for (int i = 0; i < kLanes && g + i < groups; i++)
+      store(out + (g + i) * kOutputs, square[i]);
+  }
+}
+
+// What a low-rank addition gives: z (m, rank) @ b (rank, outputs).
+struct LowRank {
+  const float *z, *b;
+  long rank;
+};
+
+// The same for Rows rows added to sums (Rows, kOutputs), for kOutputs outputs of b from `b` on.
+template <int Rows>
+INLINE void low_rank_tile(const float* z, long rank, const float* b, long ldb, __mmask16 first,
+                          __mmask16 second, float* sums) {
+  Vec s[Rows][2];
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; i++)
+    for (int h = 0; h < 2; h++) s[i][h] = load(sums + i * kOutputs + h * kLanes);
+  for (long r = 0; r < rank; r++, b += ldb) {
+    const Vec b0 = (Vec)_mm512_maskz_loadu_ps(first, b);
+    const Vec b1 = (Vec)_mm512_maskz_loadu_ps(second, b + kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; i++) {
+      s[i][0] += z[i * rank + r] * b0;
+      s[i][1] += z[i * rank + r] * b1;
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; i++)
+    for (int h = 0; h < 2; h++) store(sums + i * kOutputs + h * kLanes, s[i][h]);
+}
+
+// Outputs [n0, n1) for the m <= kRowBlock rows in `x_bytes`; this thread will probably go on with
+// those from `next` on.
+template <int Bits>
+BYTE_PRODUCTS static void byte_rows_block(const void* x_bytes, long m, const Weight& w, long n0,
+                                          long n1, long next, float* y, long ldy, bool add,
+                                          LowRank low) {
+  const RowsOfBytes x = rows_of_bytes_at(x_bytes, m, w.cols);
+  const long groups = w.cols / w.group, parts_a_group = w.group / kPart;
+  const long tiles = (m + kTogether - 1) / kTogether, together = (m + tiles - 1) / tiles;
+  constexpr long kColumns = 512 / Bits;
+  float* scales = (float*)scratch(kTaskA, 2 * groups * kOutputs * 4);
+  float* biases = scales + groups * kOutputs;
+  alignas(64) uint8_t weights[kColumns * kOutputs];
+  alignas(64) float sums[kRowBlock * kOutputs];
+  const __m512i low_bits = _mm512_set1_epi8(15);
+  for (long n = n0; n < n1; n += kOutputs) {
+    const long halves[2] = {n, n + kLanes < n1 ? n + kLanes : n};
+    const long ahead = n + kOutputs < n1 ? kOutputs : next - n;
+    memset(sums, 0, m * kOutputs * 4);
+    for (int b = 0; b < 2; b++) {
+      const long valid = n1 - halves[b];
+      scales_of_rows(w.scales, w.scale_type, halves[b], valid, groups, scales + b * kLanes);
+      scales_of_rows(w.biases, w.scale_type, halves[b], valid, groups, biases + b * kLanes);
+    }
+    for (long k = 0; k < w.cols; k += kColumns) {
+      for (int b = 0; b < 2; b++) {
+        Vec words[kLanes];
+        words_of_rows<Bits>(w, halves[b], n1 - halves[b], k, ahead, words);
+        uint8_t* to = weights + b * 64;
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; i++) {
+          const __m512i word = (__m512i)words[i];
+          if constexpr (Bits == 8) {
+            _mm512_store_si512(to + i * kOutputs * 4, word);
+            continue;
+          }
+          _mm512_store_si512(to + 2 * i * kOutputs * 4, _mm512_and_si512(word, low_bits));
+          _mm512_store_si512(to + (2 * i + 1) * kOutputs * 4,
+                             _mm512_and_si512(_mm512_srli_epi32(word, 4), low_bits));
+        }
+      }
+      for (long p = k / kPart; p < (k + kColumns) / kPart && p < w.cols / kPart; p++) {
+        const long g = p / parts_a_group * kOutputs;
+        const Vec scale[2] = {load(scales + g), load(scales + g + kLanes)};
+        const Vec bias[2] = {load(biases + g), load(biases + g + kLanes)};
+        for (long i = 0; i < m; i += together) {
+          if (p == 0)  // what is written in the end, in many pages
+            for (long r = i; r < i + together && r < m; r++) {
+              __builtin_prefetch(y + r * ldy + n, 1);
+              __builtin_prefetch(y + r * ldy + n + kLanes, 1);
+            }
+          byte_tiles<Bits, kTogether>(m - i < together ? m - i : together,
+                                      x.bytes + (p * m + i) * kPartBytes,
+                                      weights + (p * kPart - k) * kOutputs, x.scales + p * m + i,
+                                      x.sums + p * m + i, scale, bias, sums + i * kOutputs);
+        }
+      }
+    }
+    if (low.rank) {
+      const __mmask16 first = first_lanes(n1 - n);
+      const __mmask16 second = n1 - n > kLanes ? first_lanes(n1 - n - kLanes) : 0;
+      long i = 0;
+      for (; i + 8 <= m; i += 8)
+        low_rank_tile<8>(low.z + i * low.rank, low.rank, low.b + n, w.rows, first, second,
+                         sums + i * kOutputs);
+      for (; i < m; i++)
+        low_rank_tile<1>(low.z + i * low.rank, low.rank, low.b + n, w.rows, first, second,
+                         sums + i * kOutputs);
+    }
+    for (long i = 0; i < m; i++)
+      for (long b = 0; b < 2 && n + b * kLanes < n1; b++) {
+        const long at = n + b * kLanes;
+        float* to = y + i * ldy + at;
+        const __mmask16 mask = first_lanes(n1 - at);
+        Vec out = load(sums + i * kOutputs + b * kLanes);
+        if (add) out += (Vec)_mm512_maskz_loadu_ps(mask, to);
+        _mm512_mask_storeu_ps(to, mask, (__m512)out);
+      }
+  }
+}
+
+// Rows of any number, in blocks of equal height that each have their own room.
+struct RowBlocks {
+  long m, cols, count, height;
+  RowBlocks(long m, long cols) : m(m), cols(cols) {
+    count = (m + kRowBlock - 1) / kRowBlock;
+    height = ((m + count - 1) / count + kTogether - 1) / kTogether * kTogether;
+    count = (m + height - 1) / height;
+  }
+  long first(long block) const { return block * height; }
+  long rows(long block) const { return m - first(block) < height ? m - first(block) : height; }
+  void* at(void* all, long block) const { return (float*)all + first(block) * cols; }
+};
+
+// y (m, w.rows) = x @ w^T + low; `with_rows(i0, i1)` runs once for every row, to make low.z.
+template <int Bits, class WithRows>
+static void byte_rows(const float* x, long m, long ldx, const Weight& w, float* y, long ldy,
+                      bool add, LowRank low, const WithRows& with_rows) {
+  constexpr long kAtOnce = 8 * kRowBlock;  // rows whose bytes are held
+  for (long m0 = 0; m0 < m; m0 += kAtOnce) {
+    const RowBlocks blocks(m - m0 < kAtOnce ? m - m0 : kAtOnce, w.cols);
+    void* bytes = scratch(kPackedA, blocks.m * w.cols * 4);
+    const long pieces = m < 64 ? 1 : 4;
+    parallel(blocks.count * pieces, [&](long c) {
+      const long block = c / pieces, rows = blocks.rows(block), from = m0 + blocks.first(block);
+      const long i0 = rows * (c % pieces) / pieces, i1 = rows * (c % pieces + 1) / pieces;
+      rows_to_bytes<Bits>(x + from * ldx, rows, ldx, w.cols, i0, i1, blocks.at(bytes, block));
+      with_rows(from + i0, from + i1);
+    });
+    const long wanted = (6 * thread_count() + blocks.count - 1) / blocks.count;
+    const long step = ((w.rows + wanted - 1) / wanted + kOutputs - 1) / kOutputs * kOutputs;
+    const long n_tasks = (w.rows + step - 1) / step;
+    parallel(blocks.count * n_tasks, [&](long t) {
+      const long block = t / n_tasks, n0 = t % n_tasks * step, from = m0 + blocks.first(block);
+      LowRank here = low;
+      if (low.rank) here.z += from * low.rank;
+      byte_rows_block<Bits>(blocks.at(bytes, block), blocks.rows(block), w, n0,
+                            n0 + step < w.rows ? n0 + step : w.rows, n0 + step, y + from * ldy,
+                            ldy, add, here);
+    });
+  }
+}
+
+}  // namespace MINIALIGN_ISA
+}  // namespace minialign
+
+#endif
