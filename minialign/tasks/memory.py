@@ -33,15 +33,16 @@ FLOAT = 4
 # The process beside the weights where the system does not tell, and how much it grows in training:
 # code that is first run then, the graph of a step.
 PROCESS, GROWTH = 100e6, 22e6
-# MLX's CPU backend runs a hundred operations ahead: the temporaries of so many blocks exist at once
-# (native kernels, MLX's own) in training, and in a pass without a gradient.
-AHEAD, AHEAD_READING = (3.5, 2.5), (3.2, 1.0)
+# The temporaries of so many blocks exist at once (native kernels, MLX's own) in training, and in a
+# pass without a gradient: the native ones wait for those before them, MLX's own are allocated up to
+# a hundred operations ahead.
+AHEAD, AHEAD_READING = (1.7, 2.5), (1.6, 1.0)
 # Linux: arrays above this size are mapped one by one, and of what is allocated ahead only that is
 # resident which was computed already; smaller ones lie in a heap, where gaps remain (these are the
 # usual ones: of forty runs that were measured one had gaps of a third).
 MAPPED, MAPPED_WITH_CHECKPOINT, COMPUTED, GAPS = 32 << 20, 1 << 20, 0.6, 1.05
-# Copies of the adapter in a step: its weights, those before, two averages; in an update also the
-# gradient, as it was and divided, and the weights that come.
+# Copies of the adapter in a step: its weights, two averages, and those before the last update or
+# later the gradient; in an update also those before, the gradient divided, the weights that come.
 COPIES, COPIES_IN_UPDATE = 4, 7
 
 
@@ -167,11 +168,9 @@ def _block(shape: _Shape, tokens: _Tokens, kept: bool) -> list[tuple[float, int]
 
 def _ahead(shape: _Shape, tokens: _Tokens, blocks: tuple[float, float], mapped: int) -> float:
     """Resident bytes of temporaries."""
-    once = sum(
-        count * FLOAT * tokens.all * width * _resident_share(FLOAT * tokens.all * width, mapped)
-        for count, width in _block(shape, tokens, kept=False)
-    )
     native = cpu.native() and not shape.dora
+    sizes = [(n, FLOAT * tokens.all * width) for n, width in _block(shape, tokens, kept=False)]
+    once = sum(n * size * (native or _resident_share(size, mapped)) for n, size in sizes)
     return min(blocks[0] if native else blocks[1], shape.layers) * once
 
 
@@ -223,8 +222,8 @@ def estimate(
         return _tokens(batch, settings.share_prompts, method)
 
     training = COPIES * adapter + _training(shape, widest(examples, settings.batch_size), settings)
-    if settings.grad_checkpoint or settings.grad_accumulation_steps > 1:
-        training += adapter  # a gradient is there while the peak is reached
+    if settings.grad_accumulation_steps > 1:
+        training += adapter  # the gradient of what was before is there too
     peaks = [training, COPIES_IN_UPDATE * adapter]
     if held_out:
         reading = _reading(shape, widest(held_out, 4 * settings.batch_size))

@@ -176,3 +176,14 @@ def test_a_norm_is_made_again_in_the_backward_pass_instead_of_kept():
     for got, wanted in zip(*grads, strict=True):
         assert mx.array_equal(got, wanted)
     assert peaks[0] <= peaks[1] - 0.7 * layers * block
+
+
+def test_no_operation_is_allocated_long_before_its_turn():
+    x, weight = mx.ones((512, 1024)), mx.ones((1024,))
+    mx.eval(x, weight)
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    for _ in range(60):  # 2 MB each
+        x = native.rms_norm(x, weight, 1e-5)
+    mx.eval(x)
+    assert mx.get_peak_memory() - held < 24e6

@@ -1,13 +1,35 @@
 #include "arrays.h"
 
+#include <atomic>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 namespace minialign {
 
 mx::Stream cpu_stream() { return mx::to_stream(mx::StreamOrDevice{mx::Device::cpu}); }
 
-void allocate(mx::array& out) { out.set_data(mx::allocator::malloc(out.nbytes())); }
+static thread_local size_t allocated = 0;  // bytes, for the next task
+
+static auto take(size_t bytes) {
+  allocated += bytes;
+  return mx::allocator::malloc(bytes);
+}
+
+void allocate(mx::array& out) { out.set_data(take(out.nbytes())); }
+
+std::shared_ptr<void> wait_for_room() {
+  constexpr size_t kRoom = 8 << 20;
+  // Shared with the tasks, which may outlive the thread.
+  static thread_local auto ahead = std::make_shared<std::atomic<size_t>>(0);
+  for (size_t bytes; (bytes = ahead->load()) > kRoom;) ahead->wait(bytes);
+  const size_t own = std::exchange(allocated, 0);
+  ahead->fetch_add(own);
+  return {nullptr, [ahead = ahead, own](void*) {
+            ahead->fetch_sub(own);
+            ahead->notify_all();
+          }};
+}
 
 static void copy_strided(const char* from, const mx::Shape& shape, const mx::Strides& strides,
                          size_t item, size_t dim, char*& to) {
@@ -49,7 +71,7 @@ void allocate_heads_inside(mx::array& out) {
   flags.contiguous = true;
   flags.row_contiguous = heads == 1 || length == 1;
   flags.col_contiguous = out.size() <= 1;
-  out.set_data(mx::allocator::malloc(out.nbytes()), out.size(), strides, flags);
+  out.set_data(take(out.nbytes()), out.size(), strides, flags);
 }
 
 Weight weight_view(const mx::array& words, const mx::array* scales, const mx::array* biases,

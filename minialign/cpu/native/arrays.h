@@ -39,10 +39,16 @@ inline void take_strides(const mx::array& a, long* strides) {
   for (int i = 0; i < 3; i++) strides[i] = a.strides()[i];
 }
 
+// Waits while more than 8 MB of outputs are allocated for tasks of the calling thread that have not
+// run yet, and gives back what the next task must hold until it has. (MLX would go a hundred
+// operations ahead, none of which can use the memory that those before it are going to free.)
+std::shared_ptr<void> wait_for_room();
+
 // Runs `task` on the stream, after everything dispatched before.
 template <class Task>
 void dispatch(mx::Stream stream, Task&& task) {
-  mx::cpu::get_command_encoder(stream).dispatch(std::forward<Task>(task));
+  mx::cpu::get_command_encoder(stream).dispatch(
+      [room = wait_for_room(), task = std::forward<Task>(task)]() mutable { task(); });
 }
 
 // A quantized or (scales and biases empty) float32 matrix; the arrays must be dense.
