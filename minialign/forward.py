@@ -15,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
 
 from minialign import cpu, packing
 from minialign.batch import Batch, Example, collate
@@ -256,6 +257,11 @@ def last_hidden(policy: Policy, batch: Batch) -> mx.array:
     return hidden[mx.arange(len(lengths)), mx.array(lengths) - 1]
 
 
+def checkpointed(module: nn.Module) -> bool:
+    """Whether its blocks are recomputed in the backward pass."""
+    return type(module.layers[0]).__name__.startswith("Checkpointed")
+
+
 def checkpoint_layers(module: nn.Module) -> None:
     """Recompute each block in the backward pass instead of keeping its activations, in place.
 
@@ -273,7 +279,7 @@ def checkpoint_layers(module: nn.Module) -> None:
 
 def _checkpointed(kind: type) -> Any:
     def call(layer: nn.Module, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        def block(parameters: dict, x: mx.array, mask: Any, parts: tuple[mx.array, ...]) -> Any:
+        def block(parameters: dict, x: mx.array, *parts: mx.array) -> tuple[mx.array, ...]:
             inner: Any = cache
             if isinstance(cache, Behind):
                 inner = Behind(parts[0], parts[1], cache.offset)
@@ -289,9 +295,32 @@ def _checkpointed(kind: type) -> Any:
         if cache is not None and not isinstance(cache, Recorder | Behind | packing.Row):
             return kind.__call__(layer, x, mask, cache)
         parts = cache.parts() if isinstance(cache, Recorder | Behind) else ()
-        result = mx.checkpoint(block)(layer.trainable_parameters(), x, mask, parts)
+        result = recomputed(block)(layer.trainable_parameters(), x, *parts)
         if isinstance(cache, Recorder):
             cache.keys, cache.values = result[1:]
         return result[0]
 
     return call
+
+
+def recomputed(function: Any) -> Any:
+    """``function``, its gradient computed from its inputs alone, as ``mx.checkpoint`` does.
+
+    MLX's own computes a block anew as soon as its outputs are there, which may be long before the
+    gradient by them is; here the one waits for the other, so that one block is held at a time.
+    """
+    outer = mx.custom_function(function)
+
+    @outer.vjp
+    def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
+        names, values = zip(*tree_flatten(primals), strict=True)
+
+        def flat(*values: mx.array) -> list[mx.array]:
+            tree: Any = tree_unflatten(list(zip(names, values, strict=True)))
+            return list(function(*tree))
+
+        later = mx.depends(list(values), list(cotangents))
+        _, gradients = mx.vjp(flat, later, list(cotangents))
+        return tree_unflatten(list(zip(names, gradients, strict=True)))
+
+    return outer

@@ -16,9 +16,10 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_map, tree_unflatten
 
+from minialign import cpu
 from minialign.batch import Batch
 from minialign.errors import UserError
-from minialign.forward import Policy
+from minialign.forward import Policy, checkpointed, packed
 from minialign.models.adapter import load_arrays, named_arrays, save_weights
 
 # (policy, batch) -> (sum of the loss over the batch's units, sums of metrics over the same units)
@@ -114,6 +115,7 @@ def fit(
     value_and_grad = nn.value_and_grad(policy.trainable, summed)
     policy.trainable.train()
     step, before = first, None
+    lean = checkpointed(policy.module)
     while last is None or step <= last:
         micro = next(batches)
         start = time.perf_counter()
@@ -122,10 +124,16 @@ def fit(
         units = sum(weight(batch) for batch in micro)
         total, gradient = 0.0, None
         sums: dict[str, float] = {}
-        for batch in micro:
+        for number, batch in enumerate(micro, 1):
+            packed(policy, batch)  # tried here: the gradient would keep all that the trial makes
             (value, parts), grads = value_and_grad(batch)
-            mx.eval(value, parts, grads)  # one graph a micro-batch: memory is that of one
+            mx.eval(value, parts)
             total += float(value)
+            if number == len(micro) and math.isfinite(total):
+                before = None  # the last update was good; not needed while gradients are computed
+            if lean:
+                cpu.tidy()
+            mx.eval(grads)  # one graph a micro-batch: memory is that of one
             gradient = grads if gradient is None else tree_map(mx.add, gradient, grads)
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(part)
@@ -141,6 +149,8 @@ def fit(
         optimizer.update(policy.trainable, gradient)
         mx.eval(policy.trainable.trainable_parameters(), optimizer.state)
         gradient = grads = None  # not needed while the next step runs
+        if lean:
+            cpu.tidy()
         yield Step(
             step=step,
             loss=total / units,

@@ -75,6 +75,15 @@ def return_memory() -> None:
             ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
 
 
+def tidy() -> None:
+    """Give back what is free now: MLX's buffers, and the gaps that small arrays left behind."""
+    if on_cpu():
+        mx.clear_cache()
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError, AttributeError):  # another C library
+                ctypes.CDLL(None).malloc_trim(0)
+
+
 def softmax(x: mx.array) -> mx.array:
     """Over the last dimension; float32 natively where the kernels are in use."""
     if native() and x.dtype == mx.float32:
