@@ -4,6 +4,7 @@
 them, and closing it stops the training. Evaluation, checkpoints and progress live with its callers.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,8 @@ from minialign.batch import Batch
 from minialign.errors import UserError
 from minialign.forward import Policy, checkpointed, packed
 from minialign.models.adapter import load_arrays, named_arrays, save_weights
+
+JOINED = 1 << 18  # numbers in one vector of the optimizer: more would be more memory at its peak
 
 # (policy, batch) -> (sum of the loss over the batch's units, sums of metrics over the same units)
 Loss = Callable[[Policy, Batch], tuple[mx.array, dict[str, mx.array]]]
@@ -72,6 +75,40 @@ def adamw(betas: tuple[float, float], weight_decay: float) -> optim.AdamW:
     )
 
 
+def _groups(tree: Any) -> dict[str, list[tuple[str, mx.array]]]:
+    """(name, array) of every array of a tree in the order of their names, in groups of one type."""
+    groups: dict[str, list[tuple[str, mx.array]]] = {}
+    sizes: dict[str, int] = {}
+    for name, value in sorted(named_arrays(tree).items()):
+        kind = str(value.dtype).rpartition(".")[2]
+        sizes[kind] = sizes.get(kind, 0) + value.size
+        groups.setdefault(f"{kind}-{sizes[kind] // JOINED}", []).append((name, value))
+    return groups
+
+
+def joined(tree: Any) -> dict[str, mx.array]:
+    """The arrays of a tree of parameters or gradients put together to a few long vectors, which is
+    what the optimizer works on: its dozen operations on hundreds of small arrays, one after the
+    other, take longer than the numbers in them."""
+    return {
+        group: mx.concatenate([value.reshape(-1) for _, value in arrays])
+        for group, arrays in _groups(tree).items()
+    }
+
+
+def _parted(vectors: dict[str, mx.array], like: Any) -> Any:
+    """What ``joined`` put together taken apart again: a tree with ``like``'s names and shapes."""
+    named = []
+    for group, arrays in _groups(like).items():
+        ends = list(itertools.accumulate(value.size for _, value in arrays))
+        parts = mx.split(vectors[group], ends[:-1])
+        named += [
+            (name, part.reshape(value.shape))
+            for (name, value), part in zip(arrays, parts, strict=True)
+        ]
+    return tree_unflatten(named)
+
+
 def _reseed(seed: int, step: int) -> None:
     # Dropout depends on the step alone, so a resumed run draws what the first would have drawn.
     mx.random.seed((seed * 1_000_003 + step) % 2**63)
@@ -97,6 +134,7 @@ def fit(
     """Train ``policy.trainable`` in place and yield a ``Step`` after each update.
 
     Args:
+        optimizer: of vectors as ``joined`` makes them.
         batches: lists of micro-batches; each list is one update. Sums are divided by the total
             weight of the list, so accumulation equals one large batch exactly.
         rate: learning rate by step (1, 2, …).
@@ -114,6 +152,7 @@ def fit(
 
     value_and_grad = nn.value_and_grad(policy.trainable, summed)
     policy.trainable.train()
+    cpu.keep_memory()
     step, before = first, None
     lean = checkpointed(policy.module)
     while last is None or step <= last:
@@ -137,7 +176,8 @@ def fit(
             gradient = grads if gradient is None else tree_map(mx.add, gradient, grads)
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(part)
-        gradient, norm = _clipped(gradient, units, clip)
+        clipped, norm = _clipped(joined(gradient), units, clip)
+        del gradient, grads
         if not math.isfinite(total) and before is not None:
             policy.trainable.update(before)
             raise Diverged(step, "the loss", good=step - 2)
@@ -146,9 +186,12 @@ def fit(
             raise Diverged(step, what, good=step - 1)
         before = policy.trainable.trainable_parameters()
         optimizer.learning_rate = rate(step)
-        optimizer.update(policy.trainable, gradient)
+        weights = optimizer.apply_gradients(clipped, joined(before))
+        for group, weight_group in weights.items():  # one after the other takes less memory
+            mx.eval(weight_group, optimizer.state[group])
+        policy.trainable.update(_parted(weights, before))
         mx.eval(policy.trainable.trainable_parameters(), optimizer.state)
-        gradient = grads = None  # not needed while the next step runs
+        del clipped, weights  # not needed while the next step runs
         if lean:
             cpu.tidy()
         yield Step(
@@ -165,10 +208,12 @@ def fit(
         step += 1
 
 
-def _clipped(gradient: Any, units: float, most: float) -> tuple[Any, float]:
+def _clipped(
+    gradient: dict[str, mx.array], units: float, most: float
+) -> tuple[dict[str, mx.array], float]:
     """(the mean gradient of a sum over ``units``, cut to norm ``most``; its norm before)."""
     gradient = tree_map(lambda g: g / units, gradient)
-    squares = [mx.square(value).sum() for value in named_arrays(gradient).values()]
+    squares = [mx.square(value).sum() for value in gradient.values()]
     norm = float(mx.sqrt(mx.stack(squares).sum()))
     if most and norm > most:
         gradient = tree_map(lambda g: g * (most / norm), gradient)
@@ -222,6 +267,6 @@ def load_state(folder: Path, policy: Policy, optimizer: optim.Optimizer) -> None
     if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in weights.items()}:
         raise UserError(f"the checkpoint {folder} is of another model or other LoRA settings")
     policy.trainable.update(tree_unflatten(list(weights.items())))
-    optimizer.init(policy.trainable.trainable_parameters())
+    optimizer.init(joined(policy.trainable.trainable_parameters()))
     optimizer.state = tree_unflatten(list(state.items()))
     mx.eval(policy.trainable.trainable_parameters(), optimizer.state)

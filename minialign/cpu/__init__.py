@@ -67,12 +67,30 @@ def selected_logps(
     return kernels.selected_logps(hidden, targets, *weight, gradient=gradient)  # type: ignore[union-attr]
 
 
+def _glibc(option: int, value: int) -> None:
+    if on_cpu() and sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(option, value)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_returns = False
+
+
 def return_memory() -> None:
     """Let glibc give blocks of 1 MB and more back as soon as they are free, instead of keeping
     them for the next ones: a fifth less memory at the peak of a step, a fifth more time."""
-    if on_cpu() and sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
+    global _returns
+    _returns = True
+    _glibc(_MMAP_THRESHOLD, 1 << 20)
+
+
+def keep_memory() -> None:
+    """Let glibc keep what a step of training has freed for the next one, whose sizes are others:
+    the same peak, and a thirtieth less time. Not after ``return_memory``."""
+    if not _returns:
+        _glibc(_MMAP_THRESHOLD, 32 << 20)
+        _glibc(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def tidy() -> None:

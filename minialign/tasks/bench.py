@@ -27,7 +27,7 @@ from minialign.models.load import Model, load
 from minialign.models.names import Name, catalog
 from minialign.tasks.roofline import Machine, Work, best, machine, work_of
 from minialign.tasks.session import make_policy
-from minialign.train import adamw, fit
+from minialign.train import adamw, fit, joined
 
 READING = 5.0  # tokens a second: about as fast as people read
 NIGHT = 12 * 3600.0  # seconds
@@ -234,7 +234,7 @@ def _step_seconds(model: Model, method: str, batch: Batch, repeats: int) -> floa
     """The shortest training step on a batch, after one to warm up."""
     policy, chosen = make_policy(model), METHODS[method]
     optimizer = adamw((0.9, 0.999), 0.0)
-    optimizer.init(policy.trainable.trainable_parameters())
+    optimizer.init(joined(policy.trainable.trainable_parameters()))
     steps = fit(
         policy,
         chosen.loss(chosen.config()),

@@ -53,7 +53,7 @@ from minialign.tasks.rows import check_data, load_rows
 from minialign.tasks.scorers import open_scorer, parse, with_whole_path
 from minialign.tasks.session import UNKNOWN, Event, make_policy, same_data, shape_lost
 from minialign.tasks.settings import Settings, check, with_whole_paths
-from minialign.train import Step, adamw, fit, load_state, save_state
+from minialign.train import Step, adamw, fit, joined, load_state, save_state
 
 PHASE = "phase.json"
 GUESS = 100  # steps of a run of which only the budget is known, before the first
@@ -261,7 +261,7 @@ def _ahead(learner: Learner, step: int) -> int:
 def _trained(learner: Learner, stop: threading.Event) -> Iterator[Event]:
     run, settings, config, policy = learner.run, learner.settings, learner.config, learner.policy
     optimizer = adamw((settings.betas[0], settings.betas[1]), settings.weight_decay)
-    optimizer.init(policy.trainable.trainable_parameters())
+    optimizer.init(joined(policy.trainable.trainable_parameters()))
     done, phase = 0, None
     waiting: deque[list[list[int]]] = deque()
     taught: ppo.Targets | None = None

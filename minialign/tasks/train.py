@@ -39,6 +39,7 @@ from minialign.train import (
     adamw,
     evaluate,
     fit,
+    joined,
     load_state,
     save_state,
 )
@@ -222,7 +223,7 @@ def _values(step: Step, method: Method) -> dict[str, float]:
 def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
     run, settings, policy, total = session.run, session.settings, session.policy, session.total
     optimizer = adamw((settings.betas[0], settings.betas[1]), settings.weight_decay)
-    optimizer.init(policy.trainable.trainable_parameters())
+    optimizer.init(joined(policy.trainable.trainable_parameters()))
     done = 0
     if checkpoints := run.checkpoints():
         done = checkpoints[-1]

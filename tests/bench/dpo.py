@@ -39,7 +39,7 @@ def minialign(given, batches: list[list[dict]]) -> None:
     from minialign.models.load import load
     from minialign.tasks.reference import reference_logps
     from minialign.tasks.session import make_policy
-    from minialign.train import adamw, fit
+    from minialign.train import adamw, fit, joined
 
     model = load(given.model)
     policy = make_policy(model)
@@ -77,7 +77,7 @@ def minialign(given, batches: list[list[dict]]) -> None:
 
     method = METHODS["dpo"]
     optimizer = adamw((0.9, 0.999), 0.0)
-    optimizer.init(policy.trainable.trainable_parameters())
+    optimizer.init(joined(policy.trainable.trainable_parameters()))
     steps = fit(
         policy,
         method.loss(method.config()),

@@ -26,7 +26,7 @@ def minialign(given) -> None:
     from minialign.models.adapter import Lora, attach
     from minialign.models.load import load
     from minialign.tasks.session import make_policy
-    from minialign.train import adamw, fit
+    from minialign.train import adamw, fit, joined
 
     model = load(given.model)
     policy = make_policy(model)
@@ -37,7 +37,7 @@ def minialign(given) -> None:
     rows = tokens(given.rows, given.width)
     batch = collate([Example(row[:1], [row[1:]], [[1] * (len(row) - 1)]) for row in rows])
     optimizer = adamw((0.9, 0.999), 0.0)
-    optimizer.init(policy.trainable.trainable_parameters())
+    optimizer.init(joined(policy.trainable.trainable_parameters()))
     steps = fit(
         policy,
         method.loss(method.config()),

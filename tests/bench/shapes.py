@@ -110,7 +110,7 @@ def dpo(given, path: Path) -> None:
     from minialign.models.load import load
     from minialign.tasks.bench import random_ids
     from minialign.tasks.session import make_policy
-    from minialign.train import adamw, fit
+    from minialign.train import adamw, fit, joined
 
     model = load(str(path))
     policy = make_policy(model)
@@ -122,7 +122,7 @@ def dpo(given, path: Path) -> None:
     batch.extra["reference"] = mx.full((4,), -2000.0)
     method = METHODS["dpo"]
     optimizer = adamw((0.9, 0.999), 0.0)
-    optimizer.init(policy.trainable.trainable_parameters())
+    optimizer.init(joined(policy.trainable.trainable_parameters()))
     start = time.perf_counter()
     for step in fit(policy, method.loss(method.config()), iter([[batch]]), optimizer,
                     rate=lambda step: 1e-5, weight=method.weight, last=1):  # fmt: skip
