@@ -7,7 +7,7 @@ import pytest
 from mlx.utils import tree_flatten
 from tiny import make_tiny_model
 
-from minialign import ops
+from minialign import cpu, ops
 from minialign.batch import Example, collate
 from minialign.forward import (
     Policy,
@@ -192,3 +192,20 @@ def test_a_trained_head_gets_its_gradient():
     _, gradient = nn.value_and_grad(head, ours)(None)
     _, expected = nn.value_and_grad(head, plain)(None)
     np.testing.assert_allclose(gradient["weight"], expected["weight"], atol=1e-5)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("gradient", [True, False])
+def test_log_probs_over_a_large_vocabulary_lose_no_digits(
+    native: bool, gradient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native:
+        monkeypatch.setattr(cpu, "native", lambda: False)
+    keys = mx.random.split(mx.random.key(3), 2)
+    hidden, table = mx.random.normal((8, 16), key=keys[0]), nn.Embedding(50_001, 16)
+    table.weight = mx.random.normal((50_001, 16), key=keys[1]) * 0.7
+    targets = mx.arange(8) * 6000
+    logits = np.array(hidden, np.float64) @ np.array(table.weight, np.float64).T
+    exact = logits[np.arange(8), np.array(targets)] - np.log(np.exp(logits).sum(axis=1))
+    found = ops.selected_logps(hidden, table.as_linear, targets, gradient)
+    assert np.abs(np.array(found) - exact).max() < 5e-6
