@@ -47,7 +47,8 @@ static void rows_to_bytes(const float* x, long m, long ldx, long cols, long i0, 
         const float* from = x + i * ldx + p * kPart;
         const Vec first = load(from), second = load(from + kLanes);
         const Vec size = max(first > 0.f ? first : -first, second > 0.f ? second : -second);
-        // 32 products of 22 bits and a sign with 4 bits add up to 31 and a sign.
+        // 32 products of 22 bits and a sign with 4 bits add up to 31 and a sign; with 8 bits the
+      // last bytes are added up apart.
         const float scale = max_lane(size) / 4.4e6f;
         to.scales[p * m + i] = scale;
         to.sums[p * m + i] = sum(first + second);

@@ -99,7 +99,8 @@ static void linears_few(const float* x, long m, const LinearJob* jobs, long coun
   float* room = (float*)scratch(kPackedA, (k * (2 * wide + m + kLanes) + m * ranks + 64) * 4);
   float *lanes = room, *split_lanes = lanes + k * wide, *split = split_lanes + k * wide;
   float* z = split + k * (m > kLanes ? m : kLanes);
-  float *words4 = m == 1 ? lanes : split, *words8 = split_lanes;  // where nothing else is then
+  // One row has neither lanes nor split lanes; rows as bytes have no split lanes, and no `split`.
+  float *words4 = m == 1 ? lanes : split, *words8 = split_lanes;
 #if MINIALIGN_AVX512
   if (bytes) {
     const long pieces = m * k < 8000 ? 1 : 2;
@@ -170,11 +171,10 @@ static void linear_job(const float* x, long m, const LinearJob& job) {
     l.scale = job.scale;
     l.y = job.y;
     l.add = job.add;
-    l.z = (float*)scratch(kTaskC, job.rank * m * 4);
+    l.z = (float*)scratch(kTaskD, job.rank * m * 4);  // lora_bits uses kTaskC
     lora_bits<Bits>(l);
   } else {
-    gemm(RowsOf{x, w.cols, w.cols}, m, w.rows, w.cols, TransposedWeight<Bits>{w}, job.y, w.rows,
-         job.add);
+    linear_bits<Bits>(x, m, w.cols, w, job.y, w.rows, job.add);
   }
 }
 

@@ -208,7 +208,7 @@ mx::array Decoder::step(const std::vector<int>& tokens) {
   const long inner = layers_[0]->parts[kGate].job.w.rows;
   mx::array logits({static_cast<int>(rows), static_cast<int>(head_.rows)}, mx::float32, nullptr,
                    {});
-  allocate(logits);
+  logits.set_data(mx::allocator::malloc(logits.nbytes()));  // not for a task: made here and now
   logits.set_status(mx::array::Status::available);
   if (rows == 0) return logits;
   std::vector<float> x(rows * size);

@@ -230,7 +230,7 @@ static void lora_grad(const LoraArgs& l) {
   const long n = w.rows, k = w.cols, rank = l.rank;
   // Sums of da^T and db, one for every few strips whichever thread takes them: the same numbers
   // come out in every run.
-  constexpr long kSums = 16;
+  constexpr long kSums = 8;
   const long each = rank * (n + k);
   float* sums = (float*)scratch(kTaskD, (kSums * each + n * rank) * 4 + 256);
   float* b_transposed = sums + kSums * each;

@@ -168,5 +168,22 @@ static void some_rows(const float* x, long m, long ldx, const Weight& w, float* 
   });
 }
 
+// y (m, w.rows) = x @ w^T, or += if add, by the kernel for this number of rows.
+template <int Bits>
+static void linear_bits(const float* x, long m, long ldx, const Weight& w, float* y, long ldy,
+                        bool add) {
+#if MINIALIGN_AVX512
+  if constexpr (Bits != 32)
+    if (byte_products && m >= kByteRows)
+      return byte_rows<Bits>(x, m, ldx, w, y, ldy, add, {}, [](long, long) {});
+#endif
+  if (m <= kFewRows)
+    few_rows<Bits>(x, m, ldx, w, y, ldy, add);
+  else if (m <= kSomeRows && ldy == w.rows)
+    some_rows<Bits>(x, m, ldx, w, y, add);
+  else
+    gemm(RowsOf{x, ldx, w.cols}, m, w.rows, w.cols, TransposedWeight<Bits>{w}, y, ldy, add);
+}
+
 }  // namespace MINIALIGN_ISA
 }  // namespace minialign
