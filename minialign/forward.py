@@ -10,6 +10,8 @@ mlx-lm's model classes are used as they are; this is written against their cache
 (``offset``, ``update_and_fetch``, ``make_mask``).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -277,6 +279,28 @@ def checkpoint_layers(module: nn.Module) -> None:
             )
 
 
+def _drops(layer: nn.Module) -> bool:
+    return layer.training and any(
+        isinstance(module, nn.Dropout) and module._p_1 < 1 for module in layer.modules()
+    )
+
+
+def _draw() -> int:
+    return int(mx.random.randint(0, 2**31 - 1).item())
+
+
+@contextmanager
+def _drawing(seed: int | None) -> Iterator[None]:
+    """Random numbers of this seed inside; outside they go on with others, whatever was drawn."""
+    if seed is None:
+        yield
+        return
+    after = _draw()
+    mx.random.seed(seed)
+    yield
+    mx.random.seed(after)
+
+
 def _checkpointed(kind: type) -> Any:
     def call(layer: nn.Module, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         def block(parameters: dict, x: mx.array, *parts: mx.array) -> tuple[mx.array, ...]:
@@ -287,7 +311,8 @@ def _checkpointed(kind: type) -> Any:
                 inner = Recorder()
             before = layer.trainable_parameters()
             layer.update(parameters)
-            out = kind.__call__(layer, x, mask, inner)
+            with _drawing(seed):
+                out = kind.__call__(layer, x, mask, inner)
             layer.update(before)
             recorded = (inner.keys, inner.values) if isinstance(inner, Recorder) else ()
             return (out, *recorded)
@@ -295,6 +320,7 @@ def _checkpointed(kind: type) -> Any:
         if cache is not None and not isinstance(cache, Recorder | Behind | packing.Row):
             return kind.__call__(layer, x, mask, cache)
         parts = cache.parts() if isinstance(cache, Recorder | Behind) else ()
+        seed = _draw() if _drops(layer) else None  # dropout is the same when it runs again
         result = recomputed(block)(layer.trainable_parameters(), x, *parts)
         if isinstance(cache, Recorder):
             cache.keys, cache.values = result[1:]
@@ -304,7 +330,8 @@ def _checkpointed(kind: type) -> Any:
 
 
 def recomputed(function: Any) -> Any:
-    """``function``, its gradient computed from its inputs alone, as ``mx.checkpoint`` does.
+    """``function`` of two or more trees, its gradient computed from them alone, as
+    ``mx.checkpoint`` does.
 
     MLX's own computes a block anew as soon as its outputs are there, which may be long before the
     gradient by them is; here the one waits for the other, so that one block is held at a time.

@@ -7,7 +7,7 @@ import pytest
 from mlx.utils import tree_flatten
 from tiny import make_tiny_model
 
-from minialign import cpu, ops
+from minialign import cpu, forward, ops
 from minialign.batch import Example, collate
 from minialign.forward import (
     Policy,
@@ -90,6 +90,30 @@ def test_checkpointed_layers_give_the_same_gradients(tiny_model):
     assert_equal(plain, value_and_gradient(model, batch, False))
     names = [name for name, _ in tree_flatten(model.module.trainable_parameters())]
     assert "model.layers.0.self_attn.q_proj.lora_a" in names
+
+
+def test_checkpointed_layers_drop_the_same_when_they_run_again(tiny_model, monkeypatch):
+    model = load(str(tiny_model))
+    attach(model.module, Lora(rank=4, dropout=0.3))
+    for part in adapter_modules(model.module):
+        part.lora_b = mx.random.normal(part.lora_b.shape, key=mx.random.key(5)) * 0.1
+    checkpoint_layers(model.module)
+    policy, batch = make_policy(model, True), collate(examples(LENGTHS))
+    model.module.train()
+
+    def loss(_):
+        return response_logps(policy, batch)[0].sum() / 100
+
+    def gradient():
+        mx.random.seed(4)
+        value, grads = nn.value_and_grad(model.module, loss)(None)
+        mx.eval(value, grads)
+        assert value.item() != loss(None).item()  # the next pass drops others
+        return value.item(), dict(tree_flatten(grads))
+
+    again = gradient()
+    monkeypatch.setattr(forward, "recomputed", lambda function: function)
+    assert_equal(gradient(), again)
 
 
 @pytest.mark.parametrize("share", [True, False])
