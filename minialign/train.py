@@ -174,6 +174,7 @@ def fit(
                 cpu.tidy()
             mx.eval(grads)  # one graph a micro-batch: memory is that of one
             gradient = grads if gradient is None else tree_map(mx.add, gradient, grads)
+            mx.eval(gradient)  # the summands go
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(part)
         clipped, norm = _clipped(joined(gradient), units, clip)
@@ -268,5 +269,10 @@ def load_state(folder: Path, policy: Policy, optimizer: optim.Optimizer) -> None
         raise UserError(f"the checkpoint {folder} is of another model or other LoRA settings")
     policy.trainable.update(tree_unflatten(list(weights.items())))
     optimizer.init(joined(policy.trainable.trainable_parameters()))
+    if named_arrays(optimizer.state).keys() != state.keys():
+        raise UserError(
+            f"the checkpoint {folder} was written by an older minialign",
+            "finish that run with the version that began it, or start a new one",
+        )
     optimizer.state = tree_unflatten(list(state.items()))
     mx.eval(policy.trainable.trainable_parameters(), optimizer.state)

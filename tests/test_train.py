@@ -13,14 +13,23 @@ from minialign.batch import collate
 from minialign.cli import main
 from minialign.errors import UserError
 from minialign.methods import METHODS
-from minialign.models.adapter import WEIGHTS, attach
+from minialign.models.adapter import WEIGHTS, Lora, attach
 from minialign.models.load import load
 from minialign.runs import Run
 from minialign.tasks.rows import hold_out, load_rows
 from minialign.tasks.session import add_reward_head, make_policy
 from minialign.tasks.settings import Settings
 from minialign.tasks.train import resume, start
-from minialign.train import Diverged, adamw, evaluate, fit, schedule
+from minialign.train import (
+    Diverged,
+    adamw,
+    evaluate,
+    fit,
+    joined,
+    load_state,
+    save_state,
+    schedule,
+)
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps", "yes"]
 
@@ -240,6 +249,20 @@ def test_stopping_saves_and_resuming_gives_the_same_bits(tiny_model, pairs, home
     ]
     with pytest.raises(UserError, match="finished"):
         resume(part)
+
+
+def test_an_optimizer_of_another_layout_is_refused(tiny_model, tmp_path):
+    policy = make_policy(load(str(tiny_model)))
+    attach(policy.module, Lora(rank=2))
+    optimizer = adamw((0.9, 0.999), 0.0)
+    optimizer.init(joined(policy.trainable.trainable_parameters()))
+    save_state(tmp_path, policy, optimizer)
+    load_state(tmp_path, policy, optimizer)
+    other = adamw((0.9, 0.999), 0.0)
+    other.init(policy.trainable.trainable_parameters())
+    save_state(tmp_path, policy, other)
+    with pytest.raises(UserError, match="older"):
+        load_state(tmp_path, policy, optimizer)
 
 
 def test_killed_at_random_steps_a_resumed_run_ends_with_the_same_hash(tiny_model, pairs, home):
