@@ -348,7 +348,9 @@ def test_the_reward_rises(tiny_model, prompts, home, kind):
     assert after["kl"] > before["kl"] == pytest.approx(0, abs=1e-4)
     if kind == "gae":
         assert load_value_head(run.path, 64)[1] != (0.0, 1.0)
-        assert np.mean([row["explained_variance"] for row in run.metrics("train")[-8:]]) > 0
+        # While rewards still differ: in the end nearly all answers get the most there is.
+        explained = [row["explained_variance"] for row in run.metrics("train")[:36]]
+        assert np.mean(explained) > 0.005, explained
 
 
 def test_new_answers_are_on_policy_and_the_diagnostics_say_so(tiny_model, prompts, home):

@@ -83,6 +83,7 @@ def return_memory() -> None:
     global _returns
     _returns = True
     _glibc(_MMAP_THRESHOLD, 1 << 20)
+    _glibc(_TRIM_THRESHOLD, 1 << 20)
 
 
 def keep_memory() -> None:
