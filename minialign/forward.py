@@ -286,7 +286,8 @@ def _drops(layer: nn.Module) -> bool:
 
 
 def _draw() -> int:
-    return int(mx.random.randint(0, 2**31 - 1).item())
+    number: Any = mx.random.randint(0, 2**31 - 1).item()
+    return number
 
 
 @contextmanager
