@@ -67,10 +67,10 @@ def selected_logps(
     return kernels.selected_logps(hidden, targets, *weight, gradient=gradient)  # type: ignore[union-attr]
 
 
-def _glibc(option: int, value: int) -> None:
+def _glibc(function: str, *arguments: int) -> None:
     if on_cpu() and sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(option, value)
+            getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -82,25 +82,28 @@ def return_memory() -> None:
     them for the next ones: a fifth less memory at the peak of a step, a fifth more time."""
     global _returns
     _returns = True
-    _glibc(_MMAP_THRESHOLD, 1 << 20)
-    _glibc(_TRIM_THRESHOLD, 1 << 20)
+    _glibc("mallopt", _MMAP_THRESHOLD, 1 << 20)
+    _glibc("mallopt", _TRIM_THRESHOLD, 1 << 20)
 
 
 def keep_memory() -> None:
     """Let glibc keep what a step of training has freed for the next one, whose sizes are others:
     the same peak, and a thirtieth less time. Not after ``return_memory``."""
     if not _returns:
-        _glibc(_MMAP_THRESHOLD, 32 << 20)
-        _glibc(_TRIM_THRESHOLD, 2**31 - 1)
+        _glibc("mallopt", _MMAP_THRESHOLD, 32 << 20)
+        _glibc("mallopt", _TRIM_THRESHOLD, 2**31 - 1)
+
+
+def trim() -> None:
+    """Give back what is free in the heap."""
+    _glibc("malloc_trim", 0)
 
 
 def tidy() -> None:
     """Give back what is free now: MLX's buffers, and the gaps that small arrays left behind."""
     if on_cpu():
         mx.clear_cache()
-        if sys.platform == "linux":
-            with contextlib.suppress(OSError, AttributeError):  # another C library
-                ctypes.CDLL(None).malloc_trim(0)
+        trim()
 
 
 def softmax(x: mx.array) -> mx.array:

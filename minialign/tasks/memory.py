@@ -5,8 +5,6 @@ has before the first step, weights included, the system tells; what comes on top
 shapes.
 """
 
-import contextlib
-import ctypes
 import dataclasses
 import os
 import resource
@@ -255,9 +253,7 @@ def _told(file: str, name: str) -> float:
 
 def resident() -> float:
     """Bytes that this process holds and does not give back; 0 where the system does not tell."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-            ctypes.CDLL(None).malloc_trim(0)  # loading a model leaves free memory behind
+    cpu.trim()  # loading a model leaves free memory behind
     return _told("/proc/self/status", "VmRSS:")
 
 
