@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from minialign import cpu
 from minialign.engine.sampling import choose, sample_seed, uniforms
 from minialign.errors import UserError
 from minialign.sampling import Sampling
@@ -135,10 +136,30 @@ def test_repetition_penalty_divides_positive_and_multiplies_negative_logits():
     assert choose(logits, penalised, nothing, seen).tolist() == [1, 1]
 
 
-def test_logits_that_are_not_numbers_are_named():
-    logits = np.array([[0.0, np.nan], [0.0, 1.0]], np.float32)
+@pytest.mark.parametrize("settings", [{}, {"top_k": 1}, {"temperature": 0}])
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_logits_that_are_not_numbers_are_named(odd, settings):
+    logits = np.array([[0.0, odd], [0.0, 1.0]], np.float32)
     with pytest.raises(UserError, match="not numbers"):
-        choose(logits, Sampling(), np.zeros(2))
+        choose(logits, Sampling(**settings), np.zeros(2))
+    with pytest.raises(UserError, match="not numbers"):
+        choose(np.full((1, 40), -np.inf, np.float32), Sampling(**settings), np.zeros(1))
+
+
+@pytest.mark.skipif(not cpu.native(), reason="without the native kernels")
+@pytest.mark.parametrize("size", [1, 5, 255, 256, 257, 1000, 49_152])
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 4.0, 1e-40])
+def test_native_draws_are_numpys(monkeypatch, size, temperature):
+    random = np.random.default_rng(size)
+    logits = (5 * random.normal(size=(64, size))).astype(np.float32)
+    logits[::3, 1:] -= 200  # a single token has all the weight
+    logits[::5, -1] = -np.inf if size > 1 else 0
+    uniform = random.random(64)
+    sampling = Sampling(temperature=temperature)
+    native = choose(logits, sampling, uniform)
+    assert native.dtype == np.int64 and native.shape == (64,)
+    monkeypatch.setattr(cpu, "draw", lambda *_: None)
+    assert native.tolist() == choose(logits, sampling, uniform).tolist()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from minialign.cpu import blas, extension, pure
 
@@ -123,6 +124,15 @@ def logsumexp(x: mx.array) -> mx.array:
     whole = size // blocks * blocks
     parts = mx.logsumexp(x[..., :whole].reshape(*x.shape[:-1], blocks, -1), axis=-1)
     return mx.logsumexp(mx.concatenate([parts, x[..., whole:]], axis=-1), axis=-1)
+
+
+def draw(logits: np.ndarray, temperature: float, uniform: np.ndarray) -> np.ndarray | None:
+    """A token of each row of logits (B, V) by inverse-CDF draws from numbers in [0, 1), (B,); -1
+    for a row without a finite largest logit. None where the kernels are not in use."""
+    if not native() or logits.dtype != np.float32:
+        return None
+    rows = np.ascontiguousarray(logits)
+    return np.array(extension.load()[0].draw(rows, temperature, uniform), np.int64)  # type: ignore[union-attr]
 
 
 def decoder(module: nn.Module) -> Any:

@@ -1,4 +1,5 @@
-"""From logits to the next token, for all rows of a batch at once, on the host in NumPy.
+"""From logits to the next token, for all rows of a batch at once, on the host: in NumPy, or on a
+plain CPU natively where no filter is set.
 
 Every random number of a sample comes from its own seed and never from its batch or the machine's
 state, so a sample can be drawn again alone. One inverse-CDF draw a token needs one uniform number
@@ -7,6 +8,7 @@ and one ``exp`` over the vocabulary; NumPy's is several times faster than MLX's 
 
 import numpy as np
 
+from minialign import cpu
 from minialign.errors import UserError
 from minialign.sampling import Sampling
 
@@ -48,12 +50,13 @@ def choose(
         penalty = np.float32(sampling.repetition_penalty)
         penalised = np.where(logits > 0, logits / penalty, logits * penalty)
         logits = np.where(seen, penalised, logits)
+    if not sampling.greedy and not _filters(sampling):
+        drawn = cpu.draw(logits, sampling.temperature, uniform)
+        if drawn is not None:
+            _check_numbers((drawn >= 0).all())
+            return drawn
     peak = logits.max(axis=1, keepdims=True)
-    if not np.isfinite(peak).all():
-        raise UserError(
-            "the model's logits are not numbers (NaN or infinite)",
-            "its weights or the adapter's are damaged; the run that trained it may have diverged",
-        )
+    _check_numbers(np.isfinite(peak).all())
     if sampling.greedy:
         return logits.argmax(axis=1)
     weights = logits - peak
@@ -64,6 +67,18 @@ def choose(
     if kept is not None:
         weights *= kept
     return _drawn(weights, uniform)
+
+
+def _check_numbers(good: bool) -> None:
+    if not good:
+        raise UserError(
+            "the model's logits are not numbers (NaN or infinite)",
+            "its weights or the adapter's are damaged; the run that trained it may have diverged",
+        )
+
+
+def _filters(sampling: Sampling) -> bool:
+    return sampling.min_p > 0 or sampling.top_k > 0 or sampling.top_p < 1
 
 
 def _drawn(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:

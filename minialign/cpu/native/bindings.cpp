@@ -1,5 +1,6 @@
 // The Python face of the native kernels: `minialign.cpu._native`.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
@@ -21,6 +22,19 @@ using namespace minialign;
 
 // extension.py looks for this text in the file before it dares to load it.
 static const char built_for[] = "minialign-built-for-mlx=" MINIALIGN_MLX_VERSION ";";
+
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Uniforms = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+static std::vector<int> draw(Rows logits, float temperature, Uniforms uniforms) {
+  const long rows = logits.shape(0);
+  if (static_cast<long>(uniforms.shape(0)) != rows || logits.shape(1) == 0)
+    throw std::invalid_argument("draw: one number a row, and at least one token");
+  std::vector<int> out(rows);
+  nb::gil_scoped_release released;
+  kernels().draw(logits.data(), rows, logits.shape(1), temperature, uniforms.data(), out.data());
+  return out;
+}
 
 NB_MODULE(_native, m) {
   nb::module_::import_("mlx.core");  // the array type comes from there
@@ -53,6 +67,8 @@ NB_MODULE(_native, m) {
   m.def("swiglu", &swiglu, "gate"_a, "up"_a, "silu(gate) * up.");
   m.def("softmax", &softmax, "x"_a, "Over the last dimension.");
   m.def("logsumexp", &logsumexp, "x"_a, "Over the last dimension, which goes.");
+  m.def("draw", &draw, "logits"_a, "temperature"_a, "uniforms"_a,
+        "A token for each row of logits (B, V) and number of uniforms (B,); -1 for a damaged row.");
   m.def("rms_norm", &rms_norm, "x"_a, "weight"_a, "eps"_a, "x / rms(x) * weight, last dimension.");
   m.def("rope", &rope, "x"_a, "dims"_a, nb::kw_only(), "traditional"_a = false,
         "base"_a = nb::none(), "scale"_a = 1.f, "offset"_a = 0, "freqs"_a = nb::none(),

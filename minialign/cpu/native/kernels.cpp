@@ -3,6 +3,7 @@
 #include "attention.h"
 #include "attention_grad.h"
 #include "decode.h"
+#include "draw.h"
 #include "few_rows.h"
 #include "gemm.h"
 #include "kernels.h"
@@ -75,6 +76,7 @@ const Kernels table = {
     .softmax_grad = softmax_grad,
     .logsumexp = logsumexp,
     .logsumexp_grad = logsumexp_grad,
+    .draw = draw,
     .rope = rope,
     .attention = attention,
     .attention_grad = attention_grad,

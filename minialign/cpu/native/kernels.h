@@ -129,6 +129,10 @@ struct Kernels {
   void (*logsumexp)(const float* x, long rows, long n, float* out);
   void (*logsumexp_grad)(const float* x, const float* lse, const float* factor, long rows, long n,
                          float* dx);
+  // A token of each row of logits (rows, n) for uniforms (rows,) in [0, 1); -1 if a row has no
+  // finite largest logit.
+  void (*draw)(const float* logits, long rows, long n, float temperature, const double* uniforms,
+               int32_t* out);
   void (*rope)(const RopeArgs& args);
   void (*attention)(const AttentionArgs& args);
   void (*attention_grad)(const AttentionArgs& args);
