@@ -108,6 +108,31 @@ def test_long_contexts_are_read_in_parts() -> None:
     assert_close(decode.step([7])[0], model(mx.array([[*prompt, 7]]))[0, -1], "after 700 tokens")
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_rows_of_several_prompts_share_what_each_prompt_has(kv_heads: int) -> None:
+    """Three prompts of different lengths, one of them with a single row, over more pages each than
+    one task reads; then some rows leave, and two of those that shared are apart."""
+    model = prepared(kv_heads=kv_heads)
+    prompts = [mx.random.randint(0, 100, (size,)).tolist() for size in (330, 40, 64)]
+    decode = decoder(model)
+    rows = []
+    for prompt, samples in zip(prompts, (3, 1, 2), strict=True):
+        decode.prefill(prompt, rows=samples)
+        rows += [list(prompt) for _ in range(samples)]
+    for count in range(40):
+        if count == 20:
+            kept = [5, 0, 3, 2]
+            decode.keep(kept)
+            rows = [rows[i] for i in kept]
+        tokens = mx.random.randint(0, 100, (len(rows),)).tolist()
+        logits = decode.step(tokens)
+        for row, token in zip(rows, tokens, strict=True):
+            row.append(token)
+        if count % 13 == 0 or count in (20, 21):
+            for row, mine in zip(rows, logits, strict=True):
+                assert_close(mine, model(mx.array([row]))[0, -1], f"{len(row)} tokens")
+
+
 def test_rows_leave_move_and_fork() -> None:
     model = prepared()
     decode = decoder(model)

@@ -18,7 +18,7 @@ pytestmark = needs_native
 llama = pytest.importorskip("mlx_lm.models.llama")
 
 
-def tiny_llama(bits: int = 4, tie: bool = True, **options) -> nn.Module:
+def tiny_llama(bits: int = 4, tie: bool = True, kv_heads: int = 2, **options) -> nn.Module:
     mx.random.seed(0)
     args = llama.ModelArgs(
         model_type="llama",
@@ -26,7 +26,7 @@ def tiny_llama(bits: int = 4, tie: bool = True, **options) -> nn.Module:
         num_hidden_layers=2,
         intermediate_size=96,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=kv_heads,
         rms_norm_eps=1e-5,
         vocab_size=100,
         tie_word_embeddings=tie,

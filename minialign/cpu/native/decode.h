@@ -83,6 +83,27 @@ INLINE void gate(float* y, const float* up, long n0, long n1) {
   }
 }
 
+// Outputs [0, rows) for the threads, in multiples of `unit`: first a long run for each, which is
+// read fastest, then a few short ones that let a slower thread catch up.
+struct Runs {
+  long rows, unit, threads, large, small;
+  Runs(long rows, long unit, long threads, bool split) : rows(rows), unit(unit), threads(threads) {
+    const long units = (rows + unit - 1) / unit;
+    large = split ? units * 3 / 4 / threads : units;
+    const long left = units - (split ? large * threads : units);
+    small = left ? (left + 4 * threads - 1) / (4 * threads) : 1;
+  }
+  long first(long run) const {
+    const long units = run <= threads ? run * large : threads * large + (run - threads) * small;
+    return units * unit < rows ? units * unit : rows;
+  }
+  long count() const {
+    long run = 0;
+    while (first(run) < rows) run++;
+    return run;
+  }
+};
+
 static void linears_few(const float* x, long m, const LinearJob* jobs, long count, bool gated) {
   const long k = jobs[0].w.cols, wide = lane_vectors(m) * kLanes;
   long ranks = 0, rows = 0, widest = 0;
@@ -129,30 +150,23 @@ static void linears_few(const float* x, long m, const LinearJob* jobs, long coun
     job_rows<32>(input, a, 0, a.rows, a.rows, z, false);
     z += m * jobs[j].rank;
   }
-  const long threads = thread_count(), most = 4 * threads;
   const long unit = bytes ? 32 : 16;  // outputs that belong together
-  if (gated) {  // both jobs have the same rows: a chunk finishes its part of the result
-    long chunks = 2 * widest * k * m / 40000;
-    chunks = chunks < 1 ? 1 : chunks > most ? most : chunks;
-    const long step = ((widest + chunks - 1) / chunks + unit - 1) / unit * unit;
-    parallel((widest + step - 1) / step, [&](long c) {
-      const long n0 = c * step, n1 = n0 + step < widest ? n0 + step : widest;
-      for (long j = 0; j < 2; j++) run_job(jobs[j], input, z_of[j], n0, n1, n0 + threads * step);
+  const bool many = rows * k * m > 80000;
+  const Runs runs(gated ? widest : rows, unit, thread_count(), many);
+  parallel(runs.count(), [&](long c) {
+    long from = runs.first(c), to = runs.first(c + 1), next = runs.first(c + runs.threads);
+    if (gated) {  // both jobs have the same rows: a run finishes its part of the result
+      for (long j = 0; j < 2; j++) run_job(jobs[j], input, z_of[j], from, to, next);
       for (long i = 0; i < m; i++)
-        gate(jobs[0].y + i * widest, jobs[1].y + i * widest, n0, n1);
-    });
-    return;
-  }
-  long chunks = rows * k * m / 40000;
-  chunks = chunks < 1 ? 1 : chunks > most ? most : chunks;
-  const long step = ((rows + chunks - 1) / chunks + unit - 1) / unit * unit;
-  parallel((rows + step - 1) / step, [&](long c) {
-    long from = c * step, to = from + step < rows ? from + step : rows;
+        gate(jobs[0].y + i * widest, jobs[1].y + i * widest, from, to);
+      return;
+    }
     for (long j = 0; j < count && from < to; j++) {
       const long n = jobs[j].w.rows;
-      if (from < n) run_job(jobs[j], input, z_of[j], from, to < n ? to : n, from + threads * step);
+      if (from < n) run_job(jobs[j], input, z_of[j], from, to < n ? to : n, next);
       from = from > n ? from - n : 0;
       to -= n;
+      next -= n;
     }
   });
 }
@@ -196,58 +210,68 @@ static void linears(const float* x, long m, const LinearJob* jobs, long count, b
 
 // ---- attention of single tokens ----
 
-INLINE long rounded_up_to_page(long n) { return (n + kPageTokens - 1) / kPageTokens * kPageTokens; }
+INLINE long pages_of(long tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 INLINE long values_start(long kv_heads, long width) { return kv_heads * kPageTokens * width; }
 
-static void fill_page(float* page, long kv_heads, long width, long at, long n, const float* k,
+// Writes one head's key and value of the token at place `at` of a page.
+INLINE void put_token(float* page, long kv_heads, long width, long head, long at, const float* key,
+                      const float* value) {
+  float* block = page + (head * kPageTokens + at / kLanes * kLanes) * width + at % kLanes;
+  for (long d = 0; d < width; d++) block[d * kLanes] = key[d];
+  memcpy(page + values_start(kv_heads, width) + (head * kPageTokens + at) * width, value,
+         width * 4);
+}
+
+// Keys of tokens that are not there yet are multiplied, though never used: no odd numbers there.
+INLINE void clear_keys(float* page, long width, long head) {
+  memset(page + head * kPageTokens * width, 0, kPageTokens * width * 4);
+}
+
+static void fill_page(float* page, long kv_heads, long width, long n, const float* k,
                       const float* v, const long* k_stride, const long* v_stride) {
-  for (long i = 0; i < n; i++) {
-    const long token = at + i;
-    for (long h = 0; h < kv_heads; h++) {
-      const float* key = k + i * k_stride[0] + h * k_stride[1];
-      float* block = page + (h * kPageTokens + token / kLanes * kLanes) * width + token % kLanes;
-      for (long d = 0; d < width; d++) block[d * kLanes] = key[d];
-      memcpy(page + values_start(kv_heads, width) + (h * kPageTokens + token) * width,
-             v + i * v_stride[0] + h * v_stride[1], width * 4);
-    }
+  for (long h = 0; h < kv_heads; h++) {
+    if (n < kPageTokens) clear_keys(page, width, h);
+    for (long i = 0; i < n; i++)
+      put_token(page, kv_heads, width, h, i, k + i * k_stride[0] + h * k_stride[1],
+                v + i * v_stride[0] + h * v_stride[1]);
   }
 }
 
-// scores[h][0 .. 2 * kLanes) = q[h] . two blocks of keys, for Heads heads `stride` apart. `next` is
-// what will be read after them: pages lie anywhere.
-template <int Heads>
-INLINE void score_blocks(const float* q, const float* keys, const float* next, long width,
+// scores[q][0 .. 2 * kLanes) = queries[q] . two blocks of keys, for Queries of them, `stride` apart.
+// `next` is what will be read after them: pages lie anywhere.
+template <int Queries>
+INLINE void score_blocks(const float* queries, const float* keys, const float* next, long width,
                          float* scores, long stride) {
-  Vec s0[Heads], s1[Heads];
-#pragma GCC unroll 4
-  for (int h = 0; h < Heads; h++) s0[h] = s1[h] = Vec{};
+  Vec s0[Queries], s1[Queries];
+#pragma GCC unroll 8
+  for (int q = 0; q < Queries; q++) s0[q] = s1[q] = Vec{};
   for (long d = 0; d < width; d++) {
     const Vec k0 = load(keys + d * kLanes), k1 = load(keys + (width + d) * kLanes);
     __builtin_prefetch(next + d * kLanes);
     __builtin_prefetch(next + (width + d) * kLanes);
-#pragma GCC unroll 4
-    for (int h = 0; h < Heads; h++) {
-      s0[h] += q[h * width + d] * k0;
-      s1[h] += q[h * width + d] * k1;
+#pragma GCC unroll 8
+    for (int q = 0; q < Queries; q++) {
+      s0[q] += queries[q * width + d] * k0;
+      s1[q] += queries[q * width + d] * k1;
     }
   }
-#pragma GCC unroll 4
-  for (int h = 0; h < Heads; h++) {
-    store(scores + h * stride, s0[h]);
-    store(scores + h * stride + kLanes, s1[h]);
+#pragma GCC unroll 8
+  for (int q = 0; q < Queries; q++) {
+    store(scores + q * stride, s0[q]);
+    store(scores + q * stride + kLanes, s1[q]);
   }
 }
 
-// Adds to columns [d, d + Vectors * kLanes) of out[h] (width,) the sum over n tokens of
-// weights[h][token] * values[token].
-template <int Heads, int Vectors>
+// Adds to columns [d, d + Vectors * kLanes) of out[q] (ldo apart) the sum over n tokens of
+// weights[q][token] * values[token].
+template <int Queries, int Vectors>
 INLINE void add_value_columns(const float* weights, long stride, const float* values,
-                              const float* next, long n, long width, long d, float* out) {
-  Vec sums[Heads][Vectors];
+                              const float* next, long n, long width, long d, float* out, long ldo) {
+  Vec sums[Queries][Vectors];
 #pragma GCC unroll 4
-  for (int h = 0; h < Heads; h++)
+  for (int q = 0; q < Queries; q++)
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; v++) sums[h][v] = load(out + h * width + d + v * kLanes);
+    for (int v = 0; v < Vectors; v++) sums[q][v] = load(out + q * ldo + d + v * kLanes);
   for (long i = 0; i < n; i++) {
     Vec value[Vectors];
 #pragma GCC unroll 4
@@ -256,133 +280,225 @@ INLINE void add_value_columns(const float* weights, long stride, const float* va
       __builtin_prefetch(next + i * width + d + v * kLanes);
     }
 #pragma GCC unroll 4
-    for (int h = 0; h < Heads; h++)
+    for (int q = 0; q < Queries; q++)
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; v++) sums[h][v] += weights[h * stride + i] * value[v];
+      for (int v = 0; v < Vectors; v++) sums[q][v] += weights[q * stride + i] * value[v];
   }
 #pragma GCC unroll 4
-  for (int h = 0; h < Heads; h++)
+  for (int q = 0; q < Queries; q++)
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; v++) store(out + h * width + d + v * kLanes, sums[h][v]);
+    for (int v = 0; v < Vectors; v++) store(out + q * ldo + d + v * kLanes, sums[q][v]);
 }
 
-template <int Heads>
+template <int Queries>
 INLINE void add_values(const float* weights, long stride, const float* values, const float* next,
-                       long n, long width, float* out) {
+                       long n, long width, float* out, long ldo) {
   constexpr int kVectors = kTileRows > 6 ? 4 : 2;
   long d = 0;
   for (; d + kVectors * kLanes <= width; d += kVectors * kLanes)
-    add_value_columns<Heads, kVectors>(weights, stride, values, next, n, width, d, out);
+    add_value_columns<Queries, kVectors>(weights, stride, values, next, n, width, d, out, ldo);
   for (; d < width; d += kLanes)
-    add_value_columns<Heads, 1>(weights, stride, values, next, n, width, d, out);
+    add_value_columns<Queries, 1>(weights, stride, values, next, n, width, d, out, ldo);
 }
 
-// A group of heads in runs of at most four: body(first head, number of heads as a constant).
-#define FOR_HEADS(group, call)                                    \
-  for (long h = 0; h < (group);) {                                \
-    const long left = (group)-h;                                  \
-    if (left >= 4) { call(4); h += 4; }                           \
-    else if (left == 3) { call(3); h += 3; }                      \
-    else if (left == 2) { call(2); h += 2; }                      \
-    else { call(1); h += 1; }                                     \
-  }
+constexpr int kQueries = kTileRows > 6 ? 8 : 4;  // whose scores are in registers
 
-// Pages [p0, p1) of one row and key head: adds to out (group, width) with maximum and total.
-INLINE void attend_pages(const DecodeArgs& a, long row, long kv, long p0, long p1, float* scores,
-                         float* out, float* maximum, float* total) {
-  const long group = a.heads / a.kv_heads, width = a.width;
-  const long t0 = p0 * kPageTokens;
-  const long t1 = p1 * kPageTokens < a.lengths[row] ? p1 * kPageTokens : a.lengths[row];
-  const long stride = rounded_up_to_page(t1 - t0);
-  const float* q = a.q + (row * a.heads + kv * group) * width;
-  const float* const* pages = a.pages + a.first_page[row];
-  for (long p = p0; p < p1; p++)
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
+// [0, n) in runs of at most Most: body(first, the run's length as a Number).
+template <int Most, class Body>
+INLINE void in_runs(long n, const Body& body) {
+  long first = 0;
+  for (; first + Most <= n; first += Most) body(first, Number<Most>());
+  if constexpr (Most > 4)
+    if (first + 4 <= n) body(first, Number<4>()), first += 4;
+  if (n - first == 3) return body(first, Number<3>());
+  if (n - first == 2) return body(first, Number<2>());
+  if (n - first == 1) return body(first, Number<1>());
+}
+
+// body(i) for i < n, in this thread alone or in all.
+template <class Body>
+INLINE void each(bool alone, long n, const Body& body) {
+  if (!alone) return parallel(n, body);
+  for (long i = 0; i < n; i++) body(i);
+}
+
+// Pages [p0, p1) of rows that have these in common, for one key head. `out` is, for each query
+// (row, head of the group), the weighted sum of values, the largest score, the sum of weights.
+struct Piece {
+  long row, rows, kv, p0, p1;
+  float* out;
+};
+
+INLINE const float* keys_of(const DecodeArgs& a, const Piece& piece, long p) {
+  return a.pages[a.first_page[piece.row] + p] + piece.kv * kPageTokens * a.width;
+}
+
+// This thread will probably go on with the piece `after`.
+INLINE void attend(const DecodeArgs& a, const Piece& piece, const Piece& after) {
+  const long group = a.heads / a.kv_heads, width = a.width, ldo = width + 2, kv = piece.kv;
+  const long queries = piece.rows * group, length = a.lengths[piece.row], half = a.dims / 2;
+  const long t0 = piece.p0 * kPageTokens;
+  const long t1 = piece.p1 * kPageTokens < length ? piece.p1 * kPageTokens : length;
+  const long stride = (piece.p1 - piece.p0) * kPageTokens;
+  float* q = (float*)scratch(kTaskA, (queries * (width + stride) + width) * 4);
+  float *scores = q + queries * width, *key = scores + queries * stride;
+  float* const* pages = a.pages + a.first_page[piece.row];
+  auto rotated = [&](const float* from, long row, float* to) {
+    rotate(from, a.cosines + row * half, a.sines + row * half, a.dims, a.interleaved, 1.f, to);
+    if (a.dims < width) memcpy(to + a.dims, from + a.dims, (width - a.dims) * 4);
+  };
+  for (long i = 0; i < queries; i++) {
+    const long row = piece.row + i / group;
+    rotated(a.q + (row * a.heads + kv * group + i % group) * width, row, q + i * width);
+  }
+  if (t1 == length) {  // the new token is in this piece
+    const long at = (length - 1) % kPageTokens;
+    const long token = (piece.row * a.kv_heads + kv) * width;
+    rotated(a.k + token, piece.row, key);
+    if (at == 0) clear_keys(pages[piece.p1 - 1], width, kv);
+    put_token(pages[piece.p1 - 1], a.kv_heads, width, kv, at, key, a.v + token);
+  }
+  const long values = values_start(a.kv_heads, width);
+  for (long p = piece.p0; p < piece.p1; p++)
     for (long t = 0; t < kPageTokens && p * kPageTokens + t < t1; t += 2 * kLanes) {
-      const float* keys = pages[p] + (kv * kPageTokens + t) * width;
-      const float* next = pages[p + 1 < p1 ? p + 1 : p] + (kv * kPageTokens + t) * width;
+      const float* keys = keys_of(a, piece, p) + t * width;
+      const float* next = p + 1 < piece.p1 ? keys_of(a, piece, p + 1) + t * width
+                                           : keys_of(a, piece, piece.p0) + values + t * width;
       float* to = scores + p * kPageTokens + t - t0;
-#define CALL(n) score_blocks<n>(q + h * width, keys, next, width, to + h * stride, stride)
-      FOR_HEADS(group, CALL)
-#undef CALL
+      in_runs<kQueries>(queries, [&](long i, auto count) {
+        score_blocks<decltype(count)::value>(q + i * width, keys, next, width, to + i * stride,
+                                             stride);
+      });
     }
   const long n = t1 - t0;
-  for (long h = 0; h < group; h++) {
-    float* s = scores + h * stride;
+  for (long h = 0; h < queries; h++) {
+    float *s = scores + h * stride, *out = piece.out + h * ldo;
     for (long i = n; i % kLanes; i++) s[i] = -3e38f;
     Vec best = broadcast(-3e38f);
     for (long i = 0; i < n; i += kLanes) {
       store(s + i, load(s + i) * a.scale);
       best = max(best, load(s + i));
     }
-    maximum[h] = max_lane(best);
+    out[width] = max_lane(best);
     Vec sums = Vec{};
     for (long i = 0; i < n; i += kLanes) {
-      const Vec e = exp(load(s + i) - maximum[h]);
+      const Vec e = exp(load(s + i) - out[width]);
       sums += e;
       store(s + i, e);
     }
-    total[h] = sum(sums);
+    out[width + 1] = sum(sums);
+    memset(out, 0, width * 4);
   }
-  memset(out, 0, group * width * 4);
-  for (long p = p0; p < p1; p++) {
+  for (long p = piece.p0; p < piece.p1; p++) {
     const long from = p * kPageTokens;
     const long tokens = t1 - from < kPageTokens ? t1 - from : kPageTokens;
-    const long start = values_start(a.kv_heads, width) + kv * kPageTokens * width;
-    const float *values = pages[p] + start, *next = pages[p + 1 < p1 ? p + 1 : p] + start;
-    float* weights = scores + from - t0;
-#define CALL(n) \
-  add_values<n>(weights + h * stride, stride, values, next, tokens, width, out + h * width)
-    FOR_HEADS(group, CALL)
-#undef CALL
+    const float* next =
+        p + 1 < piece.p1 ? keys_of(a, piece, p + 1) + values : keys_of(a, after, after.p0);
+    const float* weights = scores + from - t0;
+    in_runs<4>(queries, [&](long i, auto count) {
+      add_values<decltype(count)::value>(weights + i * stride, stride,
+                                         keys_of(a, piece, p) + values, next, tokens, width,
+                                         piece.out + i * ldo, ldo);
+    });
   }
 }
 
+// Rows [first, end) whose first `common` pages are the same: `shared` pieces of those a key head,
+// from piece number `pieces` on, and behind them each row's own.
+struct Together {
+  long first, end, common, shared, pieces;
+};
+
+INLINE Together rows_together(const DecodeArgs& a, long first) {
+  const float* const* mine = a.pages + a.first_page[first];
+  Together t{first, first + 1, pages_of(a.lengths[first]), 0, 0};
+  for (; t.end < a.rows; t.end++) {
+    const float* const* theirs = a.pages + a.first_page[t.end];
+    const long pages = pages_of(a.lengths[t.end]);
+    long same = 0;
+    while (same < t.common && same < pages && mine[same] == theirs[same]) same++;
+    if (same == 0) break;
+    t.common = same;
+  }
+  if (t.end == first + 1) t.common = 0;
+  return t;
+}
+
 static void decode_attention(const DecodeArgs& a) {
-  const long group = a.heads / a.kv_heads, width = a.width;
-  long longest = 0;
+  const long group = a.heads / a.kv_heads, width = a.width, room = group * (width + 2);
+  const long threads = thread_count();
+  long longest = 0, pieces = 0, outputs = 0, sets = 0;
   for (long r = 0; r < a.rows; r++) longest = a.lengths[r] > longest ? a.lengths[r] : longest;
-  const long pages = (longest + kPageTokens - 1) / kPageTokens;
-  // Few rows over a long context: each in several parts, joined afterwards.
-  long parts = (2 * thread_count() + a.rows * a.kv_heads - 1) / (a.rows * a.kv_heads);
-  parts = parts > pages / 4 ? pages / 4 : parts;
+  // Few rows over a long context: each in several parts.
+  const long pairs = a.rows * a.kv_heads;
+  long parts = (2 * threads + pairs - 1) / pairs;
+  parts = parts > pages_of(longest) / 4 ? pages_of(longest) / 4 : parts;
   parts = parts < 1 ? 1 : parts;
-  const long each = group * (width + 2), tasks = a.rows * a.kv_heads * parts;
-  float* partial = (float*)scratch(kTaskD, tasks * each * 4);
-  auto task = [&](long t) {
-    const long part = t % parts, pair = t / parts, row = pair / a.kv_heads;
-    const long own = (a.lengths[row] + kPageTokens - 1) / kPageTokens;
-    const long p0 = own * part / parts, p1 = own * (part + 1) / parts;
-    float* out = partial + t * each;
-    float* scores = (float*)scratch(kTaskA, group * (pages + 1) * kPageTokens * 4);
-    float *maxima = out + group * width, *totals = out + group * (width + 1);
-    attend_pages(a, row, pair % a.kv_heads, p0, p1, scores, out, maxima, totals);
-    for (long h = 0; parts == 1 && h < group; h++)
-      for (long d = 0; d < width; d++)
-        a.out[(pair * group + h) * width + d] = out[h * width + d] / totals[h];
-  };
-  if (a.rows * a.heads * longest * width < 40000)
-    for (long t = 0; t < tasks; t++) task(t);
-  else
-    parallel(tasks, task);
-  if (parts == 1) return;
-  for (long pair = 0; pair < a.rows * a.kv_heads; pair++)
+  Together* together = (Together*)scratch(kTaskB, a.rows * sizeof(Together));
+  for (long r = 0; r < a.rows; r = together[sets++].end) {
+    Together& t = together[sets] = rows_together(a, r);
+    const long wanted = (threads + a.kv_heads - 1) / a.kv_heads, least = (t.common + 7) / 8;
+    t.shared = wanted < least ? least : wanted > t.common ? t.common : wanted;
+    t.pieces = pieces;
+    pieces += (t.shared + (t.end - t.first) * parts) * a.kv_heads;
+    outputs += (t.shared + parts) * (t.end - t.first) * a.kv_heads;
+  }
+  float* partial = (float*)scratch(kTaskD, outputs * room * 4 + pieces * sizeof(Piece) + 64);
+  Piece* piece = (Piece*)(partial + (outputs * room + 15) / 16 * 16);
+  float* out = partial;
+  for (long s = 0, next = 0; s < sets; s++) {
+    const Together& t = together[s];
+    for (long kv = 0; kv < a.kv_heads; kv++)
+      for (long p = 0; p < t.shared; p++, out += (t.end - t.first) * room)
+        piece[next++] = {t.first, t.end - t.first, kv, t.common * p / t.shared,
+                         t.common * (p + 1) / t.shared, out};
+    for (long r = t.first; r < t.end; r++)
+      for (long kv = 0; kv < a.kv_heads; kv++)
+        for (long p = 0; p < parts; p++, out += room) {
+          const long own = pages_of(a.lengths[r]) - t.common;
+          piece[next++] = {r, 1, kv, t.common + own * p / parts, t.common + own * (p + 1) / parts,
+                           out};
+        }
+  }
+  auto join = [&](const Together& t, long r, long kv) {
+    const Piece* common = piece + t.pieces + kv * t.shared;
+    const Piece* own = piece + t.pieces + (t.shared + (r - t.first) * parts) * a.kv_heads +
+                       kv * parts;
     for (long h = 0; h < group; h++) {
-      const float* first = partial + pair * parts * each;
+      auto partial_of = [&](long p) {
+        return p < t.shared ? common[p].out + ((r - t.first) * group + h) * (width + 2)
+                            : own[p - t.shared].out + h * (width + 2);
+      };
       float best = -3e38f, total = 0.f;
-      for (long p = 0; p < parts; p++) {
-        const float m = first[p * each + group * width + h];
+      for (long p = 0; p < t.shared + parts; p++) {
+        const float m = partial_of(p)[width];
         best = m > best ? m : best;
       }
-      float* out = a.out + (pair * group + h) * width;
-      for (long d = 0; d < width; d++) out[d] = 0.f;
-      for (long p = 0; p < parts; p++) {
-        const float* from = first + p * each;
-        const float share = exp(broadcast(from[group * width + h] - best))[0];
-        total += share * from[group * (width + 1) + h];
-        for (long d = 0; d < width; d++) out[d] += share * from[h * width + d];
+      float* to = a.out + ((r * a.kv_heads + kv) * group + h) * width;
+      memset(to, 0, width * 4);
+      for (long p = 0; p < t.shared + parts; p++) {
+        const float* from = partial_of(p);
+        const float share = exp(broadcast(from[width] - best))[0];
+        total += share * from[width + 1];
+        for (long d = 0; d < width; d++) to[d] += share * from[d];
       }
-      for (long d = 0; d < width; d++) out[d] /= total;
+      for (long d = 0; d < width; d++) to[d] /= total;
     }
+  };
+  const bool alone = a.rows * a.heads * longest * width < 40000;
+  each(alone, pieces, [&](long i) {
+    attend(a, piece[i], piece[i + threads < pieces ? i + threads : i]);
+  });
+  each(alone || a.rows < 4, a.rows, [&](long r) {
+    const Together* t = together;
+    while (t->end <= r) t++;
+    for (long kv = 0; kv < a.kv_heads; kv++) join(*t, r, kv);
+  });
 }
 
 }  // namespace MINIALIGN_ISA

@@ -75,12 +75,7 @@ void Decoder::set_head(const mx::array& norm, const mx::array& w, const Optional
   head_ = hold_weight(w, scales, biases, group, bits);
 }
 
-// Keys of tokens that are not there yet are multiplied, though never used: no odd numbers there.
-Decoder::Page Decoder::new_page() const {
-  Page page(new float[page_floats()]);
-  std::memset(page.get(), 0, page_floats() / 2 * sizeof(float));
-  return page;
-}
+Decoder::Page Decoder::new_page() const { return Page(new float[page_floats()]); }
 
 void Decoder::add_rows(int count, const std::vector<mx::array>& keys,
                        const std::vector<mx::array>& values) {
@@ -105,7 +100,7 @@ void Decoder::add_rows(int count, const std::vector<mx::array>& keys,
         const long k_stride[2] = {k.strides()[2], k.strides()[1]};
         const long v_stride[2] = {v.strides()[2], v.strides()[1]};
         row.pages[l].push_back(new_page());
-        kernels().fill_page(row.pages[l].back().get(), kv_heads_, width_, 0,
+        kernels().fill_page(row.pages[l].back().get(), kv_heads_, width_,
                             length - t < kPageTokens ? length - t : kPageTokens,
                             k.data<float>() + past * k.strides()[0] + t * k_stride[0],
                             v.data<float>() + past * v.strides()[0] + t * v_stride[0], k_stride,
@@ -127,16 +122,15 @@ std::vector<int> Decoder::lengths() const {
   return out;
 }
 
-float* Decoder::writable_page(Row& row, int layer) {
+void Decoder::prepare_page(Row& row, int layer) {
   auto& pages = row.pages[layer];
   if (row.length % kPageTokens == 0) {
     pages.push_back(new_page());
   } else if (pages.back().use_count() > 1) {  // another row has it too
-    Page own(new float[page_floats()]);
+    Page own = new_page();
     std::memcpy(own.get(), pages.back().get(), page_floats() * sizeof(float));
     pages.back() = std::move(own);
   }
-  return pages.back().get();
 }
 
 void Decoder::run(Layer& layer, std::initializer_list<int> parts, const float* x,
@@ -159,37 +153,32 @@ void Decoder::run_layer(int index, std::vector<float>& x) {
   kernel.rms_norm(x.data(), layer.input_norm, rows, size, eps_, normed_.data());
   run(layer, {kQuery, kKey, kValue}, normed_.data(), {q_.data(), k_.data(), v_.data()}, false,
       false);
-  for (auto [values, heads] : {std::pair{q_.data(), heads_}, std::pair{k_.data(), kv_heads_}}) {
-    RopeArgs rope{};
-    rope.x = rope.y = values;
-    rope.batch = rows;
-    rope.heads = heads;
-    rope.length = 1;
-    rope.width = width_;
-    rope.dims = 2 * static_cast<long>(inverse_frequencies_.size());
-    rope.x_stride[0] = rope.y_stride[0] = static_cast<long>(heads) * width_;
-    rope.x_stride[1] = rope.y_stride[1] = width_;
-    rope.cosines = cosines_.data();
-    rope.sines = sines_.data();
-    rope.interleaved = traditional_;
-    rope.sign = 1.f;
-    kernel.rope(rope);
-  }
-  std::vector<const float*> pages;
+  std::vector<float*> pages;
   std::vector<long> first, lengths;
-  const long stride[2] = {0, width_};
-  for (long r = 0; r < rows; r++) {
-    Row& row = rows_[r];
-    float* page = writable_page(row, index);
-    const long at = r * kv_heads_ * width_;
-    kernel.fill_page(page, kv_heads_, width_, row.length % kPageTokens, 1, k_.data() + at,
-                     v_.data() + at, stride, stride);
+  for (Row& row : rows_) {
+    prepare_page(row, index);
     first.push_back(pages.size());
     lengths.push_back(row.length + 1);
     for (const Page& p : row.pages[index]) pages.push_back(p.get());
   }
-  kernel.decode_attention({rows, heads_, kv_heads_, width_, attention_scale_, q_.data(),
-                           attended_.data(), pages.data(), first.data(), lengths.data()});
+  DecodeArgs args{};
+  args.rows = rows;
+  args.heads = heads_;
+  args.kv_heads = kv_heads_;
+  args.width = width_;
+  args.scale = attention_scale_;
+  args.q = q_.data();
+  args.k = k_.data();
+  args.v = v_.data();
+  args.dims = 2 * static_cast<long>(inverse_frequencies_.size());
+  args.interleaved = traditional_;
+  args.cosines = cosines_.data();
+  args.sines = sines_.data();
+  args.out = attended_.data();
+  args.pages = pages.data();
+  args.first_page = first.data();
+  args.lengths = lengths.data();
+  kernel.decode_attention(args);
   run(layer, {kOutput}, attended_.data(), {x.data()}, true, false);
   kernel.rms_norm(x.data(), layer.post_norm, rows, size, eps_, normed_.data());
   run(layer, {kGate, kUp}, normed_.data(), {gate_.data(), up_.data()}, false, true);

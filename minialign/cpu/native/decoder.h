@@ -63,7 +63,7 @@ class Decoder {
 
   Page new_page() const;
   long page_floats() const { return 2l * kv_heads_ * kPageTokens * width_; }
-  float* writable_page(Row& row, int layer);  // the page that takes the row's next token
+  void prepare_page(Row& row, int layer);  // that takes the row's next token
   void run_layer(int layer, std::vector<float>& x);
   const float* hold(const mx::array& a);
   Weight hold_weight(const mx::array& w, const Optional& scales, const Optional& biases, int group,

@@ -95,15 +95,19 @@ struct LinearJob {
 // [kv_head][token][width].
 constexpr long kPageTokens = 32;
 
-// Attention of one new token a row over its pages.
+// Attention of one new token a row over its pages, into the last of which it writes its own key and
+// value. Pages that rows have in common are read once for all of them.
 struct DecodeArgs {
   long rows, heads, kv_heads, width;
   float scale;
-  const float* q;             // (rows, heads, width)
-  float* out;                 // (rows, heads, width)
-  const float* const* pages;  // the pages of row 0, then of row 1, ...
-  const long* first_page;     // (rows,) where a row's pages start
-  const long* lengths;        // (rows,) tokens to look at
+  const float *q, *k, *v;  // (rows, heads or kv_heads, width), q and k not yet rotated
+  long dims;               // of `width` to rotate, see RopeArgs
+  bool interleaved;
+  const float *cosines, *sines;  // (rows, dims / 2)
+  float* out;                    // (rows, heads, width)
+  float* const* pages;           // the pages of row 0, then of row 1, ...
+  const long* first_page;        // (rows,) where a row's pages start
+  const long* lengths;           // (rows,) tokens to look at, the new one included
 };
 
 struct Kernels {
@@ -142,9 +146,9 @@ struct Kernels {
   void (*linears)(const float* x, long m, const LinearJob* jobs, long count, bool gated);
   void (*decode_attention)(const DecodeArgs& args);
   // Writes n tokens' keys and values, k and v (n, kv_heads, width) with their strides in floats
-  // for token and head, into a page from token `at` on.
-  void (*fill_page)(float* page, long kv_heads, long width, long at, long n, const float* k,
-                    const float* v, const long* k_stride, const long* v_stride);
+  // for token and head, into a new page.
+  void (*fill_page)(float* page, long kv_heads, long width, long n, const float* k, const float* v,
+                    const long* k_stride, const long* v_stride);
 };
 
 // The table for this machine: MINIALIGN_ISA if set and supported, else the widest.
