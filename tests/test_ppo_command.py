@@ -274,7 +274,7 @@ ROWS = {
     "weight_decay": Row("--weight-decay 1"),
     "grad_clip": Row("--grad-clip 0.001"),
     "grad_checkpoint": Row("--grad-checkpoint", "memory", WIDE, operator.lt),
-    "share_prompts": Row("--no-share-prompts", "shared"),
+    "share_prompts": Row("--no-share-prompts", "shared", "--data {long}"),
     "steps_per_report": Row("--steps-per-report 2", "logged"),
     "steps_per_eval": Row("--steps-per-eval 1", "evaluated"),
     "save_every": Row("--save-every 1", "saved"),

@@ -20,6 +20,7 @@ from minialign.models.adapter import WEIGHTS
 from minialign.models.tokenizer import Tokenizer
 from minialign.records import Demonstration, Pair
 from minialign.runs import Run, read_jsonl, remove_run
+from minialign.tasks.duels import prompt_key
 from minialign.tasks.resuming import resume
 from minialign.tasks.round_methods import LOOPS, RoundSettings
 from minialign.tasks.rounds import start
@@ -294,10 +295,12 @@ def test_a_budget_too_small_to_train_gives_what_it_started_from(files, tiny_mode
 def test_a_candidate_that_was_cut_wins_over_none_that_ended(files, tiny_model, home):
     run, _ = ran("expert", files, tiny_model, "--rounds 1 --n 8 --eos-penalty 9 --eval-split 0")
     rows = list(read_jsonl(run.path / "rounds/candidates-1.jsonl"))
-    learned = [row.messages[-1]["content"]
-               for row in formats.read(run.path / "rounds/train-1.jsonl").records]  # fmt: skip
+    learned = {prompt_key(row.messages[:-1]): row.messages[-1]["content"]
+               for row in formats.read(run.path / "rounds/train-1.jsonl").records}  # fmt: skip
+    assert len(learned) == len(rows)
     cut = 0
-    for row, text in zip(rows, learned, strict=True):
+    for row in rows:
+        text = learned[prompt_key(row["prompt"])]
         ends = list(zip(row["finish_reasons"], row["scores"], row["responses"], strict=True))
         ended = [(score, answer) for end, score, answer in ends if end == "stop"]
         cut += not ended
