@@ -53,6 +53,14 @@ def prepare(model: nn.Module) -> nn.Module:
     return pure.prepare(model) if on_cpu() else model
 
 
+def adapted(model: nn.Module) -> None:
+    """After adapters were attached to a prepared model: join what its native layers can share."""
+    if native():
+        from minialign.cpu import lora
+
+        lora.bring_together(model)
+
+
 def selected_logps(
     hidden: mx.array, head: object, targets: mx.array, gradient: bool
 ) -> mx.array | None:

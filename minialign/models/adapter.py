@@ -20,6 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from minialign import cpu
 from minialign.errors import UserError
 from minialign.runs import Run, write_atomic
 
@@ -93,6 +94,7 @@ def attach(module: nn.Module, lora: Lora) -> None:
     check_lora(module, lora)
     module.freeze()
     linear_to_lora_layers(module, lora.num_layers, _parameters(lora), use_dora=lora.kind == "dora")
+    cpu.adapted(module)
     module.eval()
 
 

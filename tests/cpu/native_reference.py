@@ -37,6 +37,14 @@ def assert_same(ours: Callable, reference: Callable, args: list[mx.array]) -> No
         assert_close(*pair, f"gradient by argument {i}", scale=1e-2)
 
 
+def lora_linear(
+    x: mx.array, a: mx.array, b: mx.array, scale: float, w: mx.array,
+    scales: mx.array | None = None, biases: mx.array | None = None, group: int = 0, bits: int = 32,
+) -> mx.array:  # fmt: skip
+    """One layer alone."""
+    return native.lora_linears(x, [(a, b, scale, w, scales, biases, group, bits)])[0]
+
+
 def normal(*shape: int, seed: int = 0) -> mx.array:
     return mx.random.normal(shape, key=mx.random.key(seed + sum(shape)))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from native_reference import assert_close, native, needs_native, normal, quantized
+from native_reference import assert_close, lora_linear, native, needs_native, normal, quantized
 
 pytestmark = needs_native
 
@@ -23,7 +23,7 @@ def layer(weight: tuple):
 
     def run(x: mx.array, norm: mx.array, a: mx.array, b: mx.array) -> mx.array:
         h = native.rms_norm(x, norm, 1e-5)
-        h = native.lora_linear(h, a, b, 2.0, *weight)
+        h = lora_linear(h, a, b, 2.0, *weight)
         heads = h.reshape(2, 20, 4, 16).transpose(0, 2, 1, 3)
         heads = native.rope(heads, 16, base=10000.0, offset=3)
         heads = native.attention(heads, heads, heads, scale=0.25, causal=True)
@@ -133,6 +133,22 @@ def test_other_instruction_sets(isa: str) -> None:
     assert run_kernel_tests(**environment) == ""
 
 
+def test_an_instruction_set_that_is_not_there_is_named() -> None:
+    code = (
+        "from minialign.cpu import extension as e; native, text = e.load();"
+        "assert native.isa() + ',' in text; print(text)"
+    )
+    for wanted, said in (("nosuch", "MINIALIGN_ISA=nosuch is none"), ("baseline", "native (base")):
+        told = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"MINIALIGN_ISA": wanted},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert said in told.stdout
+
+
 def test_a_forked_child_starts_its_own_threads() -> None:
     code = (
         "import os, mlx.core as mx\n"
@@ -161,7 +177,7 @@ def test_a_norm_is_made_again_in_the_backward_pass_instead_of_kept():
             normed = native.rms_norm(x, one, 1e-5)
             if kept:  # a second reader, as a stock layer would be
                 normed = normed + 0
-            x = x + native.lora_linear(normed, a, b, 0.1, w, None, None, 0, 32)
+            x = x + lora_linear(normed, a, b, 0.1, w, None, None, 0, 32)
         return x.sum()
 
     peaks, grads = [], []

@@ -6,6 +6,7 @@ import pytest
 from native_reference import (
     assert_close,
     assert_same,
+    lora_linear,
     native,
     needs_native,
     normal,
@@ -97,10 +98,35 @@ def test_lora_linear(bits: int, rows: int, rank: int) -> None:
     weight, value = quantized(70, 96, bits, 32) if bits < 32 else ((), normal(70, 96))
     weight = weight or (value,)
     assert_same(
-        lambda x, a, b: native.lora_linear(x, a, b, 1.5, *weight),
+        lambda x, a, b: lora_linear(x, a, b, 1.5, *weight),
         lambda x, a, b: x @ value.T + 1.5 * ((x @ a) @ b),
         [normal(rows, 96), normal(96, rank), normal(rank, 70)],
     )
+
+
+@pytest.mark.parametrize("bits", [(4, 4, 4), (8, 8), (4, 8, 4), (32, 4)])
+@pytest.mark.parametrize("rows", [1, 2, 5, 40, 1030])
+def test_layers_of_one_input_together_equal_each_alone(bits: tuple, rows: int) -> None:
+    x, ranks, outputs = normal(rows, 96), (8, 3, 5), (70, 32, 200)
+    layers, values, given = [], [], []
+    for i, each in enumerate(bits):
+        weight, value = quantized(outputs[i], 96, each, 32) if each < 32 else ((), None)
+        value = value if weight else normal(outputs[i], 96)
+        layers.append(weight or (value, None, None, 0, 32))
+        values.append(value)
+        given += [normal(96, ranks[i], seed=i), normal(ranks[i], outputs[i], seed=i)]
+
+    def together(x: mx.array, *given: mx.array) -> mx.array:
+        pairs = zip(given[::2], given[1::2], layers, strict=True)
+        return mx.concatenate(
+            native.lora_linears(x, [(a, b, 1.5, *w) for a, b, w in pairs]), axis=1
+        )
+
+    def apart(x: mx.array, *given: mx.array) -> mx.array:
+        pairs = zip(given[::2], given[1::2], values, strict=True)
+        return mx.concatenate([x @ w.T + 1.5 * ((x @ a) @ b) for a, b, w in pairs], axis=1)
+
+    assert_same(together, apart, [x, *given])
 
 
 def test_wrong_shapes_and_types_are_refused() -> None:

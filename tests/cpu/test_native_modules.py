@@ -1,9 +1,11 @@
 """A prepared model on the native kernels against the same model on the pure path."""
 
 import copy
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -129,6 +131,70 @@ def test_lora_gradients_equal_the_pure_path() -> None:
     assert len(ours) == 28
     for name, gradient in ours.items():
         assert_close(gradient, reference[name], name, scale=1e-3)
+
+
+def adapted_attention() -> nn.Module:
+    from minialign.models.adapter import Lora, attach
+
+    model = cpu.prepare(tiny_llama())
+    attach(model, Lora(rank=4))
+    for _, module in model.named_modules():
+        if "lora_b" in module:
+            module.lora_b = 0.1 * mx.random.normal(module.lora_b.shape)
+    return model.layers[0].self_attn
+
+
+NAMES = ("q_proj", "k_proj", "v_proj")
+
+
+def stock(layer: nn.Module, x: mx.array) -> mx.array:
+    return layer.linear(x) + layer.scale * ((x @ layer.lora_a) @ layer.lora_b)
+
+
+@pytest.mark.parametrize("order", [NAMES, NAMES[::-1], ("q_proj", "q_proj", "k_proj", "v_proj")])
+def test_siblings_give_what_each_gives_alone(order: tuple) -> None:
+    attention = adapted_attention()
+    x, other = mx.random.normal((9, 64)), mx.random.normal((5, 64))
+    for name in order:
+        assert_close(attention[name](x), stock(attention[name], x), name)
+    for name in NAMES:  # inputs in turn
+        assert_close(attention[name](other), stock(attention[name], other), name)
+        assert_close(attention[name](x), stock(attention[name], x), name)
+
+
+def test_a_sibling_whose_weights_changed_is_computed_anew() -> None:
+    attention, x = adapted_attention(), mx.random.normal((9, 64))
+    attention.q_proj(x)
+    attention.v_proj.lora_b = 2 * attention.v_proj.lora_b
+    assert_close(attention.v_proj(x), stock(attention.v_proj, x), "another adapter")
+    attention.q_proj(x)
+    attention.k_proj.scale = 7.0
+    assert_close(attention.k_proj(x), stock(attention.k_proj, x), "another scale")
+    attention.q_proj(x)
+    attention.k_proj.linear.unfreeze()  # trained: the stock way
+    assert_close(attention.k_proj(x), stock(attention.k_proj, x), "a trained weight")
+
+
+def test_siblings_in_a_copy_are_the_copys() -> None:
+    attention, x = adapted_attention(), mx.random.normal((9, 64))
+    twin = copy.deepcopy(attention)
+    for name in NAMES:
+        twin[name].lora_b = -twin[name].lora_b
+    for name in NAMES:
+        assert_close(twin[name](x), stock(twin[name], x), name)
+        assert_close(attention[name](x), stock(attention[name], x), name)
+
+
+def test_siblings_do_not_keep_a_model_alive() -> None:
+    attention = adapted_attention()
+    gone = weakref.ref(attention.q_proj)
+    attention.q_proj(mx.random.normal((9, 64)))
+    gc.disable()
+    try:
+        del attention
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_fusing_gives_a_quantized_layer_back() -> None:

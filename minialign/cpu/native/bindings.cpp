@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
@@ -36,11 +37,25 @@ static std::vector<int> draw(Rows logits, float temperature, Uniforms uniforms) 
   return out;
 }
 
+using LayerTuple = std::tuple<mx::array, mx::array, float, mx::array, std::optional<mx::array>,
+                              std::optional<mx::array>, int, int>;
+
+static std::vector<mx::array> lora_linears_of(const mx::array& x,
+                                              const std::vector<LayerTuple>& layers) {
+  std::vector<LoraLayer> given;
+  for (const auto& layer : layers)
+    given.push_back(std::apply([](const auto&... part) { return LoraLayer{part...}; }, layer));
+  return lora_linears(x, given);
+}
+
 NB_MODULE(_native, m) {
   nb::module_::import_("mlx.core");  // the array type comes from there
   m.attr("built_for") = nb::str(built_for);
 
-  m.def("isa", [] { return std::string(kernels().name) + (byte_products ? "-vnni" : ""); }, "The instruction set in use.");
+  m.def("isa", [] {
+    const std::string name = kernels().name;  // which also finds out about byte products
+    return byte_products ? name + "-vnni" : name;
+  }, "The instruction set in use.");
   m.def("threads", &thread_count, "Threads a kernel may use.");
   m.def("set_threads", &set_thread_count, "count"_a, "Sets the threads; 0: the default.");
 
@@ -54,8 +69,8 @@ NB_MODULE(_native, m) {
   m.def("linear", &linear, "x"_a, "w"_a, "scales"_a = nb::none(), "biases"_a = nb::none(),
         "group_size"_a = 0, "bits"_a = 32,
         "x (..., K) @ w^T -> (..., N); w float32 (N, K) or quantized. Gradient in x, and in a float32 w.");
-  m.def("lora_linear", &lora_linear, "x"_a, "a"_a, "b"_a, "scale"_a, "w"_a,
-        "scales"_a = nb::none(), "biases"_a = nb::none(), "group_size"_a = 0, "bits"_a = 32,
+  m.def("lora_linears", &lora_linears_of, "x"_a, "layers"_a,
+        "For each layer (a, b, scale, w, scales, biases, group_size, bits): "
         "x @ w^T + scale * (x @ a) @ b. Gradients in x, a and b.");
   m.def("gather_rows", &gather_rows, "ids"_a, "w"_a, "scales"_a = nb::none(),
         "biases"_a = nb::none(), "group_size"_a = 0, "bits"_a = 32,

@@ -17,29 +17,27 @@ constexpr long kOutputs = 2 * kLanes;  // rows of w at a time
 constexpr long kTogether = 8;          // rows of x whose sums are in registers
 constexpr long kByteRows = 3;          // from so many rows of x on this is the fastest
 constexpr long kRowBlock = 128;        // rows of x that lie together: their bytes stay in L2
-constexpr long kPartBytes = 3 * kPart;  // one row of x: a, b, c, in the order of the weights
+// A row's kPart columns of x: for four columns each c, b, a and 4 bytes more, of which the first are
+// the part's scale and the second its sum. Parts lie as [part][row].
+constexpr long kPartBytes = 4 * kPart;
+constexpr long kScaleAt = 12, kSumAt = 28;
 
-// Rows of x in that form: bytes [part][row][kPartBytes]; for each part and row a scale and the sum.
-struct RowsOfBytes {
-  uint8_t* bytes;
-  float *scales, *sums;
-};
-
-INLINE RowsOfBytes rows_of_bytes_at(const void* at, long m, long cols) {
-  uint8_t* bytes = (uint8_t*)at;
-  float* scales = (float*)(bytes + m * cols * 3);
-  return {bytes, scales, scales + m * cols / kPart};
+INLINE float float_at(const uint8_t* at) {
+  float value;
+  memcpy(&value, at, 4);
+  return value;
 }
 
-// Rows [i0, i1) of x (m, cols) in that form; the whole has room in m * cols floats. The bytes of a
-// word of 4-bit weights are its even columns and its odd ones.
+// Rows [i0, i1) of x (m, cols) in that form, as many bytes as it has. Four columns are those of a
+// vector of weights: of a word of 4-bit weights the even ones, then the odd ones.
 template <int Bits>
 static void rows_to_bytes(const float* x, long m, long ldx, long cols, long i0, long i1,
                           void* out) {
-  const RowsOfBytes to = rows_of_bytes_at(out, m, cols);
-  const __m128i order = Bits == 4
-                            ? _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
-                            : _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i order =
+      Bits == 4 ? _mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
+                : _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i by_plane = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   const __m512i offset = _mm512_set1_epi32(0x808080);
   for (long first_row = i0; first_row < i1; first_row += kTogether)
     for (long p = 0; p < cols / kPart; p++)
@@ -48,20 +46,20 @@ static void rows_to_bytes(const float* x, long m, long ldx, long cols, long i0, 
         const Vec first = load(from), second = load(from + kLanes);
         const Vec size = max(first > 0.f ? first : -first, second > 0.f ? second : -second);
         // 32 products of 22 bits and a sign with 4 bits add up to 31 and a sign; with 8 bits the
-      // last bytes are added up apart.
-        const float scale = max_lane(size) / 4.4e6f;
-        to.scales[p * m + i] = scale;
-        to.sums[p * m + i] = sum(first + second);
+        // last bytes are added up apart.
+        const float scale = max_lane(size) * (1 / 4.4e6f);
         const Vec inverse = broadcast(scale > 1e-37f ? 1.f / scale : 0.f);
-        uint8_t* bytes = to.bytes + (p * m + i) * kPartBytes;
+        uint8_t* bytes = (uint8_t*)out + (p * m + i) * kPartBytes;
         for (int half = 0; half < 2; half++) {
           // The bytes of x + 128 * (65536 + 256 + 1) are a + 128, b + 128, c + 128.
           __m512i q = _mm512_cvtps_epi32((__m512)((half ? second : first) * inverse));
           q = _mm512_xor_si512(_mm512_add_epi32(q, offset), offset);
-          for (int plane = 2; plane >= 0; plane--, q = _mm512_srli_epi32(q, 8))
-            _mm_storeu_si128((__m128i*)(bytes + plane * kPart + half * kLanes),
-                             _mm_shuffle_epi8(_mm512_cvtepi32_epi8(q), order));
+          q = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(order, q), by_plane);
+          _mm512_storeu_si512(bytes + half * 64, q);
         }
+        const float whole = sum(first + second);
+        memcpy(bytes + kScaleAt, &scale, 4);
+        memcpy(bytes + kSumAt, &whole, 4);
       }
 }
 
@@ -84,7 +82,6 @@ INLINE void words_of_rows(const Weight& w, long n, long valid, long k, long ahea
 // `weights` is [four columns][kOutputs][4].
 template <int Bits, int Rows>
 BYTE_PRODUCTS static inline void byte_tile(const uint8_t* x, const uint8_t* weights,
-                                           const float* x_scales, const float* x_sums,
                                            const Vec* scales, const Vec* biases, float* sums) {
   __m512i dots[Rows][2], high[Rows][2];
 #pragma GCC unroll 8
@@ -108,7 +105,7 @@ BYTE_PRODUCTS static inline void byte_tile(const uint8_t* x, const uint8_t* weig
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
         int32_t four;
-        memcpy(&four, x + r * kPartBytes + plane * kPart + q * 4, 4);
+        memcpy(&four, x + r * kPartBytes + q * 16 + (2 - plane) * 4, 4);
         const __m512i values = _mm512_set1_epi32(four);
         dots[r][0] = _mm512_dpbusd_epi32(dots[r][0], w0, values);
         dots[r][1] = _mm512_dpbusd_epi32(dots[r][1], w1, values);
@@ -121,19 +118,20 @@ BYTE_PRODUCTS static inline void byte_tile(const uint8_t* x, const uint8_t* weig
       Vec dot = (Vec)_mm512_cvtepi32_ps(dots[r][b]);
       if constexpr (Bits == 8) dot += (Vec)_mm512_cvtepi32_ps(high[r][b]) * 256.f;
       float* to = sums + r * kOutputs + b * kLanes;
-      store(to, load(to) + dot * (scales[b] * x_scales[r]) + biases[b] * x_sums[r]);
+      const float scale = float_at(x + r * kPartBytes + kScaleAt);
+      store(to, load(to) + dot * (scales[b] * scale) +
+                    biases[b] * float_at(x + r * kPartBytes + kSumAt));
     }
 }
 
 template <int Bits, int Rows>
 BYTE_PRODUCTS static void byte_tiles(long rows, const uint8_t* x, const uint8_t* weights,
-                                     const float* x_scales, const float* x_sums, const Vec* scales,
-                                     const Vec* biases, float* sums) {
+                                     const Vec* scales, const Vec* biases, float* sums) {
   if constexpr (Rows > 0) {
     if (rows == Rows)
-      byte_tile<Bits, Rows>(x, weights, x_scales, x_sums, scales, biases, sums);
+      byte_tile<Bits, Rows>(x, weights, scales, biases, sums);
     else
-      byte_tiles<Bits, Rows - 1>(rows, x, weights, x_scales, x_sums, scales, biases, sums);
+      byte_tiles<Bits, Rows - 1>(rows, x, weights, scales, biases, sums);
   }
 }
 
@@ -180,13 +178,12 @@ INLINE void low_rank_tile(const float* z, long rank, const float* b, long ldb, _
     for (int h = 0; h < 2; h++) store(sums + i * kOutputs + h * kLanes, s[i][h]);
 }
 
-// Outputs [n0, n1) for the m <= kRowBlock rows in `x_bytes`; this thread will probably go on with
+// Outputs [n0, n1) for the m <= kRowBlock rows in `x`; this thread will probably go on with
 // those from `next` on.
 template <int Bits>
-BYTE_PRODUCTS static void byte_rows_block(const void* x_bytes, long m, const Weight& w, long n0,
+BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w, long n0,
                                           long n1, long next, float* y, long ldy, bool add,
                                           LowRank low) {
-  const RowsOfBytes x = rows_of_bytes_at(x_bytes, m, w.cols);
   const long groups = w.cols / w.group, parts_a_group = w.group / kPart;
   const long tiles = (m + kTogether - 1) / kTogether, together = (m + tiles - 1) / tiles;
   constexpr long kColumns = 512 / Bits;
@@ -232,9 +229,9 @@ BYTE_PRODUCTS static void byte_rows_block(const void* x_bytes, long m, const Wei
               __builtin_prefetch(y + r * ldy + n + kLanes, 1);
             }
           byte_tiles<Bits, kTogether>(m - i < together ? m - i : together,
-                                      x.bytes + (p * m + i) * kPartBytes,
-                                      weights + (p * kPart - k) * kOutputs, x.scales + p * m + i,
-                                      x.sums + p * m + i, scale, bias, sums + i * kOutputs);
+                                      (const uint8_t*)x + (p * m + i) * kPartBytes,
+                                      weights + (p * kPart - k) * kOutputs, scale, bias,
+                                      sums + i * kOutputs);
         }
       }
     }
@@ -274,31 +271,46 @@ struct RowBlocks {
   void* at(void* all, long block) const { return (float*)all + first(block) * cols; }
 };
 
-// y (m, w.rows) = x @ w^T + low; `with_rows(i0, i1)` runs once for every row, to make low.z.
+// y (m, w.rows) = x @ w^T + low.
+struct ByteProduct {
+  Weight w;
+  float* y;
+  long ldy;
+  LowRank low;
+};
+
+// Several of these of one x; `with_rows(i0, i1)` runs once for every row, to make their low.z.
 template <int Bits, class WithRows>
-static void byte_rows(const float* x, long m, long ldx, const Weight& w, float* y, long ldy,
-                      bool add, LowRank low, const WithRows& with_rows) {
+static void byte_rows(const float* x, long m, long ldx, const ByteProduct* products, long count,
+                      bool add, const WithRows& with_rows) {
   constexpr long kAtOnce = 8 * kRowBlock;  // rows whose bytes are held
+  const long cols = products[0].w.cols;
+  long outputs = 0;
+  for (long j = 0; j < count; j++) outputs += products[j].w.rows;
   for (long m0 = 0; m0 < m; m0 += kAtOnce) {
-    const RowBlocks blocks(m - m0 < kAtOnce ? m - m0 : kAtOnce, w.cols);
-    void* bytes = scratch(kPackedA, blocks.m * w.cols * 4);
+    const RowBlocks blocks(m - m0 < kAtOnce ? m - m0 : kAtOnce, cols);
+    void* bytes = scratch(kPackedA, blocks.m * cols * 4);
     const long pieces = m < 64 ? 1 : 4;
     parallel(blocks.count * pieces, [&](long c) {
       const long block = c / pieces, rows = blocks.rows(block), from = m0 + blocks.first(block);
       const long i0 = rows * (c % pieces) / pieces, i1 = rows * (c % pieces + 1) / pieces;
-      rows_to_bytes<Bits>(x + from * ldx, rows, ldx, w.cols, i0, i1, blocks.at(bytes, block));
+      rows_to_bytes<Bits>(x + from * ldx, rows, ldx, cols, i0, i1, blocks.at(bytes, block));
       with_rows(from + i0, from + i1);
     });
     const long wanted = (6 * thread_count() + blocks.count - 1) / blocks.count;
-    const long step = ((w.rows + wanted - 1) / wanted + kOutputs - 1) / kOutputs * kOutputs;
-    const long n_tasks = (w.rows + step - 1) / step;
-    parallel(blocks.count * n_tasks, [&](long t) {
-      const long block = t / n_tasks, n0 = t % n_tasks * step, from = m0 + blocks.first(block);
-      LowRank here = low;
-      if (low.rank) here.z += from * low.rank;
-      byte_rows_block<Bits>(blocks.at(bytes, block), blocks.rows(block), w, n0,
-                            n0 + step < w.rows ? n0 + step : w.rows, n0 + step, y + from * ldy,
-                            ldy, add, here);
+    const long step = ((outputs + wanted - 1) / wanted + kOutputs - 1) / kOutputs * kOutputs;
+    long tasks = 0;
+    for (long j = 0; j < count; j++) tasks += (products[j].w.rows + step - 1) / step;
+    parallel(blocks.count * tasks, [&](long t) {
+      const long block = t / tasks, from = m0 + blocks.first(block);
+      const ByteProduct* p = products;
+      long n0 = t % tasks * step;
+      for (; n0 >= p->w.rows; p++) n0 -= (p->w.rows + step - 1) / step * step;
+      LowRank low = p->low;
+      if (low.rank) low.z += from * low.rank;
+      byte_rows_block<Bits>(blocks.at(bytes, block), blocks.rows(block), p->w, n0,
+                            n0 + step < p->w.rows ? n0 + step : p->w.rows, n0 + step,
+                            p->y + from * p->ldy, p->ldy, add, low);
     });
   }
 }

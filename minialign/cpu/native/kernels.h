@@ -71,12 +71,14 @@ struct LoraArgs {
   long m, rank;
   float scale;
   float* y;  // (m, N)
-  bool add;  // y += instead of y =
+  bool add;  // y += instead of y =; backward: dx += instead of dx =
   float* z;  // (rank, m): scale * (x @ a) transposed, kept for the backward pass
   // Backward only; dx may be null.
   const float* dy;
   float *dx, *da, *db;
 };
+
+constexpr long kMostSiblings = 3;
 
 // One of several linear layers that read the same input (q, k and v; gate and up).
 struct LinearJob {
@@ -140,8 +142,9 @@ struct Kernels {
   void (*rope)(const RopeArgs& args);
   void (*attention)(const AttentionArgs& args);
   void (*attention_grad)(const AttentionArgs& args);
-  void (*lora)(const LoraArgs& args);
-  void (*lora_grad)(const LoraArgs& args);
+  // Up to kMostSiblings layers of one x.
+  void (*lora)(const LoraArgs* jobs, long count);
+  void (*lora_grad)(const LoraArgs* jobs, long count);
   // All jobs on x (m, K); gated: the first job's y becomes silu(y) * the second's y.
   void (*linears)(const float* x, long m, const LinearJob* jobs, long count, bool gated);
   void (*decode_attention)(const DecodeArgs& args);

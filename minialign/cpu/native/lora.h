@@ -154,24 +154,45 @@ INLINE void project_rows(const float* rows, long k, const float* p, long rank, f
   }
 }
 
+// What project_rows reads and writes for one of several layers.
+struct Projection {
+  const float* a;  // (ranks, k)
+  float* z;        // (m, rank)
+};
+
 template <int Bits>
-static void lora_bytes(const LoraArgs& l) {
-  const long k = l.w->cols, rank = l.rank, ranks = (rank + kRanks - 1) / kRanks * kRanks;
-  float* z = (float*)scratch(kTaskC, (l.m * rank + ranks * k) * 4);
-  float* a = z + l.m * rank;
-  memset(a + rank * k, 0, (ranks - rank) * k * 4);
-  for (long j = 0; j < k; j++)
-    for (long r = 0; r < rank; r++) a[r * k + j] = l.a[j * rank + r];
-  byte_rows<Bits>(l.x, l.m, k, *l.w, l.y, l.w->rows, l.add, {z, l.b, rank},
-                  [&](long i0, long i1) {
-                    long i = i0;
-                    for (; i + 4 <= i1; i += 4)
-                      project_rows<4>(l.x + i * k, k, a, rank, l.scale, z + i * rank);
-                    for (; i < i1; i++)
-                      project_rows<1>(l.x + i * k, k, a, rank, l.scale, z + i * rank);
-                    for (i = i0; i < i1; i++)
-                      for (long r = 0; r < rank; r++) l.z[r * l.m + i] = z[i * rank + r];
-                  });
+static void lora_bytes(const LoraArgs* jobs, long count) {
+  const LoraArgs& first = jobs[0];
+  const long k = first.w->cols, m = first.m;
+  ByteProduct products[kMostSiblings];
+  Projection projections[kMostSiblings];
+  auto filled_up = [](long rank) { return (rank + kRanks - 1) / kRanks * kRanks; };
+  long room = 0;
+  for (long j = 0; j < count; j++) room += m * jobs[j].rank + filled_up(jobs[j].rank) * k;
+  float* at = (float*)scratch(kTaskC, room * 4);
+  for (long j = 0; j < count; j++) {
+    const LoraArgs& l = jobs[j];
+    const long rank = l.rank, ranks = filled_up(rank);
+    float *a = at, *z = at + ranks * k;
+    memset(a + rank * k, 0, (ranks - rank) * k * 4);
+    for (long i = 0; i < k; i++)
+      for (long r = 0; r < rank; r++) a[r * k + i] = l.a[i * rank + r];
+    projections[j] = {a, z};
+    products[j] = {*l.w, l.y, l.w->rows, {z, l.b, rank}};
+    at = z + m * rank;
+  }
+  byte_rows<Bits>(first.x, m, k, products, count, first.add, [&](long i0, long i1) {
+    for (long j = 0; j < count; j++) {
+      const LoraArgs& l = jobs[j];
+      const auto [a, z] = projections[j];
+      long i = i0;
+      for (; i + 4 <= i1; i += 4)
+        project_rows<4>(l.x + i * k, k, a, l.rank, l.scale, z + i * l.rank);
+      for (; i < i1; i++) project_rows<1>(l.x + i * k, k, a, l.rank, l.scale, z + i * l.rank);
+      for (i = i0; i < i1; i++)
+        for (long r = 0; r < l.rank; r++) l.z[r * m + i] = z[i * l.rank + r];
+    }
+  });
 }
 #endif
 
@@ -180,7 +201,7 @@ static void lora_bits(const LoraArgs& l) {
   const Weight& w = *l.w;
 #if MINIALIGN_AVX512
   if constexpr (Bits != 32)
-    if (byte_products && l.m >= kByteRows) return lora_bytes<Bits>(l);
+    if (byte_products && l.m >= kByteRows) return lora_bytes<Bits>(&l, 1);
 #endif
   if (l.m <= kFewRows) {
     few_rows<Bits>(l.x, l.m, w.cols, w, l.y, w.rows, l.add);
@@ -206,11 +227,19 @@ static void lora_bits(const LoraArgs& l) {
   }
 }
 
-static void lora(const LoraArgs& l) {
-  switch (l.w->bits) {
-    case 4: return lora_bits<4>(l);
-    case 8: return lora_bits<8>(l);
-    default: return lora_bits<32>(l);
+static void lora(const LoraArgs* jobs, long count) {
+#if MINIALIGN_AVX512
+  bool alike = byte_products && jobs[0].m >= kByteRows;
+  for (long j = 1; j < count; j++) alike &= jobs[j].w->bits == jobs[0].w->bits;
+  if (alike && jobs[0].w->bits == 4) return lora_bytes<4>(jobs, count);
+  if (alike && jobs[0].w->bits == 8) return lora_bytes<8>(jobs, count);
+#endif
+  for (long j = 0; j < count; j++) {
+    switch (jobs[j].w->bits) {
+      case 4: lora_bits<4>(jobs[j]); break;
+      case 8: lora_bits<8>(jobs[j]); break;
+      default: lora_bits<32>(jobs[j]);
+    }
   }
 }
 
@@ -221,11 +250,11 @@ static void lora_dx(const LoraArgs& l, const float* packed, const Strips& strips
   const Weight a = dense_matrix(l.a, w.cols, l.rank);
   gemm_packed(packed, strips, rows, w.cols, w.rows + l.rank,
               Stacked<StraightWeight<Bits>, TransposedWeight<32>>{{w}, w.rows, {a}},
-              l.dx + m0 * w.cols, w.cols, false);
+              l.dx + m0 * w.cols, w.cols, l.add);
 }
 
 // dz = scale * dy @ b^T; dx = dy @ w + dz @ a^T; da = x^T @ dz; db = z^T @ dy.
-static void lora_grad(const LoraArgs& l) {
+static void lora_grad_one(const LoraArgs& l) {
   const Weight& w = *l.w;
   const long n = w.rows, k = w.cols, rank = l.rank;
   // Sums of da^T and db, one for every few strips whichever thread takes them: the same numbers
@@ -265,6 +294,10 @@ static void lora_grad(const LoraArgs& l) {
   const float* da = sums + rank * n;
   for (long j = 0; j < k; j++)
     for (long r = 0; r < rank; r++) l.da[j * rank + r] = da[r * k + j];
+}
+
+static void lora_grad(const LoraArgs* jobs, long count) {
+  for (long j = 0; j < count; j++) lora_grad_one(jobs[j]);
 }
 
 }  // namespace MINIALIGN_ISA

@@ -1,16 +1,24 @@
-// A linear layer with a low-rank adapter as one MLX operation.
+// Linear layers with low-rank adapters as one MLX operation.
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "arrays.h"
 
 namespace minialign {
 
-// x (..., K) -> x @ w^T + scale * (x @ a) @ b, (..., N); a (K, R), b (R, N), w as in linear.h.
+// One layer: a (K, R), b (R, N), w as in linear.h.
+struct LoraLayer {
+  mx::array a, b;
+  float scale;
+  mx::array w;
+  std::optional<mx::array> scales, biases;
+  int group, bits;
+};
+
+// x (..., K) -> for each of one to kMostSiblings layers x @ w^T + scale * (x @ a) @ b, (..., N).
 // Differentiable in x, a and b.
-mx::array lora_linear(const mx::array& x, const mx::array& a, const mx::array& b, float scale,
-                      const mx::array& w, const std::optional<mx::array>& scales,
-                      const std::optional<mx::array>& biases, int group, int bits);
+std::vector<mx::array> lora_linears(const mx::array& x, const std::vector<LoraLayer>& layers);
 
 }  // namespace minialign

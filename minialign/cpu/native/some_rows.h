@@ -174,8 +174,10 @@ static void linear_bits(const float* x, long m, long ldx, const Weight& w, float
                         bool add) {
 #if MINIALIGN_AVX512
   if constexpr (Bits != 32)
-    if (byte_products && m >= kByteRows)
-      return byte_rows<Bits>(x, m, ldx, w, y, ldy, add, {}, [](long, long) {});
+    if (byte_products && m >= kByteRows) {
+      const ByteProduct product{w, y, ldy, {}};
+      return byte_rows<Bits>(x, m, ldx, &product, 1, add, [](long, long) {});
+    }
 #endif
   if (m <= kFewRows)
     few_rows<Bits>(x, m, ldx, w, y, ldy, add);
