@@ -53,10 +53,10 @@ def choose(
     if not sampling.greedy and not _filters(sampling):
         drawn = cpu.draw(logits, sampling.temperature, uniform)
         if drawn is not None:
-            _check_numbers((drawn >= 0).all())
+            _check_numbers(bool((drawn >= 0).all()))
             return drawn
     peak = logits.max(axis=1, keepdims=True)
-    _check_numbers(np.isfinite(peak).all())
+    _check_numbers(bool(np.isfinite(peak).all()))
     if sampling.greedy:
         return logits.argmax(axis=1)
     weights = logits - peak
