@@ -1,6 +1,7 @@
 """Attention against the softmax written out, over shapes, heads and masks."""
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from native_reference import assert_close, assert_same, native, needs_native, normal
 
@@ -84,6 +85,26 @@ def test_answers_behind_a_shared_prompt() -> None:
         lambda q, k, v: native.attention(q, k, v, scale=0.125, mask=mask),
         written_out(0.125, mask),
         inputs(1, 3, 1, 2 * answer, prompt + 2 * answer, 64),
+    )
+
+
+@pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(1, 3, 1), (1, 6, 2), (2, 4, 4)])
+def test_texts_side_by_side_in_one_row(batch: int, heads: int, kv_heads: int) -> None:
+    """Each sees itself, some the first too: most strips of keys are hidden from most queries."""
+    lengths = [130, 1, 64, 33, 200, 17]
+    total = sum(lengths)
+    mask, end = np.zeros((total, total), bool), 0
+    for number, length in enumerate(lengths):
+        first, end = end, end + length
+        mask[first:end, first:end] = np.tri(length, dtype=bool)
+        if number % 2:
+            mask[first:end, : lengths[0]] = True
+    args = inputs(batch, heads, kv_heads, total, total, 64)
+    seen = mx.array(mask)
+    assert_same(
+        lambda q, k, v: native.attention(q, k, v, scale=0.125, mask=seen),
+        written_out(0.125, seen),
+        args,
     )
 
 

@@ -2,7 +2,7 @@
 //
 // A task owns one (batch, key head) and some blocks of its queries. It packs the keys and values
 // once, then runs block by block: scores as a product, a running softmax, and the weighted sum of
-// values. Blocks that the mask hides entirely cost a look at the mask.
+// values. Keys that the mask hides from a whole block of queries cost a look at the mask.
 #pragma once
 
 #include "pointwise.h"
@@ -10,7 +10,7 @@
 namespace minialign {
 namespace MINIALIGN_ISA {
 
-constexpr long kQueryBlock = 4 * kTileRows;
+constexpr long kQueryBlock = 28 / kTileRows * kTileRows;  // small: a packed row's texts are short
 constexpr long kKeyBlock = 4 * kTileCols;
 constexpr float kFloor = -1e30f;  // below every real score: the start of a running maximum
 
@@ -39,8 +39,9 @@ struct QueryBlocks {
     query_steps = (a.queries + query_width - 1) / query_width;
   }
   long count() const { return head_steps * query_steps; }
+  long step(long i) const { return i / head_steps; }  // of the queries; their heads follow
   QueryBlock at(long i, long kv_head) const {
-    const long hs = i / query_steps * heads_each, qs = i % query_steps * query_width;
+    const long hs = i % head_steps * heads_each, qs = step(i) * query_width;
     const long he = hs + heads_each < group ? hs + heads_each : group;
     const long qe = qs + query_width < queries ? qs + query_width : queries;
     return {kv_head * group + hs, kv_head * group + he, qs, qe};
@@ -67,7 +68,7 @@ INLINE void pack_rows(const float* dense, const Strips& strips, long rows, long 
 }
 
 // (n, width) rows as B operands. "across": strips of kTileCols rows, [strip][width][kTileCols];
-// "along": strips of kTileCols columns, [strip][n][kTileCols].
+// "along": strips of kTileCols columns, [strip][length][kTileCols].
 INLINE void pack_across(const float* source, long stride, long n, long width, float* out) {
   Weight w{};
   w.words = source;
@@ -77,12 +78,13 @@ INLINE void pack_across(const float* source, long stride, long n, long width, fl
     TransposedWeight<32>{w}.pack(0, width, j, n - j < kTileCols ? n - j : kTileCols, out);
 }
 
-INLINE void pack_along(const float* source, long stride, long n, long width, float* out) {
+INLINE void pack_along(const float* source, long stride, long n, long width, long length,
+                       float* out) {
   Weight w{};
   w.words = source;
   w.cols = stride;
   w.bits = 32;
-  for (long j = 0; j < width; j += kTileCols, out += n * kTileCols)
+  for (long j = 0; j < width; j += kTileCols, out += length * kTileCols)
     StraightWeight<32>{w}.pack(0, n, j, width - j < kTileCols ? width - j : kTileCols, out);
 }
 
@@ -114,6 +116,72 @@ INLINE Seen look(const AttentionArgs& a, long b, const QueryBlock& block, long j
     }
   return all ? Seen::all : any ? Seen::some : Seen::none;
 }
+
+// What each block of queries sees of each strip of keys. A mask that is the same for all heads is
+// looked at once for all of them.
+class Sight {
+ public:
+  Sight(const AttentionArgs& a, const QueryBlocks& blocks) : a_(a), blocks_(blocks) {
+    if (!a.mask || a.mask_stride[1]) return;
+    const long batches = a.mask_stride[0] ? a.batch : 1;
+    strips_ = (a.keys + kTileCols - 1) / kTileCols;
+    table_ = (Seen*)scratch(kPackedA, batches * blocks.query_steps * strips_ * sizeof(Seen));
+    parallel(batches * blocks.query_steps, [&](long t) {
+      const long b = t / blocks.query_steps, i = t % blocks.query_steps * blocks.head_steps;
+      for (long s = 0; s < strips_; s++)
+        table_[t * strips_ + s] = look_at(b, blocks.at(i, 0), s * kTileCols);
+    });
+  }
+
+  // Up to kKeyBlock keys, whole strips, that some row of the block sees.
+  struct Keys {
+    long first, count;
+    Seen seen;
+  };
+
+  // The next ones from key j on for block i of a batch and key head; count 0 if there are no more.
+  Keys next(long b, long i, long kv, long j) const {
+    j = rounded_up(j, kTileCols);
+    Seen seen = Seen::none;
+    for (; j < a_.keys && (seen = strip(b, i, kv, j)) == Seen::none; j += kTileCols)
+      if (a_.causal) return {j, 0, seen};
+    long end = j + kTileCols;
+    for (; end < a_.keys && end - j < kKeyBlock; end += kTileCols) {
+      const Seen more = strip(b, i, kv, end);
+      if (more == Seen::none) break;
+      if (more != seen) seen = Seen::some;
+    }
+    if (end > a_.keys) end = a_.keys;
+    return {j, end > j ? end - j : 0, seen};
+  }
+
+  // The first key that blocks [first, last) see, and what is behind the last one.
+  void range(long b, long kv, long first, long last, long* from, long* to) const {
+    *from = a_.keys;
+    *to = 0;
+    for (long i = first; i < last; i++)
+      for (Keys k = next(b, i, kv, 0); k.count; k = next(b, i, kv, k.first + k.count)) {
+        *from = k.first < *from ? k.first : *from;
+        *to = k.first + k.count > *to ? k.first + k.count : *to;
+      }
+    if (*from > *to) *from = *to;
+  }
+
+ private:
+  Seen look_at(long b, const QueryBlock& block, long j) const {
+    return look(a_, b, block, j, j + kTileCols < a_.keys ? j + kTileCols : a_.keys);
+  }
+  Seen strip(long b, long i, long kv, long j) const {
+    if (!table_) return look_at(b, blocks_.at(i, kv), j);
+    const long row = (a_.mask_stride[0] ? b : 0) * blocks_.query_steps + blocks_.step(i);
+    return table_[row * strips_ + j / kTileCols];
+  }
+
+  const AttentionArgs& a_;
+  const QueryBlocks& blocks_;
+  long strips_ = 0;
+  Seen* table_ = nullptr;
+};
 
 // Hides what row r of the block may not see: its scores become -infinity-like, or are added to.
 // `scores` are strips: key j0 + j at scores[j / kTileCols * stride + j % kTileCols].
@@ -167,8 +235,9 @@ INLINE void add_product(const float* packed, const Strips& strips, long rows, co
           c + s * strips.rows * width + d, width, width - d, true);
 }
 
-static void attention_block(const AttentionArgs& a, long b, const QueryBlock& block,
-                            const float* keys, const float* values, float* room) {
+static void attention_block(const AttentionArgs& a, const Sight& sight, long b, long kv, long i,
+                            const QueryBlock& block, const float* keys, const float* values,
+                            float* room) {
   const long rows = block.rows(), width = a.width;
   const Strips strips(rows, width), p_strips(rows, kKeyBlock);
   float* dense = room;
@@ -184,13 +253,8 @@ static void attention_block(const AttentionArgs& a, long b, const QueryBlock& bl
     maximum[r] = kFloor;
     total[r] = 0.f;
   }
-  for (long j0 = 0; j0 < a.keys; j0 += kKeyBlock) {
-    const long n = a.keys - j0 < kKeyBlock ? a.keys - j0 : kKeyBlock;
-    const Seen seen = look(a, b, block, j0, j0 + n);
-    if (seen == Seen::none) {
-      if (a.causal) break;
-      continue;
-    }
+  for (auto k = sight.next(b, i, kv, 0); k.count; k = sight.next(b, i, kv, k.first + k.count)) {
+    const auto [j0, n, seen] = k;
     block_scores(packed, strips, rows, width, keys, j0, n, scores);
     const long stride = rows * kTileCols;
     for (long r = 0; r < rows; r++) {
@@ -234,9 +298,10 @@ static void attention_block(const AttentionArgs& a, long b, const QueryBlock& bl
 
 static void attention(const AttentionArgs& a) {
   const QueryBlocks blocks(a);
+  const Sight sight(a, blocks);
   const long pairs = a.batch * a.kv_heads, width = a.width;
   const long wide = rounded_up(width, kTileCols), all_keys = rounded_up(a.keys, kTileCols);
-  long parts = (4 * thread_count() + pairs - 1) / pairs;
+  long parts = (8 * thread_count() + pairs - 1) / pairs;
   parts = parts > blocks.count() ? blocks.count() : parts;
   parallel(pairs * parts, [&](long t) {
     const long pair = t / parts, part = t % parts, b = pair / a.kv_heads, kv = pair % a.kv_heads;
@@ -245,10 +310,15 @@ static void attention(const AttentionArgs& a) {
     float* room = (float*)scratch(
         kTaskB, (kQueryBlock * (2 * width + 2 * kKeyBlock) +
                  8 * (kTileRows * (width + kKeyBlock) + 4 * kLanes) + 64) * 4);
-    pack_across(at(a.k, a.k_stride, b, kv, 0), a.k_stride[2], a.keys, width, keys);
-    pack_along(at(a.v, a.v_stride, b, kv, 0), a.v_stride[2], a.keys, width, values);
     const long first = blocks.count() * part / parts, last = blocks.count() * (part + 1) / parts;
-    for (long i = first; i < last; i++) attention_block(a, b, blocks.at(i, kv), keys, values, room);
+    long from, to;
+    sight.range(b, kv, first, last, &from, &to);
+    pack_across(at(a.k, a.k_stride, b, kv, from), a.k_stride[2], to - from, width,
+                keys + from * width);
+    pack_along(at(a.v, a.v_stride, b, kv, from), a.v_stride[2], to - from, width, a.keys,
+               values + from * kTileCols);
+    for (long i = first; i < last; i++)
+      attention_block(a, sight, b, kv, i, blocks.at(i, kv), keys, values, room);
   });
 }
 

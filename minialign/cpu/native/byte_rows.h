@@ -17,8 +17,8 @@ constexpr long kOutputs = 2 * kLanes;  // rows of w at a time
 constexpr long kTogether = 8;          // rows of x whose sums are in registers
 constexpr long kByteRows = 3;          // from so many rows of x on this is the fastest
 constexpr long kRowBlock = 128;        // rows of x that lie together: their bytes stay in L2
-// A row's kPart columns of x: for four columns each c, b, a and 4 bytes more, of which the first are
-// the part's scale and the second its sum. Parts lie as [part][row].
+// A row's kPart columns of x: for four columns each c, b, a and 4 bytes more, of which the first
+// are the part's scale and the second its sum. Parts lie as [part][row].
 constexpr long kPartBytes = 4 * kPart;
 constexpr long kScaleAt = 12, kSumAt = 28;
 
