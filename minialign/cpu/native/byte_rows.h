@@ -223,7 +223,8 @@ BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w
         const Vec scale[2] = {load(scales + g), load(scales + g + kLanes)};
         const Vec bias[2] = {load(biases + g), load(biases + g + kLanes)};
         for (long i = 0; i < m; i += together) {
-          if (p == 0)  // what is written in the end, in many pages
+          // What is written in the end, in many pages: a few rows at a time.
+          if (p == i / together % (w.cols / kPart))
             for (long r = i; r < i + together && r < m; r++) {
               __builtin_prefetch(y + r * ldy + n, 1);
               __builtin_prefetch(y + r * ldy + n + kLanes, 1);

@@ -8,7 +8,7 @@ namespace MINIALIGN_ISA {
 
 constexpr long kChunk = 16384;  // floats a chunk of an element-wise pass
 
-INLINE Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-x)); }
+INLINE Vec sigmoid(Vec x) { return reciprocal(1.f + exp(-x)); }
 
 // Calls body(i, n) over [0, size) in vectors; n < kLanes only at the end.
 template <class Body>

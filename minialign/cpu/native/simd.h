@@ -85,6 +85,16 @@ INLINE Vec exp(Vec x) {
   return x < broadcast(-87.33654f) ? Vec{} : result;
 }
 
+// 1 / x to about one unit in the last place, for x of 1 and more; 0 where that is below 1e-38.
+INLINE Vec reciprocal(Vec x) {
+#if defined(__AVX512F__)
+  const Vec r = (Vec)_mm512_rcp14_ps((__m512)x);
+  return r * (2.f - x * r);
+#else
+  return 1.f / x;
+#endif
+}
+
 template <int... I>
 struct Lanes {};
 template <int N, int... I>
