@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from native_reference import assert_close, lora_linear, native, needs_native, normal, quantized
 
@@ -131,6 +132,19 @@ def test_other_instruction_sets(isa: str) -> None:
         pytest.skip(f"this processor has no {isa}")
     assert told.stdout.split()[1] == "1"
     assert run_kernel_tests(**environment) == ""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numbers_below_full_precision_are_zero_in_kernels_and_nowhere_else(threads: int) -> None:
+    """They would make a product a hundred times slower."""
+    native.set_threads(threads)
+    try:
+        tiny = mx.full((300, 64), 1e-39)
+        assert mx.abs(native.linear(tiny, mx.eye(64))).max().item() == 0
+        assert mx.abs(tiny * 1).max().item() > 0
+        assert np.abs(np.array(tiny)).max() > 0
+    finally:
+        native.set_threads(0)
 
 
 def test_an_instruction_set_that_is_not_there_is_named() -> None:

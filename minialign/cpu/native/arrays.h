@@ -12,6 +12,7 @@
 #include "mlx/ops.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
+#include "pool.h"
 
 namespace minialign {
 
@@ -48,7 +49,10 @@ std::shared_ptr<void> wait_for_room();
 template <class Task>
 void dispatch(mx::Stream stream, Task&& task) {
   mx::cpu::get_command_encoder(stream).dispatch(
-      [room = wait_for_room(), task = std::forward<Task>(task)]() mutable { task(); });
+      [room = wait_for_room(), task = std::forward<Task>(task)]() mutable {
+        const NoSubnormals here;
+        task();
+      });
 }
 
 // A quantized or (scales and biases empty) float32 matrix; the arrays must be dense.

@@ -186,6 +186,7 @@ void Decoder::run_layer(int index, std::vector<float>& x) {
 }
 
 mx::array Decoder::step(const std::vector<int>& tokens) {
+  const NoSubnormals here;
   if (tokens.size() != rows_.size())
     throw std::invalid_argument("decoder: one token a row");
   if (!final_norm_ || embedding_.rows == 0 || layers_.empty())

@@ -24,6 +24,24 @@ inline void relax() {
 #endif
 }
 
+#if defined(__x86_64__)
+constexpr unsigned long kFlush = 0x8040;  // results to zero, and operands
+unsigned long float_control() { return __builtin_ia32_stmxcsr(); }
+void set_float_control(unsigned long value) { __builtin_ia32_ldmxcsr(static_cast<unsigned>(value)); }
+#elif defined(__aarch64__)
+constexpr unsigned long kFlush = 1ul << 24;
+unsigned long float_control() {
+  unsigned long value;
+  asm volatile("mrs %0, fpcr" : "=r"(value));
+  return value;
+}
+void set_float_control(unsigned long value) { asm volatile("msr fpcr, %0" : : "r"(value)); }
+#else
+constexpr unsigned long kFlush = 0;
+unsigned long float_control() { return 0; }
+void set_float_control(unsigned long) {}
+#endif
+
 thread_local bool inside_chunk = false;
 
 // `state_` holds the job's number (high 32 bits) and the next unclaimed chunk (low 32 bits).
@@ -81,6 +99,7 @@ class Pool {
   }
 
   void work() {
+    const NoSubnormals always;
     constexpr int kSpins = 4000;  // tens of microseconds: the gap between two kernels of a step
     while (!stop_.load(std::memory_order_relaxed)) {
       const uint32_t seen = wake_.load(std::memory_order_seq_cst);
@@ -156,6 +175,9 @@ struct Scratch {
 thread_local Scratch thread_scratch;
 
 }  // namespace
+
+NoSubnormals::NoSubnormals() : before_(float_control()) { set_float_control(before_ | kFlush); }
+NoSubnormals::~NoSubnormals() { set_float_control(before_); }
 
 int thread_count() {
   int threads = wanted.load(std::memory_order_relaxed);
