@@ -178,7 +178,7 @@ INLINE void rotate(const float* x, const float* cosines, const float* sines, lon
 }
 
 static void rope(const RopeArgs& r) {
-  parallel(r.batch * r.length, [&](long t) {
+  each_row(r.batch * r.length, r.heads * r.width, [&](long t) {
     const long b = t / r.length, l = t % r.length;
     const float* cosines = r.cosines + (r.one_table ? l : t) * (r.dims / 2);
     const float* sines = r.sines + (r.one_table ? l : t) * (r.dims / 2);

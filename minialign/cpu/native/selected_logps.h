@@ -8,6 +8,7 @@
 
 #include "few_rows.h"
 #include "gemm.h"
+#include "pointwise.h"
 
 namespace minialign {
 namespace MINIALIGN_ISA {
@@ -172,7 +173,7 @@ static void selected_logps_bits(LogpArgs a) {
     const long v1 = v0 + a.range_width < w.rows ? v0 + a.range_width : w.rows;
     if (rows > 0) logps_range<Bits>(a, r0, rows, v0, v1, state_of(b, i));
   });
-  parallel(a.rows, [&](long r) {
+  each_row(a.rows, ranges * cols, [&](long r) {
     LogpState of_row[kMostRanges];
     for (long i = 0; i < ranges; i++) of_row[i] = state_of(r / block, i);
     join_ranges<Bits>(a, of_row, ranges, r % block, r);
