@@ -47,6 +47,9 @@ class LoRALinear(mlx_lm_lora.LoRALinear):
             and x.dtype == self.lora_a.dtype == self.lora_b.dtype == mx.float32
         )
 
+    def _joins(self, x: mx.array) -> bool:
+        return self.lora_a.shape[0] == x.shape[-1] and self._fuses(x)
+
     def _layer(self) -> tuple:
         """The layer as the native operation takes it."""
         return (self.lora_a, self.lora_b, self.scale, *modules.weight_of(self.linear))
@@ -62,36 +65,56 @@ class Siblings:
     """Layers that are called with the same input one after the other (q, k and v; gate and up).
 
     What they have in common is done once: the first of them that is called makes the products of
-    all in one operation, and the others find theirs. Whoever is called with another input, or has
-    got other weights since, makes its own.
+    all in one operation, and the others find theirs. Whoever has got other weights since makes its
+    own; layers that are called with different inputs after all are siblings no longer.
     """
 
     def __init__(self, layers: Iterable[LoRALinear] = ()) -> None:
         self._layers = [weakref.ref(layer) for layer in layers]  # they have this: no cycle
-        self._input: mx.array | None = None
-        self._ready: dict[int, tuple[tuple, mx.array]] = {}  # by the layer's id
+        # By a layer's id: what its product was made of, and the product.
+        self._ready: dict[int, tuple[_MadeOf, mx.array]] = {}
 
     def product(self, layer: LoRALinear, x: mx.array) -> mx.array:
         """x @ w^T + scale * (x @ a) @ b of one of the layers."""
-        if self._input is x:
-            made_of, y = self._ready.pop(id(layer), ((), x))
-            if not self._ready:
-                self._input = None
-            if list(map(id, made_of)) == list(map(id, layer._layer())):
+        if found := self._ready.pop(id(layer), None):
+            made_of, y = found
+            if made_of.still(x, layer):
                 return y
+        if self._ready:
+            self._layers, self._ready = [], {}
         others = [other for ref in self._layers if (other := ref()) is not None]
         taken = [layer]
         if any(other is layer for other in others):  # not so in a copy
-            taken += [other for other in others if other is not layer and other._fuses(x)]
-        parts = [one._layer() for one in taken]
-        y, *rest = _native.lora_linears(x, parts)  # type: ignore[union-attr]
-        made = zip(taken[1:], parts[1:], rest, strict=True)
-        self._ready = {id(one): (part, product) for one, part, product in made}
-        self._input = x if rest else None
+            taken += [other for other in others if other is not layer and other._joins(x)]
+        y, *rest = _native.lora_linears(x, [one._layer() for one in taken])  # type: ignore[union-attr]
+        self._ready = {
+            id(one): (_MadeOf(x, one), product)
+            for one, product in zip(taken[1:], rest, strict=True)
+        }
         return y
 
 
-# Names within one module of mlx-lm's files: whoever has them calls them with the same input.
+class _MadeOf:
+    """An input and a layer as they are now. In-place changes leave a Python array the same object:
+    copies that share its memory tell."""
+
+    def __init__(self, x: mx.array, layer: LoRALinear) -> None:
+        arrays, self._numbers = _split(x, layer)
+        self._arrays = _native.copies(arrays)  # type: ignore[union-attr]
+
+    def still(self, x: mx.array, layer: LoRALinear) -> bool:
+        arrays, numbers = _split(x, layer)
+        return numbers == self._numbers and _native.same(arrays, self._arrays)  # type: ignore[union-attr]
+
+
+def _split(x: mx.array, layer: LoRALinear) -> tuple[list[mx.array], list]:
+    parts = (x, *layer._layer())
+    arrays = [part for part in parts if isinstance(part, mx.array)]
+    return arrays, [part for part in parts if not isinstance(part, mx.array)]
+
+
+# Names within one module of mlx-lm's files: who has them calls them with the same input, but for a
+# file or two.
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 

@@ -175,6 +175,34 @@ def test_a_sibling_whose_weights_changed_is_computed_anew() -> None:
     assert_close(attention.k_proj(x), stock(attention.k_proj, x), "a trained weight")
 
 
+def test_a_sibling_notices_changes_in_place() -> None:
+    attention, x = adapted_attention(), mx.random.normal((9, 64))
+    attention.q_proj(x)
+    x += 1
+    assert_close(attention.k_proj(x), stock(attention.k_proj, x), "another input")
+    attention = adapted_attention()
+    attention.q_proj(x)
+    x[0] = 9
+    assert_close(attention.k_proj(x), stock(attention.k_proj, x), "a row of it")
+    attention = adapted_attention()
+    attention.q_proj(x)
+    attention.k_proj.lora_b[:] = 7
+    b = attention.v_proj.lora_b
+    b *= 3
+    assert_close(attention.k_proj(x), stock(attention.k_proj, x), "other weights")
+    assert_close(attention.v_proj(x), stock(attention.v_proj, x), "a multiple of them")
+
+
+def test_layers_called_with_different_inputs_are_siblings_no_longer() -> None:
+    attention = adapted_attention()
+    x, other = mx.random.normal((9, 64)), mx.random.normal((9, 64))
+    for _ in range(2):
+        for name, values in zip(NAMES, (x, other, x), strict=True):
+            assert_close(attention[name](values), stock(attention[name], values), name)
+    assert not attention.q_proj._siblings._layers
+    assert not attention.q_proj._siblings._ready
+
+
 def test_siblings_in_a_copy_are_the_copys() -> None:
     attention, x = adapted_attention(), mx.random.normal((9, 64))
     twin = copy.deepcopy(attention)

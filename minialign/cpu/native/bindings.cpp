@@ -7,6 +7,7 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "attention_op.h"
@@ -72,6 +73,12 @@ NB_MODULE(_native, m) {
   m.def("lora_linears", &lora_linears_of, "x"_a, "layers"_a,
         "For each layer (a, b, scale, w, scales, biases, group_size, bits): "
         "x @ w^T + scale * (x @ a) @ b. Gradients in x, a and b.");
+  m.def("copies", [](const std::vector<mx::array>& arrays) { return arrays; }, "arrays"_a,
+        "Other Python objects of these arrays, which in-place changes of those leave as they are.");
+  m.def("same", [](const std::vector<mx::array>& a, const std::vector<mx::array>& b) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                      [](const mx::array& x, const mx::array& y) { return x.id() == y.id(); });
+  }, "a"_a, "b"_a, "Whether these are the very same arrays, whatever objects stand for them.");
   m.def("gather_rows", &gather_rows, "ids"_a, "w"_a, "scales"_a = nb::none(),
         "biases"_a = nb::none(), "group_size"_a = 0, "bits"_a = 32,
         "Rows `ids` of w, decoded: ids.shape + (K,) float32.");

@@ -119,7 +119,7 @@ class LoraLinears : public LoraPrimitive {
     bool by_x = false;
     for (int arg : argnums) {
       if (arg > factors)
-        throw std::invalid_argument("lora_linear: the weight has no gradient, it is frozen");
+        throw std::invalid_argument("lora_linears: the weight has no gradient, it is frozen");
       by_x |= arg == 0;
     }
     std::vector<mx::array> inputs;
@@ -154,10 +154,10 @@ std::vector<mx::array> lora_linears(const mx::array& x, const std::vector<LoraLa
     const int cols = layer.bits == 32 ? w.shape(1) : w.shape(1) * 32 / layer.bits;
     for (const auto* p : {&x, &a, &b})
       if (p->dtype() != mx::float32)
-        throw std::invalid_argument("lora_linear: x, a and b must be float32");
+        throw std::invalid_argument("lora_linears: x, a and b must be float32");
     if (x.ndim() < 1 || x.shape(-1) != cols || a.ndim() != 2 || b.ndim() != 2 ||
         a.shape(0) != cols || a.shape(1) != b.shape(0) || b.shape(1) != w.shape(0))
-      throw std::invalid_argument("lora_linear: the shapes of x, a, b and the weight do not fit");
+      throw std::invalid_argument("lora_linears: the shapes of x, a, b and the weight do not fit");
     kinds.push_back({layer.scale, layer.group, layer.bits});
     shapes.push_back(x.shape());
     shapes.back().back() = w.shape(0);
