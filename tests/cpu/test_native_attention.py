@@ -129,6 +129,23 @@ def test_infinite_masks_hide() -> None:
     assert_close(ours, native.attention(q, k, v, scale=1.0, mask=seen), "-inf against false")
 
 
+def test_a_number_that_is_none_is_not_hidden() -> None:
+    q, k, v = inputs(1, 2, 1, 40, 40, 16)
+    k[0, 0, 7, 3] = mx.nan
+    out = native.attention(q, k, v, scale=1.0, causal=True)
+    assert mx.isnan(out[:, :, 7:]).all().item()
+    assert mx.isfinite(out[:, :, :7]).all().item()
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(0, 5), (3, 0)])
+def test_gradients_of_nothing_are_zero(queries: int, keys: int) -> None:
+    args = inputs(1, 2, 1, queries, keys, 16)
+    _, grads = mx.vjp(
+        lambda q, k, v: native.attention(q, k, v, scale=1.0), args, [mx.ones(args[0].shape)]
+    )
+    assert all(mx.array_equal(g, mx.zeros(g.shape)).item() for g in grads)
+
+
 def test_empty() -> None:
     q = mx.zeros((0, 2, 3, 8))
     assert native.attention(q, q, q, scale=1.0).shape == q.shape

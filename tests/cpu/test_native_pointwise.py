@@ -92,3 +92,11 @@ def test_selected_logps_of_no_rows_and_of_no_such_token() -> None:
     assert none.shape == (0,)
     outside = native.selected_logps(normal(2, 8), mx.array([-100, 9]), value)
     assert outside.tolist() == [0, 0]
+
+
+def test_logsumexp_of_nothing_likely_and_of_no_numbers() -> None:
+    none = mx.full((2, 50), -mx.inf)
+    assert (native.logsumexp(none) == -mx.inf).all().item()
+    odd = mx.zeros((2, 50))
+    odd[1, 3] = mx.nan
+    assert mx.isnan(native.logsumexp(odd)).tolist() == [False, True]

@@ -1,5 +1,6 @@
 #include "attention_op.h"
 
+#include <cstring>
 #include <stdexcept>
 
 namespace minialign {
@@ -101,7 +102,11 @@ void AttentionGrad::eval_cpu(const std::vector<mx::array>& inputs,
                              std::vector<mx::array>& outputs) {
   const auto in = with_dense_rows(inputs, stream());
   for (auto& out : outputs) allocate_heads_inside(out);
-  if (outputs[0].size() == 0 || outputs[1].size() == 0) return;
+  if (outputs[0].size() == 0 || outputs[1].size() == 0) {  // nothing sees anything
+    for (auto& out : outputs)
+      if (out.size()) std::memset(out.data<float>(), 0, out.nbytes());
+    return;
+  }
   AttentionArgs args = common_args(in.data() + 3, in.size() > 6, scale_, causal_);
   args.o = const_cast<float*>(in[0].data<float>());
   args.lse = const_cast<float*>(dense(in[1], stream()).data<float>());

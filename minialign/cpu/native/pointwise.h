@@ -94,7 +94,7 @@ static void logsumexp(const float* x, long rows, long n, float* out) {
     long i = 0;
     for (; i + kLanes <= n; i += kLanes) sums += exp(load(from + i) - top);
     if (i < n) sums += exp(load_part(from + i, n - i, -__builtin_inff()) - top);
-    out[r] = top + __builtin_logf(sum(sums));
+    out[r] = top == -__builtin_inff() ? top : top + __builtin_logf(sum(sums));
   });
 }
 

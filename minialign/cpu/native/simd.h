@@ -66,9 +66,10 @@ INLINE float as_float(uint32_t bits) {
   return f;
 }
 
-// e^x to about one unit in the last place; 0 below -87.3, and no infinity above 88.3.
+// e^x to about one unit in the last place; 0 below -87.3, no infinity above 88.3, NaN for NaN (of a
+// comparison with one the second operand is taken).
 INLINE Vec exp(Vec x) {
-  const Vec clamped = min(max(x, broadcast(-87.33654f)), broadcast(88.37626f));
+  const Vec clamped = min(broadcast(88.37626f), max(broadcast(-87.33654f), x));
   const Vec magic = broadcast(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec shifted = clamped * 1.44269504f + magic;
   const Vec n = shifted - magic;
