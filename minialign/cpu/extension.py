@@ -40,6 +40,6 @@ def load() -> tuple[ModuleType | None, str]:
         native = importlib.import_module("minialign.cpu._native")
     except ImportError as error:
         return None, f"failed to load: {error}"
-    wanted = os.environ.get("MINIALIGN_ISA", native.isa())
+    wanted = os.environ.get("MINIALIGN_ISA") or native.isa()
     other = "" if wanted == native.isa() else f"; MINIALIGN_ISA={wanted} is none this processor has"
     return native, f"native ({native.isa()}, {native.threads()} threads{other})"
