@@ -338,31 +338,37 @@ INLINE const float* keys_of(const DecodeArgs& a, const Piece& piece, long p) {
   return a.pages[a.first_page[piece.row] + p] + piece.kv * kPageTokens * a.width;
 }
 
+// A query's or a key's vector, rotated to the place of the row's new token.
+INLINE void rotated(const DecodeArgs& a, const float* from, long row, float* to) {
+  const long half = a.dims / 2;
+  rotate(from, a.cosines + row * half, a.sines + row * half, a.dims, a.interleaved, 1.f, to);
+  if (a.dims < a.width) memcpy(to + a.dims, from + a.dims, (a.width - a.dims) * 4);
+}
+
+// Writes the row's new token into its last page; `key` is room for a vector.
+INLINE void write_token(const DecodeArgs& a, long row, long kv, float* key) {
+  const long last = a.lengths[row] - 1, at = last % kPageTokens;
+  const long token = (row * a.kv_heads + kv) * a.width;
+  float* page = a.pages[a.first_page[row] + last / kPageTokens];
+  rotated(a, a.k + token, row, key);
+  if (at == 0) clear_keys(page, a.width, kv);
+  put_token(page, a.kv_heads, a.width, kv, at, key, a.v + token);
+}
+
 // This thread will probably go on with the piece `after`.
 INLINE void attend(const DecodeArgs& a, const Piece& piece, const Piece& after) {
   const long group = a.heads / a.kv_heads, width = a.width, ldo = width + 2, kv = piece.kv;
-  const long queries = piece.rows * group, length = a.lengths[piece.row], half = a.dims / 2;
+  const long queries = piece.rows * group, length = a.lengths[piece.row];
   const long t0 = piece.p0 * kPageTokens;
   const long t1 = piece.p1 * kPageTokens < length ? piece.p1 * kPageTokens : length;
   const long stride = (piece.p1 - piece.p0) * kPageTokens;
   float* q = (float*)scratch(kTaskA, (queries * (width + stride) + width) * 4);
   float *scores = q + queries * width, *key = scores + queries * stride;
-  float* const* pages = a.pages + a.first_page[piece.row];
-  auto rotated = [&](const float* from, long row, float* to) {
-    rotate(from, a.cosines + row * half, a.sines + row * half, a.dims, a.interleaved, 1.f, to);
-    if (a.dims < width) memcpy(to + a.dims, from + a.dims, (width - a.dims) * 4);
-  };
   for (long i = 0; i < queries; i++) {
     const long row = piece.row + i / group;
-    rotated(a.q + (row * a.heads + kv * group + i % group) * width, row, q + i * width);
+    rotated(a, a.q + (row * a.heads + kv * group + i % group) * width, row, q + i * width);
   }
-  if (t1 == length) {  // the new token is in this piece
-    const long at = (length - 1) % kPageTokens;
-    const long token = (piece.row * a.kv_heads + kv) * width;
-    rotated(a.k + token, piece.row, key);
-    if (at == 0) clear_keys(pages[piece.p1 - 1], width, kv);
-    put_token(pages[piece.p1 - 1], a.kv_heads, width, kv, at, key, a.v + token);
-  }
+  if (t1 == length) write_token(a, piece.row, kv, key);  // the new token is in this piece
   const long values = values_start(a.kv_heads, width);
   for (long p = piece.p0; p < piece.p1; p++)
     for (long t = 0; t < kPageTokens && p * kPageTokens + t < t1; t += 2 * kLanes) {
@@ -409,14 +415,19 @@ INLINE void attend(const DecodeArgs& a, const Piece& piece, const Piece& after) 
 }
 
 // Rows [first, end) whose first `common` pages are the same: `shared` pieces of those a key head,
-// from piece number `pieces` on, and behind them each row's own.
+// from piece number `pieces` on, and behind them `parts` a key head of each row's own pages.
 struct Together {
-  long first, end, common, shared, pieces;
+  long first, end, common, shared, pieces, parts, kv_heads;
+  long rows() const { return end - first; }
+  long shared_piece(long kv, long p) const { return pieces + kv * shared + p; }
+  long own_piece(long row, long kv, long p) const {
+    return pieces + kv_heads * shared + ((row - first) * kv_heads + kv) * parts + p;
+  }
 };
 
-INLINE Together rows_together(const DecodeArgs& a, long first) {
+INLINE Together rows_together(const DecodeArgs& a, long first, long parts) {
   const float* const* mine = a.pages + a.first_page[first];
-  Together t{first, first + 1, pages_of(a.lengths[first]), 0, 0};
+  Together t{first, first + 1, pages_of(a.lengths[first]), 0, 0, parts, a.kv_heads};
   for (; t.end < a.rows; t.end++) {
     const float* const* theirs = a.pages + a.first_page[t.end];
     const long pages = pages_of(a.lengths[t.end]);
@@ -441,38 +452,34 @@ static void decode_attention(const DecodeArgs& a) {
   parts = parts < 1 ? 1 : parts;
   Together* together = (Together*)scratch(kTaskB, a.rows * sizeof(Together));
   for (long r = 0; r < a.rows; r = together[sets++].end) {
-    Together& t = together[sets] = rows_together(a, r);
+    Together& t = together[sets] = rows_together(a, r, parts);
     const long wanted = (threads + a.kv_heads - 1) / a.kv_heads, least = (t.common + 7) / 8;
     t.shared = wanted < least ? least : wanted > t.common ? t.common : wanted;
     t.pieces = pieces;
-    pieces += (t.shared + (t.end - t.first) * parts) * a.kv_heads;
-    outputs += (t.shared + parts) * (t.end - t.first) * a.kv_heads;
+    pieces += (t.shared + t.rows() * parts) * a.kv_heads;
+    outputs += (t.shared + parts) * t.rows() * a.kv_heads;
   }
   float* partial = (float*)scratch(kTaskD, outputs * room * 4 + pieces * sizeof(Piece) + 64);
   Piece* piece = (Piece*)(partial + (outputs * room + 15) / 16 * 16);
   float* out = partial;
-  for (long s = 0, next = 0; s < sets; s++) {
-    const Together& t = together[s];
-    for (long kv = 0; kv < a.kv_heads; kv++)
-      for (long p = 0; p < t.shared; p++, out += (t.end - t.first) * room)
-        piece[next++] = {t.first, t.end - t.first, kv, t.common * p / t.shared,
-                         t.common * (p + 1) / t.shared, out};
-    for (long r = t.first; r < t.end; r++)
-      for (long kv = 0; kv < a.kv_heads; kv++)
+  for (const Together* t = together; t < together + sets; t++)
+    for (long kv = 0; kv < a.kv_heads; kv++) {
+      for (long p = 0; p < t->shared; p++, out += t->rows() * room)
+        piece[t->shared_piece(kv, p)] = {t->first, t->rows(), kv, t->common * p / t->shared,
+                                         t->common * (p + 1) / t->shared, out};
+      for (long r = t->first; r < t->end; r++)
         for (long p = 0; p < parts; p++, out += room) {
-          const long own = pages_of(a.lengths[r]) - t.common;
-          piece[next++] = {r, 1, kv, t.common + own * p / parts, t.common + own * (p + 1) / parts,
-                           out};
+          const long own = pages_of(a.lengths[r]) - t->common;
+          piece[t->own_piece(r, kv, p)] = {r, 1, kv, t->common + own * p / parts,
+                                           t->common + own * (p + 1) / parts, out};
         }
-  }
+    }
   auto join = [&](const Together& t, long r, long kv) {
-    const Piece* common = piece + t.pieces + kv * t.shared;
-    const Piece* own = piece + t.pieces + (t.shared + (r - t.first) * parts) * a.kv_heads +
-                       kv * parts;
     for (long h = 0; h < group; h++) {
       auto partial_of = [&](long p) {
-        return p < t.shared ? common[p].out + ((r - t.first) * group + h) * (width + 2)
-                            : own[p - t.shared].out + h * (width + 2);
+        return p < t.shared
+                   ? piece[t.shared_piece(kv, p)].out + ((r - t.first) * group + h) * (width + 2)
+                   : piece[t.own_piece(r, kv, p - t.shared)].out + h * (width + 2);
       };
       float best = -3e38f, total = 0.f;
       for (long p = 0; p < t.shared + parts; p++) {
