@@ -23,7 +23,7 @@ from minialign.tasks.train import start
 
 # What every run here is told first; a flag that is typed again wins.
 BASE = "--iters 3 --batch-size 2 --eval-split 0.25 --learning-rate 0.01 --max-seq-length 128"
-# A step whose memory is more than what is allocated ahead of its turn, which is another in each run.
+# A step whose memory is more than what is allocated ahead of its turn: that is never the same.
 LARGE = "--data {large} --batch-size 8 --max-seq-length 640 --iters 1"
 
 COMMON = {
