@@ -38,3 +38,8 @@ class Sampling:
     def greedy(self) -> bool:
         """Whether the same prompt always gives the same answer."""
         return self.temperature == 0
+
+    @property
+    def filtered(self) -> bool:
+        """Whether some tokens may not be drawn at all."""
+        return self.min_p > 0 or self.top_k > 0 or self.top_p < 1

@@ -50,7 +50,7 @@ def choose(
         penalty = np.float32(sampling.repetition_penalty)
         penalised = np.where(logits > 0, logits / penalty, logits * penalty)
         logits = np.where(seen, penalised, logits)
-    if not sampling.greedy and not _filters(sampling):
+    if not sampling.greedy and not sampling.filtered:
         drawn = cpu.draw(logits, sampling.temperature, uniform)
         if drawn is not None:
             _check_numbers(bool((drawn >= 0).all()))
@@ -75,10 +75,6 @@ def _check_numbers(good: bool) -> None:
             "the model's logits are not numbers (NaN or infinite)",
             "its weights or the adapter's are damaged; the run that trained it may have diverged",
         )
-
-
-def _filters(sampling: Sampling) -> bool:
-    return sampling.min_p > 0 or sampling.top_k > 0 or sampling.top_p < 1
 
 
 def _drawn(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:

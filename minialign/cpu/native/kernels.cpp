@@ -3,6 +3,7 @@
 #include "attention.h"
 #include "attention_grad.h"
 #include "decode.h"
+#include "decode_attention.h"
 #include "draw.h"
 #include "few_rows.h"
 #include "gemm.h"
