@@ -75,24 +75,35 @@ static void to_bytes(const float* x, long cols, void* out) {
   }
 }
 
-// All lanes of each of four vectors added up.
-INLINE __m128 four_sums(const Vec* v) {
+// All lanes of each of four vectors joined by `both`.
+template <class Both>
+INLINE __m128 four_joined(const Vec* v, const Both& both) {
   const __m512 a = (__m512)v[0], b = (__m512)v[1], c = (__m512)v[2], d = (__m512)v[3];
-  const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b));
-  const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d));
-  const __m512 all = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)) +
-                     _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
-  const __m256 half = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
-  return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+  const __m512d ab = _mm512_castps_pd(both(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+  const __m512d cd = _mm512_castps_pd(both(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+  const __m512 all = both(_mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                          _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+  const __m512 half = both(all, _mm512_shuffle_f32x4(all, all, 0x4e));
+  return _mm512_castps512_ps128(both(half, _mm512_shuffle_f32x4(half, half, 0xb1)));
+}
+INLINE __m128 four_sums(const Vec* v) {
+  return four_joined(v, [](__m512 a, __m512 b) { return a + b; });
+}
+INLINE __m128 four_largest(const Vec* v) {
+  return four_joined(v, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); });
+}
+
+// 16 scales or biases of a 16-bit type as float32.
+INLINE __m512 wide_scales(__m256i halves, ScaleType type) {
+  if (type == ScaleType::float16) return _mm512_cvtph_ps(halves);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
 // The first lanes of scales or biases [first, ...) as float32, zeros behind.
 INLINE __m512 some_scales(const void* source, ScaleType type, long first, __mmask16 valid) {
   if (type == ScaleType::float32)
     return _mm512_maskz_loadu_ps(valid, (const float*)source + first);
-  const __m256i halves = _mm256_maskz_loadu_epi16(valid, (const uint16_t*)source + first);
-  if (type == ScaleType::float16) return _mm512_cvtph_ps(halves);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+  return wide_scales(_mm256_maskz_loadu_epi16(valid, (const uint16_t*)source + first), type);
 }
 
 // Outputs [n, n + Out); `factors` are the weights' scales times x's, (Out, padded_parts); `sums`

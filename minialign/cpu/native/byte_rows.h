@@ -39,41 +39,57 @@ static void rows_to_bytes(const float* x, long m, long ldx, long cols, long i0, 
   const __m512i by_plane = _mm512_broadcast_i32x4(
       _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   const __m512i offset = _mm512_set1_epi32(0x808080);
+  const long parts = cols / kPart;
   for (long first_row = i0; first_row < i1; first_row += kTogether)
-    for (long p = 0; p < cols / kPart; p++)
+    for (long p0 = 0; p0 < parts; p0 += 4)
       for (long i = first_row; i < first_row + kTogether && i < i1; i++) {
-        const float* from = x + i * ldx + p * kPart;
-        const Vec first = load(from), second = load(from + kLanes);
-        const Vec size = max(first > 0.f ? first : -first, second > 0.f ? second : -second);
+        const long here = parts - p0 < 4 ? parts - p0 : 4;
+        const float* from = x + i * ldx + p0 * kPart;
+        Vec sizes[4], totals[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+          const float* part = from + (j < here ? j : 0) * kPart;
+          const __m512 first = _mm512_loadu_ps(part), second = _mm512_loadu_ps(part + kLanes);
+          sizes[j] = (Vec)_mm512_max_ps(_mm512_abs_ps(first), _mm512_abs_ps(second));
+          totals[j] = (Vec)(first + second);
+        }
         // 32 products of 22 bits and a sign with 4 bits add up to 31 and a sign; with 8 bits the
         // last bytes are added up apart.
-        const float scale = max_lane(size) * (1 / 4.4e6f);
-        const Vec inverse = broadcast(scale > 1e-37f ? 1.f / scale : 0.f);
-        uint8_t* bytes = (uint8_t*)out + (p * m + i) * kPartBytes;
-        for (int half = 0; half < 2; half++) {
-          // The bytes of x + 128 * (65536 + 256 + 1) are a + 128, b + 128, c + 128.
-          __m512i q = _mm512_cvtps_epi32((__m512)((half ? second : first) * inverse));
-          q = _mm512_xor_si512(_mm512_add_epi32(q, offset), offset);
-          q = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(order, q), by_plane);
-          _mm512_storeu_si512(bytes + half * 64, q);
+        const __m128 scale = four_largest(sizes) * _mm_set1_ps(1 / 4.4e6f);
+        const __mmask8 some = _mm_cmp_ps_mask(scale, _mm_set1_ps(1e-37f), _CMP_GT_OQ);
+        float scales[4], inverses[4], wholes[4];
+        _mm_storeu_ps(scales, scale);
+        _mm_storeu_ps(inverses, _mm_maskz_div_ps(some, _mm_set1_ps(1.f), scale));
+        _mm_storeu_ps(wholes, four_sums(totals));
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+          if (j >= here) break;
+          uint8_t* bytes = (uint8_t*)out + ((p0 + j) * m + i) * kPartBytes;
+          const Vec inverse = broadcast(inverses[j]);
+          for (int half = 0; half < 2; half++) {
+            // The bytes of x + 128 * (65536 + 256 + 1) are a + 128, b + 128, c + 128.
+            const Vec whole = load(from + j * kPart + half * kLanes) * inverse;
+            __m512i q = _mm512_cvtps_epi32((__m512)whole);
+            q = _mm512_xor_si512(_mm512_add_epi32(q, offset), offset);
+            q = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(order, q), by_plane);
+            _mm512_storeu_si512(bytes + half * 64, q);
+          }
+          memcpy(bytes + kScaleAt, &scales[j], 4);
+          memcpy(bytes + kSumAt, &wholes[j], 4);
         }
-        const float whole = sum(first + second);
-        memcpy(bytes + kScaleAt, &scale, 4);
-        memcpy(bytes + kSumAt, &whole, 4);
       }
 }
 
-// 64 bytes from column k of 16 rows of w on, as [word][row]; only `valid` rows are there. Those of
-// the rows `ahead` are asked for.
+// 64 bytes from column k of 16 rows of w on, as [word][row]; only `valid` rows are there.
 template <int Bits>
-INLINE void words_of_rows(const Weight& w, long n, long valid, long k, long ahead, Vec* words) {
+INLINE void words_of_rows(const Weight& w, long n, long valid, long k, Vec* words) {
   const __mmask16 mask = first_lanes((w.cols - k) * Bits / 32);
   const long bytes = row_bytes(w);
+  const uint8_t* here = row(w, n) + k * Bits / 8;
 #pragma GCC unroll 16
   for (int r = 0; r < kLanes; r++) {
-    const uint8_t* here = row(w, n + (r < valid ? r : 0)) + k * Bits / 8;
     words[r] = (Vec)_mm512_maskz_loadu_epi32(mask, here);
-    __builtin_prefetch(here + ahead * bytes, 0, 2);  // rows are too short to be foreseen
+    here += r + 1 < valid ? bytes : 0;
   }
   transpose(words);
 }
@@ -88,6 +104,7 @@ BYTE_PRODUCTS static inline void byte_tile(const uint8_t* x, const uint8_t* weig
   for (int r = 0; r < Rows; r++) dots[r][0] = dots[r][1] = _mm512_setzero_si512();
 #pragma GCC unroll 3
   for (int plane = 0; plane < 3; plane++) {
+    asm volatile("" : "+r"(weights));
     if (plane == 1 || (plane == 2 && Bits == 4))
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++)
@@ -138,15 +155,36 @@ BYTE_PRODUCTS static void byte_tiles(long rows, const uint8_t* x, const uint8_t*
 // Scales or biases of 16 rows from n on as [group][kOutputs]; only `valid` rows are there.
 INLINE void scales_of_rows(const void* source, ScaleType type, long n, long valid, long groups,
                            float* out) {
-  for (long g = 0; g < groups; g += kLanes) {
-    Vec square[kLanes];
+  Vec square[kLanes];
+  if (type == ScaleType::float32) {
+    for (long g = 0; g < groups; g += kLanes) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kLanes; r++)
+        square[r] = (Vec)some_scales(source, type, (n + (r < valid ? r : 0)) * groups + g,
+                                     first_lanes(groups - g));
+      transpose(square);
+      for (int i = 0; i < kLanes && g + i < groups; i++)
+        store(out + (g + i) * kOutputs, square[i]);
+    }
+    return;
+  }
+  // Those of 16 bits are turned two at a time, and taken apart after that.
+  const uint16_t* from = (const uint16_t*)source + n * groups;
+  for (long g = 0; g < groups; g += 2 * kLanes) {
+    const long left = groups - g;
+    const __mmask32 there = left >= 2 * kLanes ? ~0u : (1u << left) - 1;
 #pragma GCC unroll 16
     for (int r = 0; r < kLanes; r++)
-      square[r] = (Vec)some_scales(source, type, (n + (r < valid ? r : 0)) * groups + g,
-                                   first_lanes(groups - g));
+      square[r] = (Vec)_mm512_maskz_loadu_epi16(there, from + (r < valid ? r : 0) * groups + g);
     transpose(square);
-    for (int i = 0; i < kLanes && g + i < groups; i++)
-      store(out + (g + i) * kOutputs, square[i]);
+    for (int i = 0; 2 * i < left && i < kLanes; i++) {
+      const __m512i two = (__m512i)square[i];
+      float* to = out + (g + 2 * i) * kOutputs;
+      store(to, (Vec)wide_scales(_mm512_cvtepi32_epi16(two), type));
+      if (2 * i + 1 < left)
+        store(to + kOutputs,
+              (Vec)wide_scales(_mm512_cvtepi32_epi16(_mm512_srli_epi32(two, 16)), type));
+    }
   }
 }
 
@@ -195,6 +233,10 @@ BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w
   for (long n = n0; n < n1; n += kOutputs) {
     const long halves[2] = {n, n + kLanes < n1 ? n + kLanes : n};
     const long ahead = n + kOutputs < n1 ? kOutputs : next - n;
+    const long scale_bytes = groups * (w.scale_type == ScaleType::float32 ? 4 : 2);
+    const uint8_t* next_scales = (const uint8_t*)w.scales + (n + ahead) * scale_bytes;
+    const uint8_t* next_biases = (const uint8_t*)w.biases + (n + ahead) * scale_bytes;
+    const long share = kOutputs * scale_bytes / (w.cols / kPart);
     memset(sums, 0, m * kOutputs * 4);
     for (int b = 0; b < 2; b++) {
       const long valid = n1 - halves[b];
@@ -204,7 +246,7 @@ BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w
     for (long k = 0; k < w.cols; k += kColumns) {
       for (int b = 0; b < 2; b++) {
         Vec words[kLanes];
-        words_of_rows<Bits>(w, halves[b], n1 - halves[b], k, ahead, words);
+        words_of_rows<Bits>(w, halves[b], n1 - halves[b], k, words);
         uint8_t* to = weights + b * 64;
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; i++) {
@@ -218,7 +260,14 @@ BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w
                              _mm512_and_si512(_mm512_srli_epi32(word, 4), low_bits));
         }
       }
-      for (long p = k / kPart; p < (k + kColumns) / kPart && p < w.cols / kPart; p++) {
+      const long parts = (w.cols - k < kColumns ? w.cols - k : kColumns) / kPart;
+      const long asks = (kOutputs + parts * tiles - 1) / (parts * tiles);
+      const uint8_t* asked = row(w, n + ahead) + k * Bits / 8;
+      for (long p = k / kPart; p < k / kPart + parts; p++) {
+        for (long at = p * share; at < (p + 1) * share; at += 64) {
+          __builtin_prefetch(next_scales + at, 0, 2);
+          __builtin_prefetch(next_biases + at, 0, 2);
+        }
         const long g = p / parts_a_group * kOutputs;
         const Vec scale[2] = {load(scales + g), load(scales + g + kLanes)};
         const Vec bias[2] = {load(biases + g), load(biases + g + kLanes)};
@@ -229,6 +278,7 @@ BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w
               __builtin_prefetch(y + r * ldy + n, 1);
               __builtin_prefetch(y + r * ldy + n + kLanes, 1);
             }
+          for (long r = 0; r < asks; r++, asked += row_bytes(w)) __builtin_prefetch(asked, 0, 2);
           byte_tiles<Bits, kTogether>(m - i < together ? m - i : together,
                                       (const uint8_t*)x + (p * m + i) * kPartBytes,
                                       weights + (p * kPart - k) * kOutputs, scale, bias,
