@@ -28,10 +28,10 @@ INLINE float float_at(const uint8_t* at) {
   return value;
 }
 
-// Rows [i0, i1) of x (m, cols) in that form, as many bytes as it has. Four columns are those of a
+// Rows [i0, i1), columns [k0, k1) of x (m, ...) in that form, as many bytes as it has. Four columns are those of a
 // vector of weights: of a word of 4-bit weights the even ones, then the odd ones.
 template <int Bits>
-static void rows_to_bytes(const float* x, long m, long ldx, long cols, long i0, long i1,
+static void rows_to_bytes(const float* x, long m, long ldx, long i0, long i1, long k0, long k1,
                           void* out) {
   const __m512i order =
       Bits == 4 ? _mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
@@ -39,9 +39,9 @@ static void rows_to_bytes(const float* x, long m, long ldx, long cols, long i0, 
   const __m512i by_plane = _mm512_broadcast_i32x4(
       _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   const __m512i offset = _mm512_set1_epi32(0x808080);
-  const long parts = cols / kPart;
+  const long parts = k1 / kPart;
   for (long first_row = i0; first_row < i1; first_row += kTogether)
-    for (long p0 = 0; p0 < parts; p0 += 4)
+    for (long p0 = k0 / kPart; p0 < parts; p0 += 4)
       for (long i = first_row; i < first_row + kTogether && i < i1; i++) {
         const long here = parts - p0 < 4 ? parts - p0 : 4;
         const float* from = x + i * ldx + p0 * kPart;
@@ -345,7 +345,7 @@ static void byte_rows(const float* x, long m, long ldx, const ByteProduct* produ
     parallel(blocks.count * pieces, [&](long c) {
       const long block = c / pieces, rows = blocks.rows(block), from = m0 + blocks.first(block);
       const long i0 = rows * (c % pieces) / pieces, i1 = rows * (c % pieces + 1) / pieces;
-      rows_to_bytes<Bits>(x + from * ldx, rows, ldx, cols, i0, i1, blocks.at(bytes, block));
+      rows_to_bytes<Bits>(x + from * ldx, rows, ldx, i0, i1, 0, cols, blocks.at(bytes, block));
       with_rows(from + i0, from + i1);
     });
     const long wanted = (6 * thread_count() + blocks.count - 1) / blocks.count;

@@ -8,14 +8,16 @@
 namespace minialign {
 namespace MINIALIGN_ISA {
 
-// x in the forms that the kernels read it in.
+// x (m, k) in the forms that the kernels read it in.
 struct Input {
-  long m;
-  const float* plain;  // (m, K)
-  const float* split;  // for 4-bit weights, see few_rows.h
-  const float* lanes;  // for more than kFewRows rows, see some_rows.h
-  const float* split_lanes;
-  const float *words4, *words8;  // for one row, see one_row.h; for several, see byte_rows.h
+  long m, k;
+  const float* plain;
+  bool by_4, by_8, by_floats;  // the jobs' weights: of 4 bits, of 8, float ones (or low-rank parts)
+  float* split;                // for 4-bit weights, see few_rows.h
+  float* lanes;                // for more than kFewRows rows, see some_rows.h
+  float* split_lanes;
+  float *words4, *words8;  // for one row, see one_row.h; for several, see byte_rows.h
+  float* z;                // room for low-rank projections (m, ranks)
 };
 
 // Whether m rows are read as bytes by quantized weights.
@@ -101,71 +103,128 @@ struct Runs {
   }
 };
 
-static void linears_few(const float* x, long m, const LinearJob* jobs, long count, bool gated) {
-  const long k = jobs[0].w.cols, wide = lane_vectors(m) * kLanes;
-  long ranks = 0, rows = 0, widest = 0;
-  bool any_split = false, any_bytes = false, any_plain = false;
+static Input room_for(const float* x, long m, const LinearJob* jobs, long count,
+                      ScratchSlot slot) {
+  Input in{};
+  in.m = m;
+  in.k = jobs[0].w.cols;
+  in.plain = x;
+  long ranks = 0;
   for (long j = 0; j < count; j++) {
     ranks += jobs[j].rank;
-    rows += jobs[j].w.rows;
-    widest = jobs[j].w.rows > widest ? jobs[j].w.rows : widest;
-    any_split |= jobs[j].w.bits == 4;
-    any_bytes |= jobs[j].w.bits == 8;
-    any_plain |= jobs[j].w.bits == 32 || jobs[j].rank > 0;
+    in.by_4 |= jobs[j].w.bits == 4;
+    in.by_8 |= jobs[j].w.bits == 8;
+    in.by_floats |= jobs[j].w.bits == 32 || jobs[j].rank > 0;
   }
-  const bool bytes = as_bytes(m);
-  float* room = (float*)scratch(kPackedA, (k * (2 * wide + m + kLanes) + m * ranks + 64) * 4);
-  float *lanes = room, *split_lanes = lanes + k * wide, *split = split_lanes + k * wide;
-  float* z = split + k * (m > kLanes ? m : kLanes);
+  const long wide = lane_vectors(m) * kLanes, high = m > kLanes ? m : kLanes;
+  in.lanes = (float*)scratch(slot, (in.k * (2 * wide + high) + m * ranks + 64) * 4);
+  in.split_lanes = in.lanes + in.k * wide;
+  in.split = in.split_lanes + in.k * wide;
+  in.z = in.split + in.k * high;
   // One row has neither lanes nor split lanes; rows as bytes have no split lanes, and no `split`.
-  float *words4 = m == 1 ? lanes : split, *words8 = split_lanes;
+  in.words4 = m == 1 ? in.lanes : in.split;
+  in.words8 = in.split_lanes;
+  return in;
+}
+
+// Rows [i0, i1), columns [k0, k1) as bytes.
+INLINE void fill_bytes(const Input& in, long i0, long i1, long k0, long k1) {
 #if MINIALIGN_AVX512
-  if (bytes) {
-    const long pieces = m * k < 8000 ? 1 : 2;
-    parallel(pieces, [&](long c) {
-      const long i0 = m * c / pieces, i1 = m * (c + 1) / pieces;
-      if (any_split) rows_to_bytes<4>(x, m, k, k, i0, i1, words4);
-      if (any_bytes) rows_to_bytes<8>(x, m, k, k, i0, i1, words8);
-    });
-  } else if (m == 1) {
-    if (any_split) order_row<4>(x, k, words4);
-    if (any_bytes) order_row<8>(x, k, words8);
+  if (in.by_4) rows_to_bytes<4>(in.plain, in.m, in.k, i0, i1, k0, k1, in.words4);
+  if (in.by_8) rows_to_bytes<8>(in.plain, in.m, in.k, i0, i1, k0, k1, in.words8);
+#endif
+}
+
+// The forms that are not bytes of several rows.
+static void fill_others(const Input& in) {
+  const long m = in.m, k = in.k;
+  const bool bytes = as_bytes(m);
+#if MINIALIGN_AVX512
+  if (m == 1) {
+    if (in.by_4) order_row<4>(in.plain, k, in.words4);
+    if (in.by_8) order_row<8>(in.plain, k, in.words8);
   }
 #endif
   if (m > kFewRows) {
-    if (any_plain || (any_bytes && !bytes)) pack_lanes(x, m, k, k, false, lanes, split);
-    if (any_split && !bytes) pack_lanes(x, m, k, k, true, split_lanes, split);
-  } else if (any_split && !bytes && (m > 1 || !MINIALIGN_AVX512)) {
-    for (long i = 0; i < m; i++) split_columns(x + i * k, k, split + i * k);
+    if (in.by_floats || (in.by_8 && !bytes))
+      pack_lanes(in.plain, m, k, k, false, in.lanes, in.split_lanes);
+    if (in.by_4 && !bytes) pack_lanes(in.plain, m, k, k, true, in.split_lanes, in.split);
+  } else if (in.by_4 && !bytes && (m > 1 || !MINIALIGN_AVX512)) {
+    for (long i = 0; i < m; i++) split_columns(in.plain + i * k, k, in.split + i * k);
   }
-  const Input input{m, x, split, lanes, split_lanes, words4, words8};
-  const float* z_of[8];
-  for (long j = 0; j < count; j++) {
-    z_of[j] = z;
-    if (jobs[j].rank == 0) continue;
-    const Weight a = dense_matrix(jobs[j].a_transposed, jobs[j].rank, k);
-    job_rows<32>(input, a, 0, a.rows, a.rows, z, false);
-    z += m * jobs[j].rank;
+}
+
+static void fill(const Input& in) {
+  if (as_bytes(in.m)) {
+    const long pieces = in.m * in.k < 8000 ? 1 : 2;
+    parallel(pieces, [&](long c) {
+      fill_bytes(in, in.m * c / pieces, in.m * (c + 1) / pieces, 0, in.k);
+    });
   }
-  const long unit = bytes ? 32 : 16;  // outputs that belong together
-  const bool many = rows * k * m > 80000;
-  const Runs runs(gated ? widest : rows, unit, thread_count(), many);
-  parallel(runs.count(), [&](long c) {
-    long from = runs.first(c), to = runs.first(c + 1), next = runs.first(c + runs.threads);
-    if (gated) {  // both jobs have the same rows: a run finishes its part of the result
-      for (long j = 0; j < 2; j++) run_job(jobs[j], input, z_of[j], from, to, next);
-      for (long i = 0; i < m; i++)
-        gate(jobs[0].y + i * widest, jobs[1].y + i * widest, from, to);
-      return;
+  fill_others(in);
+}
+
+// The low-rank projections of all jobs.
+struct Projected {
+  const float* of[kMostSiblings];
+  Projected(const Input& in, const LinearJob* jobs, long count) {
+    float* z = in.z;
+    for (long j = 0; j < count; j++) {
+      of[j] = z;
+      if (jobs[j].rank == 0) continue;
+      const Weight a = dense_matrix(jobs[j].a_transposed, jobs[j].rank, in.k);
+      job_rows<32>(in, a, 0, a.rows, a.rows, z, false);
+      z += in.m * jobs[j].rank;
     }
+  }
+};
+
+// Outputs [0, rows) of jobs on `in`, in runs: body(from, to, where the thread probably goes on).
+template <class Body>
+static void in_runs(const Input& in, long rows, long work_rows, const Body& body) {
+  const long unit = as_bytes(in.m) ? 32 : 16;  // outputs that belong together
+  const Runs runs(rows, unit, thread_count(), work_rows * in.k * in.m > 80000);
+  parallel(runs.count(),
+           [&](long c) { body(runs.first(c), runs.first(c + 1), runs.first(c + runs.threads)); });
+}
+
+static void run_jobs(const Input& in, const LinearJob* jobs, long count) {
+  const Projected z(in, jobs, count);
+  long rows = 0;
+  for (long j = 0; j < count; j++) rows += jobs[j].w.rows;
+  in_runs(in, rows, rows, [&](long from, long to, long next) {
     for (long j = 0; j < count && from < to; j++) {
       const long n = jobs[j].w.rows;
-      if (from < n) run_job(jobs[j], input, z_of[j], from, to < n ? to : n, next);
+      if (from < n) run_job(jobs[j], in, z.of[j], from, to < n ? to : n, next);
       from = from > n ? from - n : 0;
       to -= n;
       next -= n;
     }
   });
+}
+
+static void linears_few(const float* x, long m, const LinearJob* jobs, long count) {
+  const Input in = room_for(x, m, jobs, count, kPackedA);
+  fill(in);
+  run_jobs(in, jobs, count);
+}
+
+static void feed_forward_few(const float* x, long m, const LinearJob* jobs) {
+  const Input in = room_for(x, m, jobs, 2, kPackedA);
+  fill(in);
+  const Projected z(in, jobs, 2);
+  const long inner = jobs[0].w.rows;
+  float* gated = jobs[0].y;
+  const Input next_in = room_for(gated, m, jobs + 2, 1, kPackedB);
+  // A run finishes its part of the result: as bytes too, while it lies in the cache.
+  in_runs(in, inner, 2 * inner, [&](long from, long to, long next) {
+    for (long j = 0; j < 2; j++) run_job(jobs[j], in, z.of[j], from, to, next);
+    for (long i = 0; i < m; i++)
+      gate(gated + i * inner, jobs[1].y + i * inner, from, to);
+    if (as_bytes(m)) fill_bytes(next_in, 0, m, from, to);
+  });
+  fill_others(next_in);
+  run_jobs(next_in, jobs + 2, 1);
 }
 
 template <int Bits>
@@ -189,8 +248,8 @@ static void linear_job(const float* x, long m, const LinearJob& job) {
   }
 }
 
-static void linears(const float* x, long m, const LinearJob* jobs, long count, bool gated) {
-  if (m <= kSomeRows) return linears_few(x, m, jobs, count, gated);
+static void linears(const float* x, long m, const LinearJob* jobs, long count) {
+  if (m <= kSomeRows) return linears_few(x, m, jobs, count);
   for (long j = 0; j < count; j++) {
     const LinearJob& job = jobs[j];
     switch (job.w.bits) {
@@ -202,7 +261,13 @@ static void linears(const float* x, long m, const LinearJob* jobs, long count, b
       for (long i = 0; i < m; i++)
         for (long n = 0; n < job.w.rows; n++) job.y[i * job.w.rows + n] += job.bias[n];
   }
-  if (gated) swiglu(jobs[0].y, jobs[1].y, m * jobs[0].w.rows, jobs[0].y);
+}
+
+static void feed_forward(const float* x, long m, const LinearJob* jobs) {
+  if (m <= kSomeRows) return feed_forward_few(x, m, jobs);
+  linears(x, m, jobs, 2);
+  swiglu(jobs[0].y, jobs[1].y, m * jobs[0].w.rows, jobs[0].y);
+  linears(jobs[0].y, m, jobs + 2, 1);
 }
 
 }  // namespace MINIALIGN_ISA

@@ -133,17 +133,11 @@ void Decoder::prepare_page(Row& row, int layer) {
   }
 }
 
-void Decoder::run(Layer& layer, std::initializer_list<int> parts, const float* x,
-                  std::initializer_list<float*> outputs, bool add, bool gated) {
-  LinearJob jobs[3];
-  long count = 0;
-  auto out = outputs.begin();
-  for (int part : parts) {
-    jobs[count] = layer.parts[part].job;
-    jobs[count].y = *out++;
-    jobs[count++].add = add;
-  }
-  kernels().linears(x, rows_.size(), jobs, count, gated);
+LinearJob Decoder::job(const Layer& layer, Part part, std::vector<float>& y, bool add) {
+  LinearJob job = layer.parts[part].job;
+  job.y = y.data();
+  job.add = add;
+  return job;
 }
 
 void Decoder::run_layer(int index, std::vector<float>& x) {
@@ -151,8 +145,8 @@ void Decoder::run_layer(int index, std::vector<float>& x) {
   Layer& layer = *layers_[index];
   const long rows = rows_.size(), size = embedding_.cols;
   kernel.rms_norm(x.data(), layer.input_norm, rows, size, eps_, normed_.data());
-  run(layer, {kQuery, kKey, kValue}, normed_.data(), {q_.data(), k_.data(), v_.data()}, false,
-      false);
+  const LinearJob inputs[] = {job(layer, kQuery, q_), job(layer, kKey, k_), job(layer, kValue, v_)};
+  kernel.linears(normed_.data(), rows, inputs, 3);
   std::vector<float*> pages;
   std::vector<long> first, lengths;
   for (Row& row : rows_) {
@@ -179,10 +173,12 @@ void Decoder::run_layer(int index, std::vector<float>& x) {
   args.first_page = first.data();
   args.lengths = lengths.data();
   kernel.decode_attention(args);
-  run(layer, {kOutput}, attended_.data(), {x.data()}, true, false);
+  const LinearJob output = job(layer, kOutput, x, true);
+  kernel.linears(attended_.data(), rows, &output, 1);
   kernel.rms_norm(x.data(), layer.post_norm, rows, size, eps_, normed_.data());
-  run(layer, {kGate, kUp}, normed_.data(), {gate_.data(), up_.data()}, false, true);
-  run(layer, {kDown}, gate_.data(), {x.data()}, true, false);
+  const LinearJob inner[] = {job(layer, kGate, gate_), job(layer, kUp, up_),
+                             job(layer, kDown, x, true)};
+  kernel.feed_forward(normed_.data(), rows, inner);
 }
 
 mx::array Decoder::step(const std::vector<int>& tokens) {
@@ -224,7 +220,7 @@ mx::array Decoder::step(const std::vector<int>& tokens) {
   LinearJob head{};
   head.w = head_;
   head.y = logits.data<float>();
-  kernels().linears(normed_.data(), rows, &head, 1, false);
+  kernels().linears(normed_.data(), rows, &head, 1);
   return logits;
 }
 

@@ -68,8 +68,7 @@ class Decoder {
   const float* hold(const mx::array& a);
   Weight hold_weight(const mx::array& w, const Optional& scales, const Optional& biases, int group,
                      int bits);
-  void run(Layer& layer, std::initializer_list<int> parts, const float* x,
-           std::initializer_list<float*> outputs, bool add, bool gated);
+  static LinearJob job(const Layer& layer, Part part, std::vector<float>& y, bool add = false);
 
   int heads_, kv_heads_, width_;
   float eps_, attention_scale_, rope_scale_;

@@ -84,6 +84,7 @@ const Kernels table = {
     .lora = lora,
     .lora_grad = lora_grad,
     .linears = linears,
+    .feed_forward = feed_forward,
     .decode_attention = decode_attention,
     .fill_page = fill_page,
 };

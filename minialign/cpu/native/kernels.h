@@ -145,8 +145,10 @@ struct Kernels {
   // Up to kMostSiblings layers of one x.
   void (*lora)(const LoraArgs* jobs, long count);
   void (*lora_grad)(const LoraArgs* jobs, long count);
-  // All jobs on x (m, K); gated: the first job's y becomes silu(y) * the second's y.
-  void (*linears)(const float* x, long m, const LinearJob* jobs, long count, bool gated);
+  // All jobs, up to kMostSiblings, on x (m, K).
+  void (*linears)(const float* x, long m, const LinearJob* jobs, long count);
+  // Three jobs: the third on silu(first) * second of x. The y of those two is room, overwritten.
+  void (*feed_forward)(const float* x, long m, const LinearJob* jobs);
   void (*decode_attention)(const DecodeArgs& args);
   // Writes n tokens' keys and values, k and v (n, kv_heads, width) with their strides in floats
   // for token and head, into a new page.
