@@ -63,8 +63,17 @@ static void logps_range(const LogpArgs& a, long r0, long rows, long v0, long v1,
   float* logits = (float*)scratch(kTaskB, kVocabBlock / kTileCols * tile * 4 + 256);
   const Strips p_strips(rows, kVocabBlock);
   float* packed_p = (float*)scratch(kTaskC, p_strips.count * p_strips.stride * 4 + 256);
-  for (long s = 0; s < strips.count; s++)
-    pack_strip(a.hidden + (r0 + s * strips.rows) * cols, cols, strips.height(s, rows), cols,
+  const float* hidden = a.hidden + r0 * cols;
+  const bool bytes = Bits != 32 && byte_products;
+#if MINIALIGN_AVX512
+  const RowBlocks blocks(rows, cols);
+  if constexpr (Bits != 32)
+    for (long i = 0; bytes && i < blocks.count; i++)
+      rows_to_bytes<Bits>(hidden + blocks.first(i) * cols, blocks.rows(i), cols, 0, blocks.rows(i),
+                          0, cols, blocks.at(packed, i));
+#endif
+  for (long s = 0; !bytes && s < strips.count; s++)
+    pack_strip(hidden + s * strips.rows * cols, cols, strips.height(s, rows), cols,
                packed + s * strips.stride);
   for (long r = 0; r < rows; r++) {
     state.maximum[r] = -3e38f;
@@ -81,7 +90,17 @@ static void logps_range(const LogpArgs& a, long r0, long rows, long v0, long v1,
     const long block_strips = (block + kTileCols - 1) / kTileCols;
     for (long j = 0; j < block_strips; j++) {
       const long valid = block - j * kTileCols < kTileCols ? block - j * kTileCols : kTileCols;
-      TransposedWeight<Bits>{w}.pack(0, cols, v + j * kTileCols, valid, strip);
+      const long n = v + j * kTileCols;
+#if MINIALIGN_AVX512
+      if constexpr (Bits != 32) {
+        for (long i = 0; bytes && i < blocks.count; i++)
+          byte_rows_block<Bits>(blocks.at(packed, i), blocks.rows(i), w, n, n + valid,
+                                n + kTileCols, logits + j * tile + blocks.first(i) * kTileCols - n,
+                                kTileCols, false, {});
+        if (bytes) continue;
+      }
+#endif
+      TransposedWeight<Bits>{w}.pack(0, cols, n, valid, strip);
       for (long k = 0; k < cols; k += kDepth)
         for (long s = 0; s < strips.count; s++)
           kernel_of(s)(cols - k < kDepth ? cols - k : kDepth,
