@@ -114,17 +114,20 @@ def test_other_models_are_scaled_by_their_weights(home: Path):
     assert three.train == pytest.approx(200 * 134.5e6 / 3212.7e6, rel=1e-3)
     assert three.thousand_pairs == pytest.approx(1000 * 3212.7 / 134.5, rel=1e-3)
     assert three.decode == pytest.approx(100 * 84e6 / 1825e6, rel=1e-3)
+    assert three.run_bytes < three.train_bytes < MACHINE.memory
     # Without kernels weights are float32 in memory, and there are more bytes to read.
     pure = replace(MACHINE, native=False)
     slower = {one.name: one for one in estimates(_rows(100.0, 200.0, 1.0), work, pure)}
     assert slower["llama-3b-4bit"].decode == pytest.approx(100 * 84e6 / (4 * 3212.7e6), rel=1e-3)
+    assert slower["llama-3b-4bit"].verdict == "does not fit"
 
 
 @pytest.mark.parametrize(
     ("memory", "decode", "dpo", "verdict"),
     [
         (100e9, 100.0, 10.0, "to chat and to train"),
-        (1e9, 100.0, 10.0, "does not fit"),
+        (0.9e9, 100.0, 10.0, "does not fit"),
+        (1.2e9, 100.0, 10.0, "to chat; too large to train"),
         (100e9, 0.1, 10.0, "slow to read along"),
         (100e9, 100.0, 1e-3, "to chat; training takes days"),
     ],

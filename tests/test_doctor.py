@@ -132,7 +132,7 @@ def test_a_full_disk_and_little_memory_are_said(report, monkeypatch):
     assert checks["home"]["status"] == "note"
     assert checks["memory"]["status"] == "note"
     assert "close other programs" in checks["memory"]["fix"]
-    monkeypatch.setattr(doctor, "memory", lambda: (5 * 10**8, 10**8))
+    monkeypatch.setattr(doctor, "memory", lambda: (2 * 10**8, 10**8))
     code, checks = report()
     assert code == 1
     assert checks["memory"]["status"] == "problem"

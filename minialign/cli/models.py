@@ -69,8 +69,10 @@ def fetch_progress() -> tuple[Callable[[str, int, int], None], Callable[[], None
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from minialign import cpu
     from minialign.models import describe
 
+    kept = cpu.keeps_quantized()
     rows = describe.overview()
     if arguments.json:
         for row in rows:
@@ -93,9 +95,9 @@ def _list(arguments: argparse.Namespace) -> int:
         ],
     )
     console.say(
-        "\nto run, to train: estimates of the memory on a plain CPU, in float32 (training: LoRA,"
-        " --grad-checkpoint,\n1,024 tokens a batch); Metal and the native kernels need less for"
-        " quantized models"
+        "\nto run, to train: estimates of the memory here (training: LoRA, --grad-checkpoint,"
+        " 1,024 tokens a batch)"
+        + ("" if kept else ";\nwithout native kernels all weights are float32 in memory")
     )
     missing = [row["name"] for row in rows if not row["installed"]]
     console.next_steps(

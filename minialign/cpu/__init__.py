@@ -44,6 +44,11 @@ def native() -> bool:
     return on_cpu() and extension.load()[0] is not None
 
 
+def keeps_quantized() -> bool:
+    """Whether quantized weights stay so in memory: with the native kernels, and on a GPU."""
+    return native() or not on_cpu()
+
+
 def prepare(model: nn.Module) -> nn.Module:
     """Swap the modules of a freshly loaded model for ones that are fast here, in place."""
     if native():

@@ -1,9 +1,10 @@
 """What is known of a model: from its folder when it is here, else from the catalogue."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from minialign import cpu
 from minialign.errors import UserError, nearest
 from minialign.models import fetch, names, weights_file
 from minialign.models.tokenizer import Tokenizer
@@ -15,25 +16,32 @@ def overview() -> list[dict[str, Any]]:
     here = {entry.name: entry for entry in fetch.installed()}
     rows = []
     for name, named in known.items():
-        row = asdict(named) | {"installed": name in here, "path": None}
+        row = asdict(_here(named)) | {"installed": name in here, "path": None}
         if name in here:
-            row |= _sizes(here[name])
+            row |= _sizes(here[name], named)
         rows.append(row)
     for name, entry in here.items():
         if name not in known:
-            row = asdict(names.Name(name, entry.source)) | {"installed": True}
-            rows.append(row | _sizes(entry))
+            named = names.Name(name, entry.source)
+            rows.append(asdict(named) | {"installed": True} | _sizes(entry, named))
     return rows
 
 
-def _sizes(entry: fetch.Installed) -> dict[str, Any]:
+def _here(named: names.Name) -> names.Name:
+    """The model with the memory that it takes on this machine."""
+    return names.with_memory(named, cpu.keeps_quantized())
+
+
+def _sizes(entry: fetch.Installed, named: names.Name) -> dict[str, Any]:
     values: dict[str, Any] = {"path": str(entry.path), "disk_bytes": entry.disk_bytes}
     try:
-        values["params"] = weights_file.parameters(entry.path)
+        params = weights_file.parameters(entry.path)
     except UserError:  # damaged: listed all the same, so that it can be removed
         return values | {"note": "damaged: remove it and get it again"}
-    values["run_bytes"], values["train_bytes"] = names.memory(values["params"])
-    return values
+    found = _here(replace(named, params=params, disk_bytes=entry.disk_bytes))
+    return values | {
+        "params": params, "run_bytes": found.run_bytes, "train_bytes": found.train_bytes
+    }  # fmt: skip
 
 
 def describe(model: str) -> dict[str, Any]:
@@ -57,8 +65,9 @@ def describe(model: str) -> dict[str, Any]:
         facts |= {"source": known.source, "note": known.note}
     if path is None:
         assert known is not None
+        there = _here(known)
         return facts | {
-            key: getattr(known, key)
+            key: getattr(there, key)
             for key in ("bits", "params", "disk_bytes", "run_bytes", "train_bytes")
         }
     weights_file.check_folder(path)
@@ -72,7 +81,8 @@ def describe(model: str) -> dict[str, Any]:
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config") or config
     params = weights_file.parameters(path)
-    run_bytes, train_bytes = names.memory(params)
+    disk_bytes = fetch.folder_bytes(path)
+    found = _here(replace(known or names.Name(model, ""), params=params, disk_bytes=disk_bytes))
     tokenizer = Tokenizer.load(path)
     ids = sorted(tokenizer.eos_ids)
     quantization = config.get("quantization") or {}
@@ -82,9 +92,9 @@ def describe(model: str) -> dict[str, Any]:
         "bits": quantization.get("bits"),
         "group_size": quantization.get("group_size"),
         "params": params,
-        "disk_bytes": fetch.folder_bytes(path),
-        "run_bytes": run_bytes,
-        "train_bytes": train_bytes,
+        "disk_bytes": disk_bytes,
+        "run_bytes": found.run_bytes,
+        "train_bytes": found.train_bytes,
         "layers": text.get("num_hidden_layers"),
         "hidden_size": text.get("hidden_size"),
         "heads": text.get("num_attention_heads"),

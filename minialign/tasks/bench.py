@@ -24,7 +24,7 @@ from minialign.methods import METHODS
 from minialign.models.adapter import Lora, attach
 from minialign.models.fetch import ensure
 from minialign.models.load import Model, load
-from minialign.models.names import Name, catalog
+from minialign.models.names import Name, catalog, held_bytes, with_memory
 from minialign.tasks.roofline import Machine, Work, best, machine, work_of
 from minialign.tasks.session import make_policy
 from minialign.train import adamw, fit, joined
@@ -254,23 +254,19 @@ def _peak() -> float:
 
 def estimates(rows: dict[str, Row], work: Work, here: Machine) -> Iterator[Estimate]:
     """What the models of the catalogue would do here: decoding by the bytes that a token reads,
-    training by the number of weights; memory as the catalogue says."""
+    training by the number of weights; memory by both."""
     for named in catalog().values():
         if not named.params:
             continue
+        named = with_memory(named, here.native)
         smaller = work.weights / named.params
-        decode = rows["decode 1"].value * work.held / _held(named, here)
+        held = held_bytes(named.params, named.disk_bytes, here.native)
+        decode = rows["decode 1"].value * work.held / held
         train, pairs = rows["sft"].value * smaller, 1000 / (rows["dpo"].value * smaller)
         yield Estimate(
             named.name, named.params, named.run_bytes, named.train_bytes, decode, train, pairs,
             _verdict(named, here, decode, pairs),
         )  # fmt: skip
-
-
-def _held(named: Name, here: Machine) -> float:
-    """Bytes of the weights in memory; only native kernels and GPUs keep them quantized."""
-    quantized = named.disk_bytes < 1.5 * named.params
-    return named.disk_bytes if quantized and here.native else 4.0 * named.params
 
 
 def _verdict(named: Name, here: Machine, decode: float, pairs: float) -> str:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from minialign import __version__
 from minialign.errors import UserError
 from minialign.home import home, settings
-from minialign.models.names import DEFAULT, catalog
+from minialign.models.names import DEFAULT, catalog, with_memory
 
 GB = 1e9
 ROOM_TO_STORE = 1.0 * GB  # disk that the smallest model and a few runs need
@@ -129,12 +129,14 @@ def _memory() -> Check:
     if total is None:
         return Check("memory", "note", "could not be told", data=data)
     found = f"{total / GB:.1f} GB" + ("" if free is None else f", {free / GB:.1f} GB free")
-    small = catalog()[DEFAULT]
-    need = f"training {small.name} with its usual settings takes {small.train_bytes / GB:.1f} GB"
+    from minialign import cpu
+
+    small = with_memory(catalog()[DEFAULT], cpu.keeps_quantized())
+    need = f"training {small.name} with --grad-checkpoint takes {small.train_bytes / GB:.1f} GB"
     if total < small.train_bytes / 2:
         return Check("memory", "problem", found, need, data)
     if total < small.train_bytes:
-        return Check("memory", "note", found, f"{need}; use --batch-size 1 --grad-checkpoint", data)
+        return Check("memory", "note", found, f"{need}; use --batch-size 1", data)
     if free is not None and free < small.train_bytes:
         return Check("memory", "note", found, f"close other programs: {need}", data)
     return Check("memory", "ok", found, data=data)

@@ -77,7 +77,7 @@ def machine(seconds: float = 1.0) -> Machine:
         cores=cores,
         memory=total or 0,
         kernels=status.kernels,
-        native=status.native or status.device != "cpu",
+        native=cpu.keeps_quantized(),
         bandwidth_one=one,
         bandwidth=max(one, read_bandwidth(cores, seconds / 2)),
         gemm=gemm_gflops(seconds) * 1e9,
