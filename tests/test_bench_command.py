@@ -16,7 +16,7 @@ from minialign.tasks import bench
 from minialign.tasks.bench import Endless, Row, decode_rate, estimates
 from minialign.tasks.roofline import Machine, Work, best, read_bandwidth, work_of
 
-MACHINE = Machine("chip", 2, 8 * 10**9, "native", True, 10e9, 20e9, 100e9)
+MACHINE = Machine("chip", 2, 8 * 10**9, "native", (4, 8), 10e9, 20e9, 100e9)
 HIDDEN, MLP, VOCABULARY, LAYERS = 64, 128, 320, 2
 BODY = LAYERS * (2 * HIDDEN * HIDDEN + 2 * HIDDEN * HIDDEN // 2 + 3 * HIDDEN * MLP)
 
@@ -116,7 +116,7 @@ def test_other_models_are_scaled_by_their_weights(home: Path):
     assert three.decode == pytest.approx(100 * 84e6 / 1825e6, rel=1e-3)
     assert three.run_bytes < three.train_bytes < MACHINE.memory
     # Without kernels weights are float32 in memory, and there are more bytes to read.
-    pure = replace(MACHINE, native=False)
+    pure = replace(MACHINE, kept=())
     slower = {one.name: one for one in estimates(_rows(100.0, 200.0, 1.0), work, pure)}
     assert slower["llama-3b-4bit"].decode == pytest.approx(100 * 84e6 / (4 * 3212.7e6), rel=1e-3)
     assert slower["llama-3b-4bit"].verdict == "does not fit"

@@ -31,7 +31,7 @@ def model_facts(row: dict[str, Any], label: str) -> Content:
         if value:
             parts += [(f"{name:<12}", "$text-muted"), f"{printable(str(value))}\n"]
     parts.append(
-        ("\nMemory is estimated, as it is on this machine; training with LoRA, --grad-checkpoint "
+        ("\nMemory is estimated for this machine; training with LoRA, --grad-checkpoint "
          "and 1,024 tokens a batch.", "$text-muted")
     )  # fmt: skip
     return Content.assemble(*parts)

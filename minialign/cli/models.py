@@ -72,7 +72,6 @@ def _list(arguments: argparse.Namespace) -> int:
     from minialign import cpu
     from minialign.models import describe
 
-    kept = cpu.keeps_quantized()
     rows = describe.overview()
     if arguments.json:
         for row in rows:
@@ -97,7 +96,7 @@ def _list(arguments: argparse.Namespace) -> int:
     console.say(
         "\nto run, to train: estimates of the memory here (training: LoRA, --grad-checkpoint,"
         " 1,024 tokens a batch)"
-        + ("" if kept else ";\nwithout native kernels all weights are float32 in memory")
+        + ("" if cpu.kept_bits() else ";\nwithout native kernels all weights are float32 in memory")
     )
     missing = [row["name"] for row in rows if not row["installed"]]
     console.next_steps(

@@ -44,9 +44,12 @@ def native() -> bool:
     return on_cpu() and extension.load()[0] is not None
 
 
-def keeps_quantized() -> bool:
-    """Whether quantized weights stay so in memory: with the native kernels, and on a GPU."""
-    return native() or not on_cpu()
+def kept_bits() -> tuple[int, ...]:
+    """Bits of the weights that stay in memory as they are stored, 0 for those that are not
+    quantized; all others become float32."""
+    if not on_cpu():
+        return 0, 2, 3, 4, 5, 6, 8
+    return (4, 8) if native() else ()
 
 
 def prepare(model: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from minialign import cpu
@@ -29,16 +30,22 @@ def overview() -> list[dict[str, Any]]:
 
 def _here(named: names.Name) -> names.Name:
     """The model with the memory that it takes on this machine."""
-    return names.with_memory(named, cpu.keeps_quantized())
+    return names.with_memory(named, cpu.kept_bits())
+
+
+def _config(path: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return config
 
 
 def _sizes(entry: fetch.Installed, named: names.Name) -> dict[str, Any]:
     values: dict[str, Any] = {"path": str(entry.path), "disk_bytes": entry.disk_bytes}
     try:
         params = weights_file.parameters(entry.path)
-    except UserError:  # damaged: listed all the same, so that it can be removed
+        bits = (_config(entry.path).get("quantization") or {}).get("bits")
+    except (UserError, OSError, ValueError):  # damaged: listed, so that it can be removed
         return values | {"note": "damaged: remove it and get it again"}
-    found = _here(replace(named, params=params, disk_bytes=entry.disk_bytes))
+    found = _here(replace(named, params=params, disk_bytes=entry.disk_bytes, bits=bits))
     return values | {
         "params": params, "run_bytes": found.run_bytes, "train_bytes": found.train_bytes
     }  # fmt: skip
@@ -78,18 +85,19 @@ def describe(model: str) -> dict[str, Any]:
             for key in ("revision", "license", "types", "time")
             if entry.record.get(key)
         }
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = _config(path)
     text = config.get("text_config") or config
     params = weights_file.parameters(path)
     disk_bytes = fetch.folder_bytes(path)
-    found = _here(replace(known or names.Name(model, ""), params=params, disk_bytes=disk_bytes))
+    quantization = config.get("quantization") or {}
+    bits, named = quantization.get("bits"), known or names.Name(model, "")
+    found = _here(replace(named, params=params, disk_bytes=disk_bytes, bits=bits))
     tokenizer = Tokenizer.load(path)
     ids = sorted(tokenizer.eos_ids)
-    quantization = config.get("quantization") or {}
     return facts | {
         "path": str(path),
         "architecture": config.get("model_type"),
-        "bits": quantization.get("bits"),
+        "bits": bits,
         "group_size": quantization.get("group_size"),
         "params": params,
         "disk_bytes": disk_bytes,

@@ -6,6 +6,7 @@ bits = 4                     # quantize to this when it is pulled (optional)
 note = "for my mail"         # optional
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,15 @@ class Name:
     note: str = ""
 
 
-def held_bytes(params: int, disk_bytes: int, kept: bool) -> int:
-    """Bytes of the weights in memory: those on disk if they are quantized and ``kept`` so (by a GPU
-    or the native kernels), else 4 a parameter."""
-    quantized = 0 < disk_bytes < 1.5 * params
-    return disk_bytes if quantized and kept else 4 * params
+def held_bytes(named: Name, kept: Collection[int]) -> int:
+    """Bytes of the weights in memory: as on disk if weights of so many bits are ``kept`` so (see
+    ``cpu.kept_bits``), else 4 a parameter. Bits that nobody has said are guessed by the size."""
+    bits = named.bits or (4 if 0 < named.disk_bytes < 1.5 * named.params else 0)
+    stored = named.disk_bytes or int(named.params * (bits + 0.5) / 8 if bits else 0)
+    return stored if stored and bits in kept else 4 * named.params
 
 
-def with_memory(named: Name, kept: bool) -> Name:
+def with_memory(named: Name, kept: Collection[int]) -> Name:
     """The model with an estimate of the memory that it takes, where nobody has said it.
 
     To run: the weights as they are held and 0.25 GB for the program. To train, what a backward pass
@@ -47,7 +49,7 @@ def with_memory(named: Name, kept: bool) -> Name:
     """
     if not named.params:
         return named
-    run = held_bytes(named.params, named.disk_bytes, kept) + 250_000_000
+    run = held_bytes(named, kept) + 250_000_000
     train = run + int((17_000 if kept else 45_000) * named.params**0.5)
     return replace(named, run_bytes=named.run_bytes or run, train_bytes=named.train_bytes or train)
 

@@ -258,9 +258,9 @@ def estimates(rows: dict[str, Row], work: Work, here: Machine) -> Iterator[Estim
     for named in catalog().values():
         if not named.params:
             continue
-        named = with_memory(named, here.native)
+        named = with_memory(named, here.kept)
         smaller = work.weights / named.params
-        held = held_bytes(named.params, named.disk_bytes, here.native)
+        held = held_bytes(named, here.kept)
         decode = rows["decode 1"].value * work.held / held
         train, pairs = rows["sft"].value * smaller, 1000 / (rows["dpo"].value * smaller)
         yield Estimate(

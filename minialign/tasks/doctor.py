@@ -129,14 +129,18 @@ def _memory() -> Check:
     if total is None:
         return Check("memory", "note", "could not be told", data=data)
     found = f"{total / GB:.1f} GB" + ("" if free is None else f", {free / GB:.1f} GB free")
-    from minialign import cpu
+    try:
+        from minialign.cpu import kept_bits
 
-    small = with_memory(catalog()[DEFAULT], cpu.keeps_quantized())
+        kept = kept_bits()
+    except ImportError:  # another check says what is wrong with mlx
+        kept = ()
+    small = with_memory(catalog()[DEFAULT], kept)
     need = f"training {small.name} with --grad-checkpoint takes {small.train_bytes / GB:.1f} GB"
     if total < small.train_bytes / 2:
         return Check("memory", "problem", found, need, data)
     if total < small.train_bytes:
-        return Check("memory", "note", found, f"{need}; use --batch-size 1", data)
+        return Check("memory", "note", found, f"{need}; with --batch-size 1 it takes less", data)
     if free is not None and free < small.train_bytes:
         return Check("memory", "note", found, f"close other programs: {need}", data)
     return Check("memory", "ok", found, data=data)

@@ -33,7 +33,7 @@ class Machine:
     cores: int
     memory: int  # bytes; 0 where it cannot be told
     kernels: str
-    native: bool
+    kept: tuple[int, ...]  # see ``cpu.kept_bits``
     bandwidth_one: float  # reading, one thread
     bandwidth: float  # reading, all threads
     gemm: float  # float32 matrix products
@@ -77,7 +77,7 @@ def machine(seconds: float = 1.0) -> Machine:
         cores=cores,
         memory=total or 0,
         kernels=status.kernels,
-        native=cpu.keeps_quantized(),
+        kept=cpu.kept_bits(),
         bandwidth_one=one,
         bandwidth=max(one, read_bandwidth(cores, seconds / 2)),
         gemm=gemm_gflops(seconds) * 1e9,

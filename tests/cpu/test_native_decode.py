@@ -1,5 +1,7 @@
 """The native decoding step against the model it reads, run token by token through MLX."""
 
+import itertools
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -21,7 +23,8 @@ def prepared(**options) -> nn.Module:
     return cpu.prepare(tiny_llama(**options))
 
 
-def qwen2() -> nn.Module:
+def qwen2(bits: tuple[int, ...] = (4,)) -> nn.Module:
+    """With biases; ``bits`` go round its layers."""
     from mlx_lm.models import qwen2
 
     mx.random.seed(0)
@@ -39,7 +42,12 @@ def qwen2() -> nn.Module:
     for _, module in model.named_modules():
         if isinstance(module, nn.Linear) and "bias" in module:
             module.bias = mx.random.normal(module.bias.shape)
-    nn.quantize(model, group_size=32, bits=4)
+    turn = itertools.cycle(bits)
+
+    def how(path: str, module: nn.Module) -> bool | dict:
+        return hasattr(module, "to_quantized") and {"group_size": 32, "bits": next(turn)}
+
+    nn.quantize(model, class_predicate=how)
     return cpu.prepare(model)
 
 
@@ -68,6 +76,8 @@ MODELS = {
     "interleaved rope": lambda: prepared(rope_traditional=True),
     "llama 3 rope": lambda: prepared(rope_scaling=ROPE_SCALING, max_position_embeddings=512),
     "qwen2": qwen2,
+    "4 bits, 8 and float32": lambda: qwen2((4, 8, 2, 8, 4)),
+    "the same with lora": lambda: with_lora(qwen2((8, 4, 4, 2, 8, 4))),
     "lora": lambda: with_lora(prepared()),
     "lora on biases": lambda: with_lora(prepared(attention_bias=True)),
 }

@@ -69,7 +69,9 @@ def test_rope_with_frequencies_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8, 32])
-@pytest.mark.parametrize(("rows", "vocab", "width"), [(1, 5, 32), (5, 1000, 128), (230, 777, 96)])
+@pytest.mark.parametrize(
+    ("rows", "vocab", "width"), [(1, 5, 32), (5, 1000, 128), (150, 777, 96), (230, 777, 96)]
+)
 def test_selected_logps(bits: int, rows: int, vocab: int, width: int) -> None:
     weight, value = quantized(vocab, width, bits, 32) if bits < 32 else ((), normal(vocab, width))
     weight = weight or (value,)
@@ -84,6 +86,15 @@ def test_selected_logps(bits: int, rows: int, vocab: int, width: int) -> None:
     assert_same(lambda h: native.selected_logps(h, targets, *weight), written_out, [hidden])
     without = native.selected_logps(hidden, targets, *weight, gradient=False)
     assert_close(without, written_out(hidden), "without gradient")
+
+
+@pytest.mark.parametrize("bits", [4, 8, 32])
+def test_a_row_that_is_not_a_number_stays_so_alone(bits: int) -> None:
+    weight, value = quantized(70, 32, bits, 32) if bits < 32 else ((), normal(70, 32))
+    hidden = normal(9, 32)
+    hidden[4, 3] = mx.nan
+    found = native.selected_logps(hidden, mx.arange(9), *(weight or (value,)))
+    assert mx.isnan(found).tolist() == [row == 4 for row in range(9)]
 
 
 def test_selected_logps_of_no_rows_and_of_no_such_token() -> None:

@@ -28,8 +28,9 @@ INLINE float float_at(const uint8_t* at) {
   return value;
 }
 
-// Rows [i0, i1), columns [k0, k1) of x (m, ...) in that form, as many bytes as it has. Four columns are those of a
-// vector of weights: of a word of 4-bit weights the even ones, then the odd ones.
+// Rows [i0, i1), columns [k0, k1) (multiples of kPart) of x (m, ...) in that form, as many bytes as
+// it has. Four columns are those of a vector of weights: of a word of 4-bit weights the even ones,
+// then the odd ones.
 template <int Bits>
 static void rows_to_bytes(const float* x, long m, long ldx, long i0, long i1, long k0, long k1,
                           void* out) {
@@ -43,12 +44,12 @@ static void rows_to_bytes(const float* x, long m, long ldx, long i0, long i1, lo
   for (long first_row = i0; first_row < i1; first_row += kTogether)
     for (long p0 = k0 / kPart; p0 < parts; p0 += 4)
       for (long i = first_row; i < first_row + kTogether && i < i1; i++) {
-        const long here = parts - p0 < 4 ? parts - p0 : 4;
+        const long left = parts - p0 < 4 ? parts - p0 : 4;
         const float* from = x + i * ldx + p0 * kPart;
         Vec sizes[4], totals[4];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-          const float* part = from + (j < here ? j : 0) * kPart;
+          const float* part = from + (j < left ? j : 0) * kPart;
           const __m512 first = _mm512_loadu_ps(part), second = _mm512_loadu_ps(part + kLanes);
           sizes[j] = (Vec)_mm512_max_ps(_mm512_abs_ps(first), _mm512_abs_ps(second));
           totals[j] = (Vec)(first + second);
@@ -57,25 +58,23 @@ static void rows_to_bytes(const float* x, long m, long ldx, long i0, long i1, lo
         // last bytes are added up apart.
         const __m128 scale = four_largest(sizes) * _mm_set1_ps(1 / 4.4e6f);
         const __mmask8 some = _mm_cmp_ps_mask(scale, _mm_set1_ps(1e-37f), _CMP_GT_OQ);
-        float scales[4], inverses[4], wholes[4];
+        float scales[4], inverses[4], sums[4];
         _mm_storeu_ps(scales, scale);
         _mm_storeu_ps(inverses, _mm_maskz_div_ps(some, _mm_set1_ps(1.f), scale));
-        _mm_storeu_ps(wholes, four_sums(totals));
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-          if (j >= here) break;
+        _mm_storeu_ps(sums, four_sums(totals));
+        for (int j = 0; j < left; j++) {
           uint8_t* bytes = (uint8_t*)out + ((p0 + j) * m + i) * kPartBytes;
           const Vec inverse = broadcast(inverses[j]);
           for (int half = 0; half < 2; half++) {
             // The bytes of x + 128 * (65536 + 256 + 1) are a + 128, b + 128, c + 128.
-            const Vec whole = load(from + j * kPart + half * kLanes) * inverse;
-            __m512i q = _mm512_cvtps_epi32((__m512)whole);
+            const Vec scaled = load(from + j * kPart + half * kLanes) * inverse;
+            __m512i q = _mm512_cvtps_epi32((__m512)scaled);
             q = _mm512_xor_si512(_mm512_add_epi32(q, offset), offset);
             q = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(order, q), by_plane);
             _mm512_storeu_si512(bytes + half * 64, q);
           }
           memcpy(bytes + kScaleAt, &scales[j], 4);
-          memcpy(bytes + kSumAt, &wholes[j], 4);
+          memcpy(bytes + kSumAt, &sums[j], 4);
         }
       }
 }
@@ -104,7 +103,7 @@ BYTE_PRODUCTS static inline void byte_tile(const uint8_t* x, const uint8_t* weig
   for (int r = 0; r < Rows; r++) dots[r][0] = dots[r][1] = _mm512_setzero_si512();
 #pragma GCC unroll 3
   for (int plane = 0; plane < 3; plane++) {
-    asm volatile("" : "+r"(weights));
+    asm volatile("" : "+r"(weights));  // else gcc keeps weights of one plane for the next: too many
     if (plane == 1 || (plane == 2 && Bits == 4))
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++)
@@ -261,6 +260,8 @@ BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w
         }
       }
       const long parts = (w.cols - k < kColumns ? w.cols - k : kColumns) / kPart;
+      // What comes next is asked for a little with each tile: rows and scales are too short to be
+      // foreseen, and many requests at once would wait for each other.
       const long asks = (kOutputs + parts * tiles - 1) / (parts * tiles);
       const uint8_t* asked = row(w, n + ahead) + k * Bits / 8;
       for (long p = k / kPart; p < k / kPart + parts; p++) {

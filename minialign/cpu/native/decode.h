@@ -1,4 +1,5 @@
-// Several linear layers on the few rows of a decoding step, in one hand-over to the pool.
+// The linear layers on the few rows of a decoding step: those of one input in one hand-over to the
+// pool, the feed-forward part as one call.
 #pragma once
 
 #include "lora.h"
@@ -147,7 +148,7 @@ static void fill_others(const Input& in) {
 #endif
   if (m > kFewRows) {
     if (in.by_floats || (in.by_8 && !bytes))
-      pack_lanes(in.plain, m, k, k, false, in.lanes, in.split_lanes);
+      pack_lanes(in.plain, m, k, k, false, in.lanes, nullptr);
     if (in.by_4 && !bytes) pack_lanes(in.plain, m, k, k, true, in.split_lanes, in.split);
   } else if (in.by_4 && !bytes && (m > 1 || !MINIALIGN_AVX512)) {
     for (long i = 0; i < m; i++) split_columns(in.plain + i * k, k, in.split + i * k);
@@ -155,7 +156,7 @@ static void fill_others(const Input& in) {
 }
 
 static void fill(const Input& in) {
-  if (as_bytes(in.m)) {
+  if (as_bytes(in.m) && (in.by_4 || in.by_8)) {
     const long pieces = in.m * in.k < 8000 ? 1 : 2;
     parallel(pieces, [&](long c) {
       fill_bytes(in, in.m * c / pieces, in.m * (c + 1) / pieces, 0, in.k);

@@ -260,7 +260,8 @@ INLINE void gemm_task(const float* packed_a, const Strips& strips, long m, long 
 }
 
 // Memory of a thread, by who uses it: A and B as packed (or in bytes) of the product that is being
-// made; the others a kernel's own. What calls another kernel must know which ones that uses.
+// made, or the inputs of this one and of the next; the others a kernel's own. What calls another
+// kernel must know which ones that uses.
 enum ScratchSlot { kPackedA = 0, kPackedB = 1, kTaskA = 2, kTaskB = 3, kTaskC = 4, kTaskD = 5 };
 
 constexpr long kMaxRows = 1024;  // rows of A that are packed at once

@@ -64,13 +64,15 @@ static void logps_range(const LogpArgs& a, long r0, long rows, long v0, long v1,
   const Strips p_strips(rows, kVocabBlock);
   float* packed_p = (float*)scratch(kTaskC, p_strips.count * p_strips.stride * 4 + 256);
   const float* hidden = a.hidden + r0 * cols;
-  const bool bytes = Bits != 32 && byte_products;
+  bool bytes = false;  // products with a quantized head, see byte_rows.h
 #if MINIALIGN_AVX512
   const RowBlocks blocks(rows, cols);
-  if constexpr (Bits != 32)
+  if constexpr (Bits != 32) {
+    bytes = byte_products;
     for (long i = 0; bytes && i < blocks.count; i++)
       rows_to_bytes<Bits>(hidden + blocks.first(i) * cols, blocks.rows(i), cols, 0, blocks.rows(i),
                           0, cols, blocks.at(packed, i));
+  }
 #endif
   for (long s = 0; !bytes && s < strips.count; s++)
     pack_strip(hidden + s * strips.rows * cols, cols, strips.height(s, rows), cols,
