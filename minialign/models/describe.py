@@ -33,22 +33,25 @@ def _here(named: names.Name) -> names.Name:
     return names.with_memory(named, cpu.kept_bits())
 
 
-def _config(path: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    return config
+def _found(path: Path, named: names.Name) -> tuple[names.Name, dict[str, Any]]:
+    """(a model that is in a folder, by what its files say; its config)."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    stored = replace(
+        named,
+        params=weights_file.parameters(path),
+        disk_bytes=fetch.folder_bytes(path),
+        bits=(config.get("quantization") or {}).get("bits"),
+    )
+    return _here(stored), config
 
 
 def _sizes(entry: fetch.Installed, named: names.Name) -> dict[str, Any]:
     values: dict[str, Any] = {"path": str(entry.path), "disk_bytes": entry.disk_bytes}
     try:
-        params = weights_file.parameters(entry.path)
-        bits = (_config(entry.path).get("quantization") or {}).get("bits")
+        found, _ = _found(entry.path, named)
     except (UserError, OSError, ValueError):  # damaged: listed, so that it can be removed
         return values | {"note": "damaged: remove it and get it again"}
-    found = _here(replace(named, params=params, disk_bytes=entry.disk_bytes, bits=bits))
-    return values | {
-        "params": params, "run_bytes": found.run_bytes, "train_bytes": found.train_bytes
-    }  # fmt: skip
+    return values | {key: getattr(found, key) for key in ("params", "run_bytes", "train_bytes")}
 
 
 def describe(model: str) -> dict[str, Any]:
@@ -85,22 +88,17 @@ def describe(model: str) -> dict[str, Any]:
             for key in ("revision", "license", "types", "time")
             if entry.record.get(key)
         }
-    config = _config(path)
+    found, config = _found(path, known or names.Name(model, ""))
     text = config.get("text_config") or config
-    params = weights_file.parameters(path)
-    disk_bytes = fetch.folder_bytes(path)
-    quantization = config.get("quantization") or {}
-    bits, named = quantization.get("bits"), known or names.Name(model, "")
-    found = _here(replace(named, params=params, disk_bytes=disk_bytes, bits=bits))
     tokenizer = Tokenizer.load(path)
     ids = sorted(tokenizer.eos_ids)
     return facts | {
         "path": str(path),
         "architecture": config.get("model_type"),
-        "bits": bits,
-        "group_size": quantization.get("group_size"),
-        "params": params,
-        "disk_bytes": disk_bytes,
+        "bits": found.bits,
+        "group_size": (config.get("quantization") or {}).get("group_size"),
+        "params": found.params,
+        "disk_bytes": found.disk_bytes,
         "run_bytes": found.run_bytes,
         "train_bytes": found.train_bytes,
         "layers": text.get("num_hidden_layers"),

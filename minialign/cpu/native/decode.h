@@ -180,11 +180,12 @@ struct Projected {
   }
 };
 
-// Outputs [0, rows) of jobs on `in`, in runs: body(from, to, where the thread probably goes on).
+// Outputs [0, rows) of jobs on `in`, for all threads: body(from, to, where this one probably goes
+// on).
 template <class Body>
-static void in_runs(const Input& in, long rows, long work_rows, const Body& body) {
+static void share_outputs(const Input& in, long rows, const Body& body) {
   const long unit = as_bytes(in.m) ? 32 : 16;  // outputs that belong together
-  const Runs runs(rows, unit, thread_count(), work_rows * in.k * in.m > 80000);
+  const Runs runs(rows, unit, thread_count(), rows * in.k * in.m > 80000);
   parallel(runs.count(),
            [&](long c) { body(runs.first(c), runs.first(c + 1), runs.first(c + runs.threads)); });
 }
@@ -193,7 +194,7 @@ static void run_jobs(const Input& in, const LinearJob* jobs, long count) {
   const Projected z(in, jobs, count);
   long rows = 0;
   for (long j = 0; j < count; j++) rows += jobs[j].w.rows;
-  in_runs(in, rows, rows, [&](long from, long to, long next) {
+  share_outputs(in, rows, [&](long from, long to, long next) {
     for (long j = 0; j < count && from < to; j++) {
       const long n = jobs[j].w.rows;
       if (from < n) run_job(jobs[j], in, z.of[j], from, to < n ? to : n, next);
@@ -218,7 +219,7 @@ static void feed_forward_few(const float* x, long m, const LinearJob* jobs) {
   float* gated = jobs[0].y;
   const Input next_in = room_for(gated, m, jobs + 2, 1, kPackedB);
   // A run finishes its part of the result: as bytes too, while it lies in the cache.
-  in_runs(in, inner, 2 * inner, [&](long from, long to, long next) {
+  share_outputs(in, inner, [&](long from, long to, long next) {
     for (long j = 0; j < 2; j++) run_job(jobs[j], in, z.of[j], from, to, next);
     for (long i = 0; i < m; i++)
       gate(gated + i * inner, jobs[1].y + i * inner, from, to);
