@@ -79,18 +79,44 @@ static void rows_to_bytes(const float* x, long m, long ldx, long i0, long i1, lo
       }
 }
 
-// 64 bytes from column k of 16 rows of w on, as [word][row]; only `valid` rows are there.
+// kPart columns of kOutputs rows of w from `first` on, `bytes` apart, as [four columns][row][4].
 template <int Bits>
-INLINE void words_of_rows(const Weight& w, long n, long valid, long k, Vec* words) {
-  const __mmask16 mask = first_lanes((w.cols - k) * Bits / 32);
-  const long bytes = row_bytes(w);
-  const uint8_t* here = row(w, n) + k * Bits / 8;
-#pragma GCC unroll 16
-  for (int r = 0; r < kLanes; r++) {
-    words[r] = (Vec)_mm512_maskz_loadu_epi32(mask, here);
-    here += r + 1 < valid ? bytes : 0;
-  }
-  transpose(words);
+INLINE void weights_of_part(const uint8_t* first, long bytes, uint8_t* to) {
+  const __m512i low_bits = _mm512_set1_epi8(15);
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; half++)
+#pragma GCC unroll 2
+    for (int quarter = 0; quarter < Bits / 4; quarter++) {
+      const uint8_t* here = first + half * kLanes * bytes + quarter * 16;
+      auto words = [=](long r) { return _mm_loadu_si128((const __m128i*)(here + r * bytes)); };
+      __m512i rows[4], word[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) {
+        rows[i] = _mm512_castsi128_si512(words(i));
+        rows[i] = _mm512_inserti32x4(rows[i], words(4 + i), 1);
+        rows[i] = _mm512_inserti32x4(rows[i], words(8 + i), 2);
+        rows[i] = _mm512_inserti32x4(rows[i], words(12 + i), 3);
+      }
+      const __m512i a = _mm512_unpacklo_epi32(rows[0], rows[1]);
+      const __m512i b = _mm512_unpackhi_epi32(rows[0], rows[1]);
+      const __m512i c = _mm512_unpacklo_epi32(rows[2], rows[3]);
+      const __m512i d = _mm512_unpackhi_epi32(rows[2], rows[3]);
+      word[0] = _mm512_unpacklo_epi64(a, c);
+      word[1] = _mm512_unpackhi_epi64(a, c);
+      word[2] = _mm512_unpacklo_epi64(b, d);
+      word[3] = _mm512_unpackhi_epi64(b, d);
+      uint8_t* out = to + half * kLanes * 4;
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) {
+        if constexpr (Bits == 8) {
+          _mm512_store_si512(out + (4 * quarter + i) * kOutputs * 4, word[i]);
+          continue;
+        }
+        _mm512_store_si512(out + 2 * i * kOutputs * 4, _mm512_and_si512(word[i], low_bits));
+        _mm512_store_si512(out + (2 * i + 1) * kOutputs * 4,
+                           _mm512_and_si512(_mm512_srli_epi32(word[i], 4), low_bits));
+      }
+    }
 }
 
 // One part of the columns: adds x's rows [0, Rows) @ w^T to sums (Rows, kOutputs).
@@ -151,39 +177,59 @@ BYTE_PRODUCTS static void byte_tiles(long rows, const uint8_t* x, const uint8_t*
   }
 }
 
-// Scales or biases of 16 rows from n on as [group][kOutputs]; only `valid` rows are there.
-INLINE void scales_of_rows(const void* source, ScaleType type, long n, long valid, long groups,
-                           float* out) {
-  Vec square[kLanes];
+// The scales or biases of kOutputs rows, `groups` each, as [group][kOutputs] float32.
+INLINE void scales_of_rows(const void* source, ScaleType type, long groups, float* out) {
   if (type == ScaleType::float32) {
-    for (long g = 0; g < groups; g += kLanes) {
+    Vec square[kLanes];
+    for (long b = 0; b < kOutputs; b += kLanes)
+      for (long g = 0; g < groups; g += kLanes) {
 #pragma GCC unroll 16
-      for (int r = 0; r < kLanes; r++)
-        square[r] = (Vec)some_scales(source, type, (n + (r < valid ? r : 0)) * groups + g,
-                                     first_lanes(groups - g));
-      transpose(square);
-      for (int i = 0; i < kLanes && g + i < groups; i++)
-        store(out + (g + i) * kOutputs, square[i]);
-    }
+        for (int r = 0; r < kLanes; r++)
+          square[r] = (Vec)some_scales(source, type, (b + r) * groups + g, first_lanes(groups - g));
+        transpose(square);
+        for (int i = 0; i < kLanes && g + i < groups; i++)
+          store(out + (g + i) * kOutputs + b, square[i]);
+      }
     return;
   }
-  // Those of 16 bits are turned two at a time, and taken apart after that.
-  const uint16_t* from = (const uint16_t*)source + n * groups;
-  for (long g = 0; g < groups; g += 2 * kLanes) {
-    const long left = groups - g;
-    const __mmask32 there = left >= 2 * kLanes ? ~0u : (1u << left) - 1;
-#pragma GCC unroll 16
-    for (int r = 0; r < kLanes; r++)
-      square[r] = (Vec)_mm512_maskz_loadu_epi16(there, from + (r < valid ? r : 0) * groups + g);
-    transpose(square);
-    for (int i = 0; 2 * i < left && i < kLanes; i++) {
-      const __m512i two = (__m512i)square[i];
-      float* to = out + (g + 2 * i) * kOutputs;
-      store(to, (Vec)wide_scales(_mm512_cvtepi32_epi16(two), type));
-      if (2 * i + 1 < left)
-        store(to + kOutputs,
-              (Vec)wide_scales(_mm512_cvtepi32_epi16(_mm512_srli_epi32(two, 16)), type));
+  // Of 16 bits: eight groups at a time, those of row r in a quarter of vector r % 8. The last eight
+  // may begin among those before.
+  const __mmask8 there = groups < 8 ? (1 << groups) - 1 : 255;
+  for (long done = 0; done < groups; done += 8) {
+    const long g = groups - done >= 8 || groups < 8 ? done : groups - 8;
+    const uint16_t* here = (const uint16_t*)source + g;
+    __m512i rows[8], pairs[8], fours[8], all[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+      auto eight = [=](long r) {
+        return groups < 8 ? _mm_maskz_loadu_epi16(there, here + r * groups)
+                          : _mm_loadu_si128((const __m128i*)(here + r * groups));
+      };
+      rows[i] = _mm512_castsi128_si512(eight(i));
+      rows[i] = _mm512_inserti32x4(rows[i], eight(8 + i), 1);
+      rows[i] = _mm512_inserti32x4(rows[i], eight(16 + i), 2);
+      rows[i] = _mm512_inserti32x4(rows[i], eight(24 + i), 3);
     }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {  // of rows 2i, 2i + 1: groups 0 to 3, 4 to 7
+      pairs[i] = _mm512_unpacklo_epi16(rows[2 * i], rows[2 * i + 1]);
+      pairs[4 + i] = _mm512_unpackhi_epi16(rows[2 * i], rows[2 * i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {  // of four rows: two groups, the two after them
+      fours[2 * i] = _mm512_unpacklo_epi32(pairs[2 * i], pairs[2 * i + 1]);
+      fours[2 * i + 1] = _mm512_unpackhi_epi32(pairs[2 * i], pairs[2 * i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      const int first = i / 2 * 4 + i % 2;
+      all[2 * i] = _mm512_unpacklo_epi64(fours[first], fours[first + 2]);
+      all[2 * i + 1] = _mm512_unpackhi_epi64(fours[first], fours[first + 2]);
+    }
+    for (int i = 0; i < 8 && g + i < groups; i++)
+      for (int b = 0; b < 2; b++)
+        store(out + (g + i) * kOutputs + b * kLanes,
+              (Vec)wide_scales(_mm512_extracti64x4_epi64(all[i], b), type));
   }
 }
 
@@ -215,98 +261,111 @@ INLINE void low_rank_tile(const float* z, long rank, const float* b, long ldb, _
     for (int h = 0; h < 2; h++) store(sums + i * kOutputs + h * kLanes, s[i][h]);
 }
 
+// sums (m, kOutputs) with their low-rank addition to outputs [n, n1) of y.
+static void put_sums(long m, long n, long n1, LowRank low, long ldb, float* sums, float* y,
+                     long ldy, bool add) {
+  if (low.rank) {
+    const __mmask16 first = first_lanes(n1 - n);
+    const __mmask16 second = n1 - n > kLanes ? first_lanes(n1 - n - kLanes) : 0;
+    long i = 0;
+    for (; i + 8 <= m; i += 8)
+      low_rank_tile<8>(low.z + i * low.rank, low.rank, low.b + n, ldb, first, second,
+                       sums + i * kOutputs);
+    for (; i < m; i++)
+      low_rank_tile<1>(low.z + i * low.rank, low.rank, low.b + n, ldb, first, second,
+                       sums + i * kOutputs);
+  }
+  for (long i = 0; i < m; i++)
+    for (long b = 0; b < 2 && n + b * kLanes < n1; b++) {
+      const long at = n + b * kLanes;
+      float* to = y + i * ldy + at;
+      const __mmask16 mask = first_lanes(n1 - at);
+      Vec out = load(sums + i * kOutputs + b * kLanes);
+      if (add) out += (Vec)_mm512_maskz_loadu_ps(mask, to);
+      _mm512_mask_storeu_ps(to, mask, (__m512)out);
+    }
+}
+
+// Where rows of w are, and how many bytes each takes: its words, scales, biases.
+struct RowsAt {
+  const uint8_t* of[3];
+  long bytes[3];
+};
+
+INLINE RowsAt rows_at(const Weight& w, long n) {
+  const long scale_bytes = w.cols / w.group * (w.scale_type == ScaleType::float32 ? 4 : 2);
+  return {{row(w, n), (const uint8_t*)w.scales + n * scale_bytes,
+           (const uint8_t*)w.biases + n * scale_bytes},
+          {row_bytes(w), scale_bytes, scale_bytes}};
+}
+
+// `count` < kOutputs of them in `room`, with the last one again up to kOutputs.
+static RowsAt filled_up(RowsAt rows, long count, uint8_t* room) {
+  for (int i = 0; i < 3; i++) {
+    const uint8_t* from = rows.of[i];
+    rows.of[i] = room;
+    for (long r = 0; r < kOutputs; r++, room += rows.bytes[i])
+      memcpy(room, from + (r < count ? r : count - 1) * rows.bytes[i], rows.bytes[i]);
+  }
+  return rows;
+}
+
 // Outputs [n0, n1) for the m <= kRowBlock rows in `x`; this thread will probably go on with
 // those from `next` on.
 template <int Bits>
 BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w, long n0,
                                           long n1, long next, float* y, long ldy, bool add,
                                           LowRank low) {
-  const long groups = w.cols / w.group, parts_a_group = w.group / kPart;
+  const long groups = w.cols / w.group, parts_a_group = w.group / kPart, parts = w.cols / kPart;
   const long tiles = (m + kTogether - 1) / kTogether, together = (m + tiles - 1) / tiles;
-  constexpr long kColumns = 512 / Bits;
-  float* scales = (float*)scratch(kTaskA, 2 * groups * kOutputs * 4);
+  const RowsAt whole = rows_at(w, 0);
+  const long bytes = whole.bytes[0], share = kOutputs * whole.bytes[1] / parts;
+  const bool odd = (n1 - n0) % kOutputs;
+  float* scales = (float*)scratch(
+      kTaskA, kOutputs * (8 * groups + (odd ? bytes + 2 * whole.bytes[1] : 0)));
   float* biases = scales + groups * kOutputs;
-  alignas(64) uint8_t weights[kColumns * kOutputs];
+  alignas(64) uint8_t weights[kPart * kOutputs];
   alignas(64) float sums[kRowBlock * kOutputs];
-  const __m512i low_bits = _mm512_set1_epi8(15);
   for (long n = n0; n < n1; n += kOutputs) {
-    const long halves[2] = {n, n + kLanes < n1 ? n + kLanes : n};
-    const long ahead = n + kOutputs < n1 ? kOutputs : next - n;
-    const long scale_bytes = groups * (w.scale_type == ScaleType::float32 ? 4 : 2);
-    const uint8_t* next_scales = (const uint8_t*)w.scales + (n + ahead) * scale_bytes;
-    const uint8_t* next_biases = (const uint8_t*)w.biases + (n + ahead) * scale_bytes;
-    const long share = kOutputs * scale_bytes / (w.cols / kPart);
+    RowsAt here = rows_at(w, n);
+    if (n1 - n < kOutputs)
+      here = filled_up(here, n1 - n, (uint8_t*)(biases + groups * kOutputs));
+    const RowsAt next_rows = rows_at(w, n + kOutputs < n1 ? n + kOutputs : next);
     memset(sums, 0, m * kOutputs * 4);
-    for (int b = 0; b < 2; b++) {
-      const long valid = n1 - halves[b];
-      scales_of_rows(w.scales, w.scale_type, halves[b], valid, groups, scales + b * kLanes);
-      scales_of_rows(w.biases, w.scale_type, halves[b], valid, groups, biases + b * kLanes);
-    }
-    for (long k = 0; k < w.cols; k += kColumns) {
-      for (int b = 0; b < 2; b++) {
-        Vec words[kLanes];
-        words_of_rows<Bits>(w, halves[b], n1 - halves[b], k, words);
-        uint8_t* to = weights + b * 64;
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; i++) {
-          const __m512i word = (__m512i)words[i];
-          if constexpr (Bits == 8) {
-            _mm512_store_si512(to + i * kOutputs * 4, word);
-            continue;
-          }
-          _mm512_store_si512(to + 2 * i * kOutputs * 4, _mm512_and_si512(word, low_bits));
-          _mm512_store_si512(to + (2 * i + 1) * kOutputs * 4,
-                             _mm512_and_si512(_mm512_srli_epi32(word, 4), low_bits));
-        }
-      }
-      const long parts = (w.cols - k < kColumns ? w.cols - k : kColumns) / kPart;
+    scales_of_rows(here.of[1], w.scale_type, groups, scales);
+    scales_of_rows(here.of[2], w.scale_type, groups, biases);
+    for (long p = 0; p < parts; p++) {
+      weights_of_part<Bits>(here.of[0] + p * kPart * Bits / 8, bytes, weights);
       // What comes next is asked for a little with each tile: rows and scales are too short to be
-      // foreseen, and many requests at once would wait for each other.
-      const long asks = (kOutputs + parts * tiles - 1) / (parts * tiles);
-      const uint8_t* asked = row(w, n + ahead) + k * Bits / 8;
-      for (long p = k / kPart; p < k / kPart + parts; p++) {
-        for (long at = p * share; at < (p + 1) * share; at += 64) {
-          __builtin_prefetch(next_scales + at, 0, 2);
-          __builtin_prefetch(next_biases + at, 0, 2);
+      // foreseen, and many requests at once would wait for each other. It comes to L2, and to L1
+      // when it is only 64 bytes of a row away.
+      constexpr long kParts = 512 / Bits / kPart;  // in 64 bytes
+      const long asks = (kOutputs + kParts * tiles - 1) / (kParts * tiles);
+      const long first = p % kParts * tiles * asks * bytes, k = p / kParts * 64;
+      const uint8_t* far = next_rows.of[0] + first + k;
+      const uint8_t* near = (k + 64 < bytes ? here.of[0] + k + 64 : next_rows.of[0]) + first + 63;
+      for (long at = p * share; at < (p + 1) * share; at += 64)
+        for (int i = 1; i < 3; i++) __builtin_prefetch(next_rows.of[i] + at, 0, 2);
+      const long g = p / parts_a_group * kOutputs;
+      const Vec scale[2] = {load(scales + g), load(scales + g + kLanes)};
+      const Vec bias[2] = {load(biases + g), load(biases + g + kLanes)};
+      for (long i = 0; i < m; i += together) {
+        // What is written in the end, in many pages: a few rows at a time.
+        if (p == i / together % parts)
+          for (long r = i; r < i + together && r < m; r++) {
+            __builtin_prefetch(y + r * ldy + n, 1);
+            __builtin_prefetch(y + r * ldy + n + kLanes, 1);
+          }
+        for (long r = 0; r < asks; r++, far += bytes, near += bytes) {
+          __builtin_prefetch(far, 0, 2);
+          __builtin_prefetch(near, 0, 3);
         }
-        const long g = p / parts_a_group * kOutputs;
-        const Vec scale[2] = {load(scales + g), load(scales + g + kLanes)};
-        const Vec bias[2] = {load(biases + g), load(biases + g + kLanes)};
-        for (long i = 0; i < m; i += together) {
-          // What is written in the end, in many pages: a few rows at a time.
-          if (p == i / together % (w.cols / kPart))
-            for (long r = i; r < i + together && r < m; r++) {
-              __builtin_prefetch(y + r * ldy + n, 1);
-              __builtin_prefetch(y + r * ldy + n + kLanes, 1);
-            }
-          for (long r = 0; r < asks; r++, asked += row_bytes(w)) __builtin_prefetch(asked, 0, 2);
-          byte_tiles<Bits, kTogether>(m - i < together ? m - i : together,
-                                      (const uint8_t*)x + (p * m + i) * kPartBytes,
-                                      weights + (p * kPart - k) * kOutputs, scale, bias,
-                                      sums + i * kOutputs);
-        }
+        byte_tiles<Bits, kTogether>(m - i < together ? m - i : together,
+                                    (const uint8_t*)x + (p * m + i) * kPartBytes, weights, scale,
+                                    bias, sums + i * kOutputs);
       }
     }
-    if (low.rank) {
-      const __mmask16 first = first_lanes(n1 - n);
-      const __mmask16 second = n1 - n > kLanes ? first_lanes(n1 - n - kLanes) : 0;
-      long i = 0;
-      for (; i + 8 <= m; i += 8)
-        low_rank_tile<8>(low.z + i * low.rank, low.rank, low.b + n, w.rows, first, second,
-                         sums + i * kOutputs);
-      for (; i < m; i++)
-        low_rank_tile<1>(low.z + i * low.rank, low.rank, low.b + n, w.rows, first, second,
-                         sums + i * kOutputs);
-    }
-    for (long i = 0; i < m; i++)
-      for (long b = 0; b < 2 && n + b * kLanes < n1; b++) {
-        const long at = n + b * kLanes;
-        float* to = y + i * ldy + at;
-        const __mmask16 mask = first_lanes(n1 - at);
-        Vec out = load(sums + i * kOutputs + b * kLanes);
-        if (add) out += (Vec)_mm512_maskz_loadu_ps(mask, to);
-        _mm512_mask_storeu_ps(to, mask, (__m512)out);
-      }
+    put_sums(m, n, n1, low, w.rows, sums, y, ldy, add);
   }
 }
 
