@@ -23,8 +23,8 @@ def prepared(**options) -> nn.Module:
     return cpu.prepare(tiny_llama(**options))
 
 
-def qwen2(bits: tuple[int, ...] = (4,)) -> nn.Module:
-    """With biases; ``bits`` go round its layers."""
+def qwen2(bits: tuple[int, ...] = (4,), groups: tuple[int, ...] = (32,)) -> nn.Module:
+    """With biases; ``bits`` and ``groups`` go round its layers."""
     from mlx_lm.models import qwen2
 
     mx.random.seed(0)
@@ -32,7 +32,7 @@ def qwen2(bits: tuple[int, ...] = (4,)) -> nn.Module:
         model_type="qwen2",
         hidden_size=64,
         num_hidden_layers=2,
-        intermediate_size=96,
+        intermediate_size=96 if max(groups) < 64 else 192,
         num_attention_heads=4,
         num_key_value_heads=2,
         rms_norm_eps=1e-6,
@@ -42,10 +42,12 @@ def qwen2(bits: tuple[int, ...] = (4,)) -> nn.Module:
     for _, module in model.named_modules():
         if isinstance(module, nn.Linear) and "bias" in module:
             module.bias = mx.random.normal(module.bias.shape)
-    turn = itertools.cycle(bits)
+    turn, group = itertools.cycle(bits), itertools.cycle(groups)
 
     def how(path: str, module: nn.Module) -> bool | dict:
-        return hasattr(module, "to_quantized") and {"group_size": 32, "bits": next(turn)}
+        if not hasattr(module, "to_quantized"):
+            return False
+        return {"group_size": next(group), "bits": next(turn)}
 
     nn.quantize(model, class_predicate=how)
     return cpu.prepare(model)
@@ -78,6 +80,9 @@ MODELS = {
     "qwen2": qwen2,
     "4 bits, 8 and float32": lambda: qwen2((4, 8, 2, 8, 4)),
     "the same with lora": lambda: with_lora(qwen2((8, 4, 4, 2, 8, 4))),
+    "groups of 64": lambda: qwen2(groups=(64,)),
+    "8 bits in groups of 64": lambda: qwen2((8,), (64,)),
+    "groups of 64 and 32 with lora": lambda: with_lora(qwen2((4, 4, 8), (64, 32, 64, 64))),
     "lora": lambda: with_lora(prepared()),
     "lora on biases": lambda: with_lora(prepared(attention_bias=True)),
 }

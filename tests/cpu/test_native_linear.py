@@ -105,16 +105,19 @@ def test_lora_linear(bits: int, rows: int, rank: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [(4, 4, 4), (8, 8), (4, 8, 4), (32, 4)])
+@pytest.mark.parametrize("groups", [(32, 32, 32), (64, 64, 64), (64, 32, 128)])
 @pytest.mark.parametrize("rows", [1, 2, 5, 40, 1030])
-def test_layers_of_one_input_together_equal_each_alone(bits: tuple, rows: int) -> None:
-    x, ranks, outputs = normal(rows, 96), (8, 3, 5), (70, 32, 200)
+def test_layers_of_one_input_together_equal_each_alone(
+    bits: tuple, groups: tuple, rows: int
+) -> None:
+    x, ranks, outputs = normal(rows, 128), (8, 3, 5), (70, 32, 200)
     layers, values, given = [], [], []
     for i, each in enumerate(bits):
-        weight, value = quantized(outputs[i], 96, each, 32) if each < 32 else ((), None)
-        value = value if weight else normal(outputs[i], 96)
+        weight, value = quantized(outputs[i], 128, each, groups[i]) if each < 32 else ((), None)
+        value = value if weight else normal(outputs[i], 128)
         layers.append(weight or (value, None, None, 0, 32))
         values.append(value)
-        given += [normal(96, ranks[i], seed=i), normal(ranks[i], outputs[i], seed=i)]
+        given += [normal(128, ranks[i], seed=i), normal(ranks[i], outputs[i], seed=i)]
 
     def together(x: mx.array, *given: mx.array) -> mx.array:
         pairs = zip(given[::2], given[1::2], layers, strict=True)

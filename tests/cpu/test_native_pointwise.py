@@ -70,11 +70,13 @@ def test_rope_with_frequencies_of_its_own() -> None:
 
 @pytest.mark.parametrize("bits", [4, 8, 32])
 @pytest.mark.parametrize(
-    ("rows", "vocab", "width"), [(1, 5, 32), (5, 1000, 128), (150, 777, 96), (230, 777, 96)]
+    ("rows", "vocab", "width", "group"),
+    [(1, 5, 32, 32), (5, 1000, 128, 64), (150, 777, 96, 32), (230, 777, 192, 64)],
 )
-def test_selected_logps(bits: int, rows: int, vocab: int, width: int) -> None:
-    weight, value = quantized(vocab, width, bits, 32) if bits < 32 else ((), normal(vocab, width))
-    weight = weight or (value,)
+def test_selected_logps(bits: int, rows: int, vocab: int, width: int, group: int) -> None:
+    weight: tuple = (value := normal(vocab, width),)
+    if bits < 32:
+        weight, value = quantized(vocab, width, bits, group)
     targets = mx.random.randint(0, vocab, (rows,))
 
     def written_out(hidden: mx.array) -> mx.array:

@@ -75,6 +75,12 @@ static void to_bytes(const float* x, long cols, void* out) {
   }
 }
 
+// The larger of two sizes (numbers without their sign), NaN if one of them is: integers with the
+// same bits have the same order.
+INLINE __m512 larger_size(__m512 a, __m512 b) {
+  return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+
 // All lanes of each of four vectors joined by `both`.
 template <class Both>
 INLINE __m128 four_joined(const Vec* v, const Both& both) {
@@ -89,8 +95,8 @@ INLINE __m128 four_joined(const Vec* v, const Both& both) {
 INLINE __m128 four_sums(const Vec* v) {
   return four_joined(v, [](__m512 a, __m512 b) { return a + b; });
 }
-INLINE __m128 four_largest(const Vec* v) {
-  return four_joined(v, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); });
+INLINE __m128 four_largest_sizes(const Vec* v) {
+  return four_joined(v, [](__m512 a, __m512 b) { return larger_size(a, b); });
 }
 
 // 16 scales or biases of a 16-bit type as float32.

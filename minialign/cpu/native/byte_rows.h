@@ -1,8 +1,8 @@
 // y = x @ w^T for several rows of x and a 4- or 8-bit w with products of bytes (AVX-512 VNNI), as
 // exact as byte_row.h does it for one row. A row's result does not depend on the other rows.
 //
-// Here the lanes are outputs: 32 rows of w at a time, of which 64 bytes each become columns of
-// four weights for 16 outputs, and four bytes of x at a time are broadcast.
+// Here the lanes are outputs: 32 rows of w at a time, of which a few columns become vectors of four
+// weights each for 16 outputs, and four bytes of x at a time are broadcast.
 #pragma once
 
 #include "byte_row.h"
@@ -17,10 +17,18 @@ constexpr long kOutputs = 2 * kLanes;  // rows of w at a time
 constexpr long kTogether = 8;          // rows of x whose sums are in registers
 constexpr long kByteRows = 3;          // from so many rows of x on this is the fastest
 constexpr long kRowBlock = 128;        // rows of x that lie together: their bytes stay in L2
-// A row's kPart columns of x: for four columns each c, b, a and 4 bytes more, of which the first
-// are the part's scale and the second its sum. Parts lie as [part][row].
-constexpr long kPartBytes = 4 * kPart;
+
+// Rows of x as bytes. A row's `part` columns have one scale: for four columns each there are c, b,
+// a and 4 bytes more, of which the first are the part's scale and the second its sum. Parts lie as
+// [part][row], and take as many bytes as the floats.
+struct ByteParts {
+  void* at;
+  long part;  // kPart, or kWidePart where all groups of the weights are as wide: fewer scales
+};
+constexpr long kWidePart = 64;
 constexpr long kScaleAt = 12, kSumAt = 28;
+
+INLINE long part_of(const Weight& w) { return w.group % kWidePart ? kPart : kWidePart; }
 
 INLINE float float_at(const uint8_t* at) {
   float value;
@@ -28,65 +36,84 @@ INLINE float float_at(const uint8_t* at) {
   return value;
 }
 
-// Rows [i0, i1), columns [k0, k1) (multiples of kPart) of x (m, ...) in that form, as many bytes as
-// it has. Four columns are those of a vector of weights: of a word of 4-bit weights the even ones,
-// then the odd ones.
-template <int Bits>
-static void rows_to_bytes(const float* x, long m, long ldx, long i0, long i1, long k0, long k1,
+template <int Bits, long Part>
+static void rows_to_parts(const float* x, long m, long ldx, long i0, long i1, long k0, long k1,
                           void* out) {
+  constexpr int kVectors = Part / kLanes;
   const __m512i order =
       Bits == 4 ? _mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
                 : _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const __m512i by_plane = _mm512_broadcast_i32x4(
       _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   const __m512i offset = _mm512_set1_epi32(0x808080);
-  const long parts = k1 / kPart;
+  const long parts = k1 / Part;
   for (long first_row = i0; first_row < i1; first_row += kTogether)
-    for (long p0 = k0 / kPart; p0 < parts; p0 += 4)
+    for (long p0 = k0 / Part; p0 < parts; p0 += 4)
       for (long i = first_row; i < first_row + kTogether && i < i1; i++) {
         const long left = parts - p0 < 4 ? parts - p0 : 4;
-        const float* from = x + i * ldx + p0 * kPart;
+        const float* from = x + i * ldx + p0 * Part;
         Vec sizes[4], totals[4];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-          const float* part = from + (j < left ? j : 0) * kPart;
-          const __m512 first = _mm512_loadu_ps(part), second = _mm512_loadu_ps(part + kLanes);
-          sizes[j] = (Vec)_mm512_max_ps(_mm512_abs_ps(first), _mm512_abs_ps(second));
-          totals[j] = (Vec)(first + second);
+          const float* part = from + (j < left ? j : 0) * Part;
+          sizes[j] = totals[j] = Vec{};
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; v++)
+            sizes[j] = (Vec)larger_size((__m512)sizes[j],
+                                        _mm512_abs_ps(_mm512_loadu_ps(part + v * kLanes)));
         }
-        // 32 products of 22 bits and a sign with 4 bits add up to 31 and a sign; with 8 bits the
-        // last bytes are added up apart.
-        const __m128 scale = four_largest(sizes) * _mm_set1_ps(1 / 4.4e6f);
+        // 32 products of 22 bits and a sign with 4 bits add up to 31 and a sign, 64 of 21 bits
+        // too; with 8 bits the last bytes are added up apart.
+        const __m128 scale = four_largest_sizes(sizes) * _mm_set1_ps(Part / 1.408e8f);
         const __mmask8 some = _mm_cmp_ps_mask(scale, _mm_set1_ps(1e-37f), _CMP_GT_OQ);
         float scales[4], inverses[4], sums[4];
         _mm_storeu_ps(scales, scale);
         _mm_storeu_ps(inverses, _mm_maskz_div_ps(some, _mm_set1_ps(1.f), scale));
-        _mm_storeu_ps(sums, four_sums(totals));
-        for (int j = 0; j < left; j++) {
-          uint8_t* bytes = (uint8_t*)out + ((p0 + j) * m + i) * kPartBytes;
+        uint8_t* bytes = (uint8_t*)out + (p0 * m + i) * 4 * Part;
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+          if (j >= left) continue;
           const Vec inverse = broadcast(inverses[j]);
-          for (int half = 0; half < 2; half++) {
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; v++) {
             // The bytes of x + 128 * (65536 + 256 + 1) are a + 128, b + 128, c + 128.
-            const Vec scaled = load(from + j * kPart + half * kLanes) * inverse;
+            const Vec scaled = load(from + j * Part + v * kLanes) * inverse;
             __m512i q = _mm512_cvtps_epi32((__m512)scaled);
+            totals[j] += (Vec)_mm512_cvtepi32_ps(q);
             q = _mm512_xor_si512(_mm512_add_epi32(q, offset), offset);
             q = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(order, q), by_plane);
-            _mm512_storeu_si512(bytes + half * 64, q);
+            _mm512_storeu_si512(bytes + j * m * 4 * Part + v * 64, q);
           }
-          memcpy(bytes + kScaleAt, &scales[j], 4);
-          memcpy(bytes + kSumAt, &sums[j], 4);
+        }
+        // The sums of what the bytes are, not of x: that halves what rounding does to the result.
+        _mm_storeu_ps(sums, four_sums(totals) * scale);
+        for (int j = 0; j < left; j++) {
+          memcpy(bytes + j * m * 4 * Part + kScaleAt, &scales[j], 4);
+          memcpy(bytes + j * m * 4 * Part + kSumAt, &sums[j], 4);
         }
       }
 }
 
-// kPart columns of kOutputs rows of w from `first` on, `bytes` apart, as [four columns][row][4].
+// Rows [i0, i1), columns [k0, k1) (multiples of out.part) of x (m, ...) in that form. Four columns
+// are those of a vector of weights: of a word of 4-bit weights the even ones, then the odd ones.
 template <int Bits>
+static void rows_to_bytes(const float* x, long m, long ldx, long i0, long i1, long k0, long k1,
+                          ByteParts out) {
+  if (out.part == kWidePart)
+    rows_to_parts<Bits, kWidePart>(x, m, ldx, i0, i1, k0, k1, out.at);
+  else
+    rows_to_parts<Bits, kPart>(x, m, ldx, i0, i1, k0, k1, out.at);
+}
+
+// Part columns of kOutputs rows of w from `first` on, `bytes` apart, as [four columns][row][4].
+template <int Bits, long Part>
 INLINE void weights_of_part(const uint8_t* first, long bytes, uint8_t* to) {
+  constexpr int kWords = 8 / Bits;  // vectors of weights in one of words
   const __m512i low_bits = _mm512_set1_epi8(15);
 #pragma GCC unroll 2
   for (int half = 0; half < 2; half++)
-#pragma GCC unroll 2
-    for (int quarter = 0; quarter < Bits / 4; quarter++) {
+#pragma GCC unroll 4
+    for (int quarter = 0; quarter < Part * Bits / 128; quarter++) {
       const uint8_t* here = first + half * kLanes * bytes + quarter * 16;
       auto words = [=](long r) { return _mm_loadu_si128((const __m128i*)(here + r * bytes)); };
       __m512i rows[4], word[4];
@@ -105,11 +132,11 @@ INLINE void weights_of_part(const uint8_t* first, long bytes, uint8_t* to) {
       word[1] = _mm512_unpackhi_epi64(a, c);
       word[2] = _mm512_unpacklo_epi64(b, d);
       word[3] = _mm512_unpackhi_epi64(b, d);
-      uint8_t* out = to + half * kLanes * 4;
+      uint8_t* out = to + half * kLanes * 4 + quarter * 4 * kWords * kOutputs * 4;
 #pragma GCC unroll 4
       for (int i = 0; i < 4; i++) {
         if constexpr (Bits == 8) {
-          _mm512_store_si512(out + (4 * quarter + i) * kOutputs * 4, word[i]);
+          _mm512_store_si512(out + i * kOutputs * 4, word[i]);
           continue;
         }
         _mm512_store_si512(out + 2 * i * kOutputs * 4, _mm512_and_si512(word[i], low_bits));
@@ -121,7 +148,7 @@ INLINE void weights_of_part(const uint8_t* first, long bytes, uint8_t* to) {
 
 // One part of the columns: adds x's rows [0, Rows) @ w^T to sums (Rows, kOutputs).
 // `weights` is [four columns][kOutputs][4].
-template <int Bits, int Rows>
+template <int Bits, long Part, int Rows>
 BYTE_PRODUCTS static inline void byte_tile(const uint8_t* x, const uint8_t* weights,
                                            const Vec* scales, const Vec* biases, float* sums) {
   __m512i dots[Rows][2], high[Rows][2];
@@ -141,13 +168,14 @@ BYTE_PRODUCTS static inline void byte_tile(const uint8_t* x, const uint8_t* weig
           high[r][b] = dots[r][b];
           dots[r][b] = _mm512_setzero_si512();
         }
-    for (long q = 0; q < kPart / 4; q++) {
+#pragma GCC unroll 16
+    for (long q = 0; q < Part / 4; q++) {
       const __m512i w0 = _mm512_load_si512(weights + q * kOutputs * 4);
       const __m512i w1 = _mm512_load_si512(weights + q * kOutputs * 4 + 64);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; r++) {
         int32_t four;
-        memcpy(&four, x + r * kPartBytes + q * 16 + (2 - plane) * 4, 4);
+        memcpy(&four, x + r * 4 * Part + q * 16 + (2 - plane) * 4, 4);
         const __m512i values = _mm512_set1_epi32(four);
         dots[r][0] = _mm512_dpbusd_epi32(dots[r][0], w0, values);
         dots[r][1] = _mm512_dpbusd_epi32(dots[r][1], w1, values);
@@ -160,20 +188,20 @@ BYTE_PRODUCTS static inline void byte_tile(const uint8_t* x, const uint8_t* weig
       Vec dot = (Vec)_mm512_cvtepi32_ps(dots[r][b]);
       if constexpr (Bits == 8) dot += (Vec)_mm512_cvtepi32_ps(high[r][b]) * 256.f;
       float* to = sums + r * kOutputs + b * kLanes;
-      const float scale = float_at(x + r * kPartBytes + kScaleAt);
+      const float scale = float_at(x + r * 4 * Part + kScaleAt);
       store(to, load(to) + dot * (scales[b] * scale) +
-                    biases[b] * float_at(x + r * kPartBytes + kSumAt));
+                    biases[b] * float_at(x + r * 4 * Part + kSumAt));
     }
 }
 
-template <int Bits, int Rows>
+template <int Bits, long Part, int Rows>
 BYTE_PRODUCTS static void byte_tiles(long rows, const uint8_t* x, const uint8_t* weights,
                                      const Vec* scales, const Vec* biases, float* sums) {
   if constexpr (Rows > 0) {
     if (rows == Rows)
-      byte_tile<Bits, Rows>(x, weights, scales, biases, sums);
+      byte_tile<Bits, Part, Rows>(x, weights, scales, biases, sums);
     else
-      byte_tiles<Bits, Rows - 1>(rows, x, weights, scales, biases, sums);
+      byte_tiles<Bits, Part, Rows - 1>(rows, x, weights, scales, biases, sums);
   }
 }
 
@@ -310,13 +338,11 @@ static RowsAt filled_up(RowsAt rows, long count, uint8_t* room) {
   return rows;
 }
 
-// Outputs [n0, n1) for the m <= kRowBlock rows in `x`; this thread will probably go on with
-// those from `next` on.
-template <int Bits>
-BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w, long n0,
+template <int Bits, long Part>
+BYTE_PRODUCTS static void byte_parts_block(const void* x, long m, const Weight& w, long n0,
                                           long n1, long next, float* y, long ldy, bool add,
                                           LowRank low) {
-  const long groups = w.cols / w.group, parts_a_group = w.group / kPart, parts = w.cols / kPart;
+  const long groups = w.cols / w.group, parts_a_group = w.group / Part, parts = w.cols / Part;
   const long tiles = (m + kTogether - 1) / kTogether, together = (m + tiles - 1) / tiles;
   const RowsAt whole = rows_at(w, 0);
   const long bytes = whole.bytes[0], share = kOutputs * whole.bytes[1] / parts;
@@ -324,7 +350,7 @@ BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w
   float* scales = (float*)scratch(
       kTaskA, kOutputs * (8 * groups + (odd ? bytes + 2 * whole.bytes[1] : 0)));
   float* biases = scales + groups * kOutputs;
-  alignas(64) uint8_t weights[kPart * kOutputs];
+  alignas(64) uint8_t weights[Part * kOutputs];
   alignas(64) float sums[kRowBlock * kOutputs];
   for (long n = n0; n < n1; n += kOutputs) {
     RowsAt here = rows_at(w, n);
@@ -335,11 +361,11 @@ BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w
     scales_of_rows(here.of[1], w.scale_type, groups, scales);
     scales_of_rows(here.of[2], w.scale_type, groups, biases);
     for (long p = 0; p < parts; p++) {
-      weights_of_part<Bits>(here.of[0] + p * kPart * Bits / 8, bytes, weights);
+      weights_of_part<Bits, Part>(here.of[0] + p * Part * Bits / 8, bytes, weights);
       // What comes next is asked for a little with each tile: rows and scales are too short to be
       // foreseen, and many requests at once would wait for each other. It comes to L2, and to L1
       // when it is only 64 bytes of a row away.
-      constexpr long kParts = 512 / Bits / kPart;  // in 64 bytes
+      constexpr long kParts = 512 / Bits / Part;  // in 64 bytes
       const long asks = (kOutputs + kParts * tiles - 1) / (kParts * tiles);
       const long first = p % kParts * tiles * asks * bytes, k = p / kParts * 64;
       const uint8_t* far = next_rows.of[0] + first + k;
@@ -360,13 +386,24 @@ BYTE_PRODUCTS static void byte_rows_block(const void* x, long m, const Weight& w
           __builtin_prefetch(far, 0, 2);
           __builtin_prefetch(near, 0, 3);
         }
-        byte_tiles<Bits, kTogether>(m - i < together ? m - i : together,
-                                    (const uint8_t*)x + (p * m + i) * kPartBytes, weights, scale,
-                                    bias, sums + i * kOutputs);
+        byte_tiles<Bits, Part, kTogether>(m - i < together ? m - i : together,
+                                          (const uint8_t*)x + (p * m + i) * 4 * Part, weights,
+                                          scale, bias, sums + i * kOutputs);
       }
     }
     put_sums(m, n, n1, low, w.rows, sums, y, ldy, add);
   }
+}
+
+// Outputs [n0, n1) for the m <= kRowBlock rows in `x`; this thread will probably go on with
+// those from `next` on.
+template <int Bits>
+static void byte_rows_block(ByteParts x, long m, const Weight& w, long n0, long n1, long next,
+                            float* y, long ldy, bool add, LowRank low) {
+  if (x.part == kWidePart)
+    byte_parts_block<Bits, kWidePart>(x.at, m, w, n0, n1, next, y, ldy, add, low);
+  else
+    byte_parts_block<Bits, kPart>(x.at, m, w, n0, n1, next, y, ldy, add, low);
 }
 
 // Rows of any number, in blocks of equal height that each have their own room.
@@ -379,7 +416,9 @@ struct RowBlocks {
   }
   long first(long block) const { return block * height; }
   long rows(long block) const { return m - first(block) < height ? m - first(block) : height; }
-  void* at(void* all, long block) const { return (float*)all + first(block) * cols; }
+  ByteParts at(ByteParts all, long block) const {
+    return {(float*)all.at + first(block) * cols, all.part};
+  }
 };
 
 // y (m, w.rows) = x @ w^T + low.
@@ -396,11 +435,14 @@ static void byte_rows(const float* x, long m, long ldx, const ByteProduct* produ
                       bool add, const WithRows& with_rows) {
   constexpr long kAtOnce = 8 * kRowBlock;  // rows whose bytes are held
   const long cols = products[0].w.cols;
-  long outputs = 0;
-  for (long j = 0; j < count; j++) outputs += products[j].w.rows;
+  long outputs = 0, part = kWidePart;
+  for (long j = 0; j < count; j++) {
+    outputs += products[j].w.rows;
+    part = part_of(products[j].w) < part ? kPart : part;
+  }
   for (long m0 = 0; m0 < m; m0 += kAtOnce) {
     const RowBlocks blocks(m - m0 < kAtOnce ? m - m0 : kAtOnce, cols);
-    void* bytes = scratch(kPackedA, blocks.m * cols * 4);
+    const ByteParts bytes = {scratch(kPackedA, blocks.m * cols * 4), part};
     const long pieces = m < 64 ? 1 : 4;
     parallel(blocks.count * pieces, [&](long c) {
       const long block = c / pieces, rows = blocks.rows(block), from = m0 + blocks.first(block);

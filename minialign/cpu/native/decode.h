@@ -18,6 +18,7 @@ struct Input {
   float* lanes;                // for more than kFewRows rows, see some_rows.h
   float* split_lanes;
   float *words4, *words8;  // for one row, see one_row.h; for several, see byte_rows.h
+  long part;               // of several rows' bytes
   float* z;                // room for low-rank projections (m, ranks)
 };
 
@@ -36,8 +37,8 @@ INLINE void job_rows(const Input& x, const Weight& w, long n0, long n1, long nex
 #if MINIALIGN_AVX512
   if constexpr (Bits != 32) {
     if (as_bytes(x.m))
-      return byte_rows_block<Bits>(Bits == 4 ? x.words4 : x.words8, x.m, w, n0, n1, next, y, w.rows,
-                                   add, {});
+      return byte_rows_block<Bits>({Bits == 4 ? x.words4 : x.words8, x.part}, x.m, w, n0, n1, next,
+                                   y, w.rows, add, {});
     if (x.m == 1) return one_row_task<Bits>(Bits == 4 ? x.words4 : x.words8, w, n0, n1, y, add);
   }
 #endif
@@ -110,8 +111,10 @@ static Input room_for(const float* x, long m, const LinearJob* jobs, long count,
   in.m = m;
   in.k = jobs[0].w.cols;
   in.plain = x;
+  in.part = 64;
   long ranks = 0;
   for (long j = 0; j < count; j++) {
+    if (jobs[j].w.bits < 32 && jobs[j].w.group % in.part) in.part = 32;
     ranks += jobs[j].rank;
     in.by_4 |= jobs[j].w.bits == 4;
     in.by_8 |= jobs[j].w.bits == 8;
@@ -131,8 +134,8 @@ static Input room_for(const float* x, long m, const LinearJob* jobs, long count,
 // Rows [i0, i1), columns [k0, k1) as bytes.
 INLINE void fill_bytes(const Input& in, long i0, long i1, long k0, long k1) {
 #if MINIALIGN_AVX512
-  if (in.by_4) rows_to_bytes<4>(in.plain, in.m, in.k, i0, i1, k0, k1, in.words4);
-  if (in.by_8) rows_to_bytes<8>(in.plain, in.m, in.k, i0, i1, k0, k1, in.words8);
+  if (in.by_4) rows_to_bytes<4>(in.plain, in.m, in.k, i0, i1, k0, k1, {in.words4, in.part});
+  if (in.by_8) rows_to_bytes<8>(in.plain, in.m, in.k, i0, i1, k0, k1, {in.words8, in.part});
 #endif
 }
 
@@ -180,11 +183,10 @@ struct Projected {
   }
 };
 
-// Outputs [0, rows) of jobs on `in`, for all threads: body(from, to, where this one probably goes
-// on).
+// Outputs [0, rows) of jobs on `in`, for all threads, in multiples of `unit`: body(from, to, where
+// this one probably goes on).
 template <class Body>
-static void share_outputs(const Input& in, long rows, const Body& body) {
-  const long unit = as_bytes(in.m) ? 32 : 16;  // outputs that belong together
+static void share_outputs(const Input& in, long rows, long unit, const Body& body) {
   const Runs runs(rows, unit, thread_count(), rows * in.k * in.m > 80000);
   parallel(runs.count(),
            [&](long c) { body(runs.first(c), runs.first(c + 1), runs.first(c + runs.threads)); });
@@ -194,7 +196,7 @@ static void run_jobs(const Input& in, const LinearJob* jobs, long count) {
   const Projected z(in, jobs, count);
   long rows = 0;
   for (long j = 0; j < count; j++) rows += jobs[j].w.rows;
-  share_outputs(in, rows, [&](long from, long to, long next) {
+  share_outputs(in, rows, as_bytes(in.m) ? 32 : 16, [&](long from, long to, long next) {
     for (long j = 0; j < count && from < to; j++) {
       const long n = jobs[j].w.rows;
       if (from < n) run_job(jobs[j], in, z.of[j], from, to < n ? to : n, next);
@@ -219,7 +221,7 @@ static void feed_forward_few(const float* x, long m, const LinearJob* jobs) {
   float* gated = jobs[0].y;
   const Input next_in = room_for(gated, m, jobs + 2, 1, kPackedB);
   // A run finishes its part of the result: as bytes too, while it lies in the cache.
-  share_outputs(in, inner, [&](long from, long to, long next) {
+  share_outputs(in, inner, as_bytes(m) ? next_in.part : 16, [&](long from, long to, long next) {
     for (long j = 0; j < 2; j++) run_job(jobs[j], in, z.of[j], from, to, next);
     for (long i = 0; i < m; i++)
       gate(gated + i * inner, jobs[1].y + i * inner, from, to);

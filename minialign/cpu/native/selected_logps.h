@@ -71,7 +71,7 @@ static void logps_range(const LogpArgs& a, long r0, long rows, long v0, long v1,
     bytes = byte_products;
     for (long i = 0; bytes && i < blocks.count; i++)
       rows_to_bytes<Bits>(hidden + blocks.first(i) * cols, blocks.rows(i), cols, 0, blocks.rows(i),
-                          0, cols, blocks.at(packed, i));
+                          0, cols, blocks.at({packed, part_of(w)}, i));
   }
 #endif
   for (long s = 0; !bytes && s < strips.count; s++)
@@ -96,7 +96,7 @@ static void logps_range(const LogpArgs& a, long r0, long rows, long v0, long v1,
 #if MINIALIGN_AVX512
       if constexpr (Bits != 32) {
         for (long i = 0; bytes && i < blocks.count; i++)
-          byte_rows_block<Bits>(blocks.at(packed, i), blocks.rows(i), w, n, n + valid,
+          byte_rows_block<Bits>(blocks.at({packed, part_of(w)}, i), blocks.rows(i), w, n, n + valid,
                                 n + kTileCols, logits + j * tile + blocks.first(i) * kTileCols - n,
                                 kTileCols, false, {});
         if (bytes) continue;
