@@ -13,7 +13,7 @@ namespace MINIALIGN_ISA {
 struct Input {
   long m, k;
   const float* plain;
-  bool by_4, by_8, by_floats;  // the jobs' weights: of 4 bits, of 8, float ones (or low-rank parts)
+  bool by_4, by_8, by_floats;  // the jobs' weights: of 4 bits, of 8, float ones
   float* split;                // for 4-bit weights, see few_rows.h
   float* lanes;                // for more than kFewRows rows, see some_rows.h
   float* split_lanes;
@@ -31,40 +31,45 @@ INLINE bool as_bytes(long m) {
 #endif
 }
 
+// Outputs [n0, n1) of a job, then probably those from `next` on; with z (m, rank), its low-rank
+// projection, where the rows are bytes.
 template <int Bits>
-INLINE void job_rows(const Input& x, const Weight& w, long n0, long n1, long next, float* y,
-                     bool add) {
+INLINE void job_rows(const LinearJob& job, const Input& x, const float* z, long n0, long n1,
+                     long next) {
+  const Weight& w = job.w;
 #if MINIALIGN_AVX512
   if constexpr (Bits != 32) {
+    float* words = Bits == 4 ? x.words4 : x.words8;
     if (as_bytes(x.m))
-      return byte_rows_block<Bits>({Bits == 4 ? x.words4 : x.words8, x.part}, x.m, w, n0, n1, next,
-                                   y, w.rows, add, {});
-    if (x.m == 1) return one_row_task<Bits>(Bits == 4 ? x.words4 : x.words8, w, n0, n1, y, add);
+      return byte_rows_block<Bits>({words, x.part}, x.m, w, n0, n1, next, job.y, w.rows, job.add,
+                                   {z, job.b, job.rank});
+    if (x.m == 1) return one_row_task<Bits>(words, w, n0, n1, job.y, job.add);
   }
 #endif
   if (x.m > kFewRows)
-    some_rows_task<Bits>(Bits == 4 ? x.split_lanes : x.lanes, x.m, w, n0, n1, y, add);
+    some_rows_task<Bits>(Bits == 4 ? x.split_lanes : x.lanes, x.m, w, n0, n1, job.y, job.add);
   else
-    pick_few_rows<Bits, kFewRows>(x.m)(Bits == 4 ? x.split : x.plain, w.cols, w, n0, n1, y, w.rows,
-                                       add);
+    pick_few_rows<Bits, kFewRows>(x.m)(Bits == 4 ? x.split : x.plain, w.cols, w, n0, n1, job.y,
+                                       w.rows, job.add);
 }
 
-// Outputs [n0, n1) of a job, then probably those from `next` on; z (m, rank) is its low-rank
-// projection.
+// The same with everything that belongs to the job.
 INLINE void run_job(const LinearJob& job, const Input& x, const float* z, long n0, long n1,
                     long next) {
-  const Weight& w = job.w;
-  const long m = x.m;
-  switch (w.bits) {
-    case 4: job_rows<4>(x, w, n0, n1, next, job.y, job.add); break;
-    case 8: job_rows<8>(x, w, n0, n1, next, job.y, job.add); break;
-    default: job_rows<32>(x, w, n0, n1, next, job.y, job.add);
+  const long outputs = job.w.rows;
+  for (long r = 0; r < job.rank; r++)  // read at the end, in short pieces
+    for (long n = n0; n < n1; n += kLanes) __builtin_prefetch(job.b + r * outputs + n, 0, 2);
+  switch (job.w.bits) {
+    case 4: job_rows<4>(job, x, z, n0, n1, next); break;
+    case 8: job_rows<8>(job, x, z, n0, n1, next); break;
+    default: job_rows<32>(job, x, z, n0, n1, next);
   }
-  for (long i = 0; i < m; i++) {
-    float* y = job.y + i * w.rows;
-    for (long r = 0; r < job.rank; r++) {
-      const float factor = job.scale * z[i * job.rank + r];
-      const float* b = job.b + r * w.rows;
+  const bool has_low_rank = job.w.bits < 32 && as_bytes(x.m);
+  for (long i = 0; i < x.m; i++) {
+    float* y = job.y + i * outputs;
+    for (long r = 0; r < (has_low_rank ? 0 : job.rank); r++) {
+      const float factor = z[i * job.rank + r];
+      const float* b = job.b + r * outputs;
       for (long n = n0; n < n1; n++) y[n] += factor * b[n];
     }
     if (job.bias)
@@ -118,7 +123,7 @@ static Input room_for(const float* x, long m, const LinearJob* jobs, long count,
     ranks += jobs[j].rank;
     in.by_4 |= jobs[j].w.bits == 4;
     in.by_8 |= jobs[j].w.bits == 8;
-    in.by_floats |= jobs[j].w.bits == 32 || jobs[j].rank > 0;
+    in.by_floats |= jobs[j].w.bits == 32;
   }
   const long wide = lane_vectors(m) * kLanes, high = m > kLanes ? m : kLanes;
   in.lanes = (float*)scratch(slot, (in.k * (2 * wide + high) + m * ranks + 64) * 4);
@@ -168,18 +173,31 @@ static void fill(const Input& in) {
   fill_others(in);
 }
 
-// The low-rank projections of all jobs.
+// The low-rank projections of all jobs, times their scales.
 struct Projected {
-  const float* of[kMostSiblings];
+  float* of[kMostSiblings];
   Projected(const Input& in, const LinearJob* jobs, long count) {
-    float* z = in.z;
-    for (long j = 0; j < count; j++) {
-      of[j] = z;
-      if (jobs[j].rank == 0) continue;
-      const Weight a = dense_matrix(jobs[j].a_transposed, jobs[j].rank, in.k);
-      job_rows<32>(in, a, 0, a.rows, a.rows, z, false);
-      z += in.m * jobs[j].rank;
+    long ranks = 0;
+    for (long j = 0; j < count; ranks += jobs[j++].rank) of[j] = in.z + in.m * ranks;
+    const long pieces = in.m * in.k * ranks > 9000 ? thread_count() : 1;
+    parallel(pieces, [&](long c) {
+      long from = ranks * c / pieces, to = ranks * (c + 1) / pieces;
+      for (long j = 0; j < count; from -= jobs[j].rank, to -= jobs[j].rank, j++)
+        project(in, jobs[j], from > 0 ? from : 0, to < jobs[j].rank ? to : jobs[j].rank, of[j]);
+    });
+  }
+
+  // Ranks [r0, r1) of z (m, rank) = scale * x @ a.
+  static void project(const Input& in, const LinearJob& job, long r0, long r1, float* z) {
+    if (r0 >= r1) return;
+    const Weight a = dense_matrix(job.a_transposed, job.rank, in.k);
+    for (long i = 0; i < in.m; i += kFewRows) {
+      const long rows = in.m - i < kFewRows ? in.m - i : kFewRows;
+      pick_few_rows<32, kFewRows>(rows)(in.plain + i * in.k, in.k, a, r0, r1, z + i * job.rank,
+                                        job.rank, false);
     }
+    for (long i = 0; i < in.m; i++)
+      for (long r = r0; r < r1; r++) z[i * job.rank + r] *= job.scale;
   }
 };
 
