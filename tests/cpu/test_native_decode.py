@@ -89,7 +89,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("rows", [1, 3, 11, 40])
+@pytest.mark.parametrize("rows", [1, 2, 3, 11, 20, 40])
 def test_logits_equal_the_models(name: str, rows: int) -> None:
     """A shared prompt, then different tokens in every row, across the end of a page."""
     model = MODELS[name]()

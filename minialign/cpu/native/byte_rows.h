@@ -1,5 +1,5 @@
 // y = x @ w^T for several rows of x and a 4- or 8-bit w with products of bytes (AVX-512 VNNI), as
-// exact as byte_row.h does it for one row. A row's result does not depend on the other rows.
+// exact as floats are, see byte_row.h. A row's result does not depend on the other rows.
 //
 // Here the lanes are outputs: 32 rows of w at a time, of which a few columns become vectors of four
 // weights each for 16 outputs, and four bytes of x at a time are broadcast.
@@ -23,12 +23,15 @@ constexpr long kRowBlock = 128;        // rows of x that lie together: their byt
 // [part][row], and take as many bytes as the floats.
 struct ByteParts {
   void* at;
-  long part;  // kPart, or kWidePart where all groups of the weights are as wide: fewer scales
+  long part;  // kPart, or kWidePart where the weights' groups are multiples of it: fewer scales
 };
 constexpr long kWidePart = 64;
 constexpr long kScaleAt = 12, kSumAt = 28;
 
-INLINE long part_of(const Weight& w) { return w.group % kWidePart ? kPart : kWidePart; }
+// Of one weight, or of several that read the same rows, one after the other.
+INLINE long part_of(const Weight& w, long others = kWidePart) {
+  return w.bits < 32 && w.group % kWidePart ? kPart : others;
+}
 
 INLINE float float_at(const uint8_t* at) {
   float value;
@@ -62,9 +65,10 @@ static void rows_to_parts(const float* x, long m, long ldx, long i0, long i1, lo
             sizes[j] = (Vec)larger_size((__m512)sizes[j],
                                         _mm512_abs_ps(_mm512_loadu_ps(part + v * kLanes)));
         }
-        // 32 products of 22 bits and a sign with 4 bits add up to 31 and a sign, 64 of 21 bits
-        // too; with 8 bits the last bytes are added up apart.
-        const __m128 scale = four_largest_sizes(sizes) * _mm_set1_ps(Part / 1.408e8f);
+        // With 4 bits a part's products must add up to less than 2^31, and 15 * 1.408e8 is; with 8
+        // bits the last bytes are added up apart, and three bytes hold 8e6.
+        const float largest = Bits == 4 ? 1.408e8f / Part : 8e6f;
+        const __m128 scale = four_largest_sizes(sizes) * _mm_set1_ps(1.f / largest);
         const __mmask8 some = _mm_cmp_ps_mask(scale, _mm_set1_ps(1e-37f), _CMP_GT_OQ);
         float scales[4], inverses[4], sums[4];
         _mm_storeu_ps(scales, scale);
@@ -254,10 +258,11 @@ INLINE void scales_of_rows(const void* source, ScaleType type, long groups, floa
       all[2 * i] = _mm512_unpacklo_epi64(fours[first], fours[first + 2]);
       all[2 * i + 1] = _mm512_unpackhi_epi64(fours[first], fours[first + 2]);
     }
-    for (int i = 0; i < 8 && g + i < groups; i++)
-      for (int b = 0; b < 2; b++)
-        store(out + (g + i) * kOutputs + b * kLanes,
-              (Vec)wide_scales(_mm512_extracti64x4_epi64(all[i], b), type));
+    for (int i = 0; i < 8 && g + i < groups; i++) {
+      float* to = out + (g + i) * kOutputs;
+      store(to, (Vec)wide_scales(_mm512_castsi512_si256(all[i]), type));
+      store(to + kLanes, (Vec)wide_scales(_mm512_extracti64x4_epi64(all[i], 1), type));
+    }
   }
 }
 
@@ -328,7 +333,7 @@ INLINE RowsAt rows_at(const Weight& w, long n) {
 }
 
 // `count` < kOutputs of them in `room`, with the last one again up to kOutputs.
-static RowsAt filled_up(RowsAt rows, long count, uint8_t* room) {
+static RowsAt padded(RowsAt rows, long count, uint8_t* room) {
   for (int i = 0; i < 3; i++) {
     const uint8_t* from = rows.of[i];
     rows.of[i] = room;
@@ -344,18 +349,18 @@ BYTE_PRODUCTS static void byte_parts_block(const void* x, long m, const Weight& 
                                           LowRank low) {
   const long groups = w.cols / w.group, parts_a_group = w.group / Part, parts = w.cols / Part;
   const long tiles = (m + kTogether - 1) / kTogether, together = (m + tiles - 1) / tiles;
-  const RowsAt whole = rows_at(w, 0);
-  const long bytes = whole.bytes[0], share = kOutputs * whole.bytes[1] / parts;
+  const auto [bytes, scale_bytes, bias_bytes] = rows_at(w, n0).bytes;
+  const long share = kOutputs * scale_bytes / parts;
   const bool odd = (n1 - n0) % kOutputs;
   float* scales = (float*)scratch(
-      kTaskA, kOutputs * (8 * groups + (odd ? bytes + 2 * whole.bytes[1] : 0)));
+      kTaskA, kOutputs * (8 * groups + (odd ? bytes + scale_bytes + bias_bytes : 0)));
   float* biases = scales + groups * kOutputs;
   alignas(64) uint8_t weights[Part * kOutputs];
   alignas(64) float sums[kRowBlock * kOutputs];
   for (long n = n0; n < n1; n += kOutputs) {
     RowsAt here = rows_at(w, n);
     if (n1 - n < kOutputs)
-      here = filled_up(here, n1 - n, (uint8_t*)(biases + groups * kOutputs));
+      here = padded(here, n1 - n, (uint8_t*)(biases + groups * kOutputs));
     const RowsAt next_rows = rows_at(w, n + kOutputs < n1 ? n + kOutputs : next);
     memset(sums, 0, m * kOutputs * 4);
     scales_of_rows(here.of[1], w.scale_type, groups, scales);
@@ -364,7 +369,7 @@ BYTE_PRODUCTS static void byte_parts_block(const void* x, long m, const Weight& 
       weights_of_part<Bits, Part>(here.of[0] + p * Part * Bits / 8, bytes, weights);
       // What comes next is asked for a little with each tile: rows and scales are too short to be
       // foreseen, and many requests at once would wait for each other. It comes to L2, and to L1
-      // when it is only 64 bytes of a row away.
+      // when it is only 64 bytes of a row away (the line that their end is in: the other is here).
       constexpr long kParts = 512 / Bits / Part;  // in 64 bytes
       const long asks = (kOutputs + kParts * tiles - 1) / (kParts * tiles);
       const long first = p % kParts * tiles * asks * bytes, k = p / kParts * 64;
@@ -372,6 +377,9 @@ BYTE_PRODUCTS static void byte_parts_block(const void* x, long m, const Weight& 
       const uint8_t* near = (k + 64 < bytes ? here.of[0] + k + 64 : next_rows.of[0]) + first + 63;
       for (long at = p * share; at < (p + 1) * share; at += 64)
         for (int i = 1; i < 3; i++) __builtin_prefetch(next_rows.of[i] + at, 0, 2);
+      for (long r = p; r < low.rank; r += parts)
+        for (long b = 0; b < kOutputs; b += kLanes)
+          __builtin_prefetch(low.b + r * w.rows + n + b, 0, 3);
       const long g = p / parts_a_group * kOutputs;
       const Vec scale[2] = {load(scales + g), load(scales + g + kLanes)};
       const Vec bias[2] = {load(biases + g), load(biases + g + kLanes)};
@@ -438,7 +446,7 @@ static void byte_rows(const float* x, long m, long ldx, const ByteProduct* produ
   long outputs = 0, part = kWidePart;
   for (long j = 0; j < count; j++) {
     outputs += products[j].w.rows;
-    part = part_of(products[j].w) < part ? kPart : part;
+    part = part_of(products[j].w, part);
   }
   for (long m0 = 0; m0 < m; m0 += kAtOnce) {
     const RowBlocks blocks(m - m0 < kAtOnce ? m - m0 : kAtOnce, cols);

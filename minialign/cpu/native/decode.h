@@ -31,19 +31,24 @@ INLINE bool as_bytes(long m) {
 #endif
 }
 
-// Outputs [n0, n1) of a job, then probably those from `next` on; with z (m, rank), its low-rank
-// projection, where the rows are bytes.
+// Outputs [n0, n1) of a job, then probably those from `next` on. Returns whether the low-rank part,
+// whose projection is z (m, rank), has been added.
 template <int Bits>
-INLINE void job_rows(const LinearJob& job, const Input& x, const float* z, long n0, long n1,
+INLINE bool job_rows(const LinearJob& job, const Input& x, const float* z, long n0, long n1,
                      long next) {
   const Weight& w = job.w;
 #if MINIALIGN_AVX512
   if constexpr (Bits != 32) {
     float* words = Bits == 4 ? x.words4 : x.words8;
-    if (as_bytes(x.m))
-      return byte_rows_block<Bits>({words, x.part}, x.m, w, n0, n1, next, job.y, w.rows, job.add,
-                                   {z, job.b, job.rank});
-    if (x.m == 1) return one_row_task<Bits>(words, w, n0, n1, job.y, job.add);
+    if (as_bytes(x.m)) {
+      byte_rows_block<Bits>({words, x.part}, x.m, w, n0, n1, next, job.y, w.rows, job.add,
+                            {z, job.b, job.rank});
+      return true;
+    }
+    if (x.m == 1) {
+      one_row_task<Bits>(words, w, n0, n1, job.y, job.add);
+      return false;
+    }
   }
 #endif
   if (x.m > kFewRows)
@@ -51,23 +56,19 @@ INLINE void job_rows(const LinearJob& job, const Input& x, const float* z, long 
   else
     pick_few_rows<Bits, kFewRows>(x.m)(Bits == 4 ? x.split : x.plain, w.cols, w, n0, n1, job.y,
                                        w.rows, job.add);
+  return false;
 }
 
-// The same with everything that belongs to the job.
+// The same with all that belongs to the job.
 INLINE void run_job(const LinearJob& job, const Input& x, const float* z, long n0, long n1,
                     long next) {
+  const bool added = job.w.bits == 4   ? job_rows<4>(job, x, z, n0, n1, next)
+                     : job.w.bits == 8 ? job_rows<8>(job, x, z, n0, n1, next)
+                                       : job_rows<32>(job, x, z, n0, n1, next);
   const long outputs = job.w.rows;
-  for (long r = 0; r < job.rank; r++)  // read at the end, in short pieces
-    for (long n = n0; n < n1; n += kLanes) __builtin_prefetch(job.b + r * outputs + n, 0, 2);
-  switch (job.w.bits) {
-    case 4: job_rows<4>(job, x, z, n0, n1, next); break;
-    case 8: job_rows<8>(job, x, z, n0, n1, next); break;
-    default: job_rows<32>(job, x, z, n0, n1, next);
-  }
-  const bool has_low_rank = job.w.bits < 32 && as_bytes(x.m);
   for (long i = 0; i < x.m; i++) {
     float* y = job.y + i * outputs;
-    for (long r = 0; r < (has_low_rank ? 0 : job.rank); r++) {
+    for (long r = 0; r < (added ? 0 : job.rank); r++) {
       const float factor = z[i * job.rank + r];
       const float* b = job.b + r * outputs;
       for (long n = n0; n < n1; n++) y[n] += factor * b[n];
@@ -116,10 +117,14 @@ static Input room_for(const float* x, long m, const LinearJob* jobs, long count,
   in.m = m;
   in.k = jobs[0].w.cols;
   in.plain = x;
-  in.part = 64;
+#if MINIALIGN_AVX512
+  in.part = kWidePart;
+#endif
   long ranks = 0;
   for (long j = 0; j < count; j++) {
-    if (jobs[j].w.bits < 32 && jobs[j].w.group % in.part) in.part = 32;
+#if MINIALIGN_AVX512
+    in.part = part_of(jobs[j].w, in.part);
+#endif
     ranks += jobs[j].rank;
     in.by_4 |= jobs[j].w.bits == 4;
     in.by_8 |= jobs[j].w.bits == 8;

@@ -67,11 +67,12 @@ static void logps_range(const LogpArgs& a, long r0, long rows, long v0, long v1,
   bool bytes = false;  // products with a quantized head, see byte_rows.h
 #if MINIALIGN_AVX512
   const RowBlocks blocks(rows, cols);
+  const ByteParts hidden_bytes = {packed, part_of(w)};
   if constexpr (Bits != 32) {
     bytes = byte_products;
     for (long i = 0; bytes && i < blocks.count; i++)
       rows_to_bytes<Bits>(hidden + blocks.first(i) * cols, blocks.rows(i), cols, 0, blocks.rows(i),
-                          0, cols, blocks.at({packed, part_of(w)}, i));
+                          0, cols, blocks.at(hidden_bytes, i));
   }
 #endif
   for (long s = 0; !bytes && s < strips.count; s++)
@@ -96,7 +97,7 @@ static void logps_range(const LogpArgs& a, long r0, long rows, long v0, long v1,
 #if MINIALIGN_AVX512
       if constexpr (Bits != 32) {
         for (long i = 0; bytes && i < blocks.count; i++)
-          byte_rows_block<Bits>(blocks.at({packed, part_of(w)}, i), blocks.rows(i), w, n, n + valid,
+          byte_rows_block<Bits>(blocks.at(hidden_bytes, i), blocks.rows(i), w, n, n + valid,
                                 n + kTileCols, logits + j * tile + blocks.first(i) * kTileCols - n,
                                 kTileCols, false, {});
         if (bytes) continue;
