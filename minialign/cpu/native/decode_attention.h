@@ -19,51 +19,55 @@ INLINE void put_token(float* page, long kv_heads, long width, long head, long at
          width * 4);
 }
 
-// Keys of tokens that are not there yet are multiplied, though never used: no odd numbers there.
-INLINE void clear_keys(float* page, long width, long head) {
-  memset(page + head * kPageTokens * width, 0, kPageTokens * width * 4);
+// Keys of tokens that are not there yet are multiplied with those of their block, though never used:
+// no odd numbers there.
+INLINE void clear_keys(float* page, long width, long head, long first, long end) {
+  memset(page + (head * kPageTokens + first) * width, 0, (end - first) * width * 4);
 }
 
 static void fill_page(float* page, long kv_heads, long width, long n, const float* k,
                       const float* v, const long* k_stride, const long* v_stride) {
   for (long h = 0; h < kv_heads; h++) {
-    if (n < kPageTokens) clear_keys(page, width, h);
+    if (n < kPageTokens) clear_keys(page, width, h, 0, kPageTokens);
     for (long i = 0; i < n; i++)
       put_token(page, kv_heads, width, h, i, k + i * k_stride[0] + h * k_stride[1],
                 v + i * v_stride[0] + h * v_stride[1]);
   }
 }
 
-// scores[q][0 .. 2 * kLanes) = queries[q] . two blocks of keys, for Queries of them, `stride` apart.
-// `next` is what will be read after them: pages lie anywhere.
-template <int Queries>
-INLINE void score_blocks(const float* queries, const float* keys, const float* next, long width,
-                         float* scores, long stride) {
-  Vec s0[Queries], s1[Queries];
+// scores[q][0 .. Blocks * kLanes) = queries[q] . Blocks blocks of keys, for Queries of them, `stride`
+// apart. `next` is what will be read after them, as many vectors of it: pages lie anywhere.
+template <int Queries, int Blocks>
+INLINE void score_blocks(const float* queries, const float* keys, const float* next,
+                         long next_vectors, long width, float* scores, long stride) {
+  Vec s[Queries][Blocks];
 #pragma GCC unroll 8
-  for (int q = 0; q < Queries; q++) s0[q] = s1[q] = Vec{};
+  for (int q = 0; q < Queries; q++)
+    for (int b = 0; b < Blocks; b++) s[q][b] = Vec{};
   for (long d = 0; d < width; d++) {
-    const Vec k0 = load(keys + d * kLanes), k1 = load(keys + (width + d) * kLanes);
-    __builtin_prefetch(next + d * kLanes);
-    __builtin_prefetch(next + (width + d) * kLanes);
-#pragma GCC unroll 8
-    for (int q = 0; q < Queries; q++) {
-      s0[q] += queries[q * width + d] * k0;
-      s1[q] += queries[q * width + d] * k1;
+    Vec k[Blocks];
+#pragma GCC unroll 2
+    for (int b = 0; b < Blocks; b++) {
+      const long vector = b * width + d;
+      k[b] = load(keys + vector * kLanes);
+      if (vector < next_vectors) __builtin_prefetch(next + vector * kLanes);
     }
+#pragma GCC unroll 8
+    for (int q = 0; q < Queries; q++)
+#pragma GCC unroll 2
+      for (int b = 0; b < Blocks; b++) s[q][b] += queries[q * width + d] * k[b];
   }
 #pragma GCC unroll 8
-  for (int q = 0; q < Queries; q++) {
-    store(scores + q * stride, s0[q]);
-    store(scores + q * stride + kLanes, s1[q]);
-  }
+  for (int q = 0; q < Queries; q++)
+    for (int b = 0; b < Blocks; b++) store(scores + q * stride + b * kLanes, s[q][b]);
 }
 
 // Adds to columns [d, d + Vectors * kLanes) of out[q] (ldo apart) the sum over n tokens of
-// weights[q][token] * values[token].
+// weights[q][token] * values[token]. `next`: next_n tokens' vectors that will be read after them.
 template <int Queries, int Vectors>
 INLINE void add_value_columns(const float* weights, long stride, const float* values,
-                              const float* next, long n, long width, long d, float* out, long ldo) {
+                              const float* next, long next_n, long n, long width, long d,
+                              float* out, long ldo) {
   Vec sums[Queries][Vectors];
 #pragma GCC unroll 4
   for (int q = 0; q < Queries; q++)
@@ -74,7 +78,7 @@ INLINE void add_value_columns(const float* weights, long stride, const float* va
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) {
       value[v] = load(values + i * width + d + v * kLanes);
-      __builtin_prefetch(next + i * width + d + v * kLanes);
+      __builtin_prefetch(next + (i < next_n ? i : 0) * width + d + v * kLanes);
     }
 #pragma GCC unroll 4
     for (int q = 0; q < Queries; q++)
@@ -89,13 +93,14 @@ INLINE void add_value_columns(const float* weights, long stride, const float* va
 
 template <int Queries>
 INLINE void add_values(const float* weights, long stride, const float* values, const float* next,
-                       long n, long width, float* out, long ldo) {
+                       long next_n, long n, long width, float* out, long ldo) {
   constexpr int kVectors = kTileRows > 6 ? 4 : 2;
   long d = 0;
   for (; d + kVectors * kLanes <= width; d += kVectors * kLanes)
-    add_value_columns<Queries, kVectors>(weights, stride, values, next, n, width, d, out, ldo);
+    add_value_columns<Queries, kVectors>(weights, stride, values, next, next_n, n, width, d, out,
+                                         ldo);
   for (; d < width; d += kLanes)
-    add_value_columns<Queries, 1>(weights, stride, values, next, n, width, d, out, ldo);
+    add_value_columns<Queries, 1>(weights, stride, values, next, next_n, n, width, d, out, ldo);
 }
 
 constexpr int kQueries = kTileRows > 6 ? 8 : 4;  // whose scores are in registers
@@ -148,7 +153,7 @@ INLINE void write_token(const DecodeArgs& a, long row, long kv, float* key) {
   const long token = (row * a.kv_heads + kv) * a.width;
   float* page = a.pages[a.first_page[row] + last / kPageTokens];
   rotated(a, a.k + token, row, key);
-  if (at == 0) clear_keys(page, a.width, kv);
+  if (at % kLanes == 0) clear_keys(page, a.width, kv, at, at + kLanes);
   put_token(page, a.kv_heads, a.width, kv, at, key, a.v + token);
 }
 
@@ -168,14 +173,25 @@ INLINE void attend(const DecodeArgs& a, const Piece& piece, const Piece& after) 
   if (t1 == length) write_token(a, piece.row, kv, key);  // the new token is in this piece
   const long values = values_start(a.kv_heads, width);
   for (long p = piece.p0; p < piece.p1; p++)
-    for (long t = 0; t < kPageTokens && p * kPageTokens + t < t1; t += 2 * kLanes) {
+    for (long t = 0, left = t1 - p * kPageTokens; t < kPageTokens && t < left; t += 2 * kLanes) {
       const float* keys = keys_of(a, piece, p) + t * width;
-      const float* next = p + 1 < piece.p1 ? keys_of(a, piece, p + 1) + t * width
-                                           : keys_of(a, piece, piece.p0) + values + t * width;
+      const float* next;
+      long vectors;
+      if (p + 1 < piece.p1) {
+        next = keys_of(a, piece, p + 1) + t * width;
+        vectors = (left - kPageTokens - t + kLanes - 1) / kLanes * width;
+      } else {
+        next = keys_of(a, piece, piece.p0) + values + t * width;
+        vectors = (t1 - t0 - t) * width / kLanes;
+      }
       float* to = scores + p * kPageTokens + t - t0;
       in_runs<kQueries>(queries, [&](long i, auto count) {
-        score_blocks<decltype(count)::value>(q + i * width, keys, next, width, to + i * stride,
-                                             stride);
+        constexpr int kCount = decltype(count)::value;
+        const float* from = q + i * width;
+        if (left - t > kLanes)
+          score_blocks<kCount, 2>(from, keys, next, vectors, width, to + i * stride, stride);
+        else
+          score_blocks<kCount, 1>(from, keys, next, vectors, width, to + i * stride, stride);
       });
     }
   const long n = t1 - t0;
@@ -200,13 +216,14 @@ INLINE void attend(const DecodeArgs& a, const Piece& piece, const Piece& after) 
   for (long p = piece.p0; p < piece.p1; p++) {
     const long from = p * kPageTokens;
     const long tokens = t1 - from < kPageTokens ? t1 - from : kPageTokens;
-    const float* next =
-        p + 1 < piece.p1 ? keys_of(a, piece, p + 1) + values : keys_of(a, after, after.p0);
+    const bool last = p + 1 == piece.p1;
+    const float* next = last ? keys_of(a, after, after.p0) : keys_of(a, piece, p + 1) + values;
+    const long next_tokens = last ? kPageTokens : t1 - from - kPageTokens;
     const float* weights = scores + from - t0;
     in_runs<4>(queries, [&](long i, auto count) {
       add_values<decltype(count)::value>(weights + i * stride, stride,
-                                         keys_of(a, piece, p) + values, next, tokens, width,
-                                         piece.out + i * ldo, ldo);
+                                         keys_of(a, piece, p) + values, next, next_tokens, tokens,
+                                         width, piece.out + i * ldo, ldo);
     });
   }
 }
