@@ -1,6 +1,6 @@
 """One answer while it is written: its tokens, its text, and why it ended."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,6 +65,8 @@ class Answer:
     Args:
         limit: most tokens it may have.
         ends: the ids that end it.
+        detokenizer: its text token by token, which stop strings need and a stream shows; or None,
+            and ``decode`` makes the text of all its ids when it is asked for.
     """
 
     def __init__(
@@ -73,7 +75,8 @@ class Answer:
         sampling: Sampling,
         limit: int,
         ends: frozenset[int],
-        detokenizer: Detokenizer,
+        detokenizer: Detokenizer | None,
+        decode: Callable[[list[int]], str],
     ):
         self.request = request
         self.limit = limit
@@ -84,6 +87,7 @@ class Answer:
         self.finish_reason: str | None = None
         self._ends = ends
         self._detokenizer = detokenizer
+        self._decode = decode
         self._stop = sampling.stop
         self._held = ""  # text that may be the beginning of a stop string
 
@@ -92,17 +96,17 @@ class Answer:
         self.ids.append(token)
         if self.seen is not None:
             self.seen[token] = True
-        new = ""
         if token in self._ends:
             self.finish_reason = "stop"
-        else:
-            new = self._detokenizer.add(token)
-            if len(self.ids) >= self.limit:
-                self.finish_reason = "length"
-        if self.finish_reason:
-            new += self._detokenizer.finish()
-        text = self._released(new)
-        self.text += text
+        elif len(self.ids) >= self.limit:
+            self.finish_reason = "length"
+        text = ""
+        if self._detokenizer is not None:
+            new = "" if self.finish_reason == "stop" else self._detokenizer.add(token)
+            if self.finish_reason:
+                new += self._detokenizer.finish()
+            text = self._released(new)
+            self.text += text
         return Piece(text, token, self.finish_reason)
 
     def _released(self, new: str) -> str:
@@ -128,8 +132,10 @@ class Answer:
 
     def completion(self) -> Completion:
         """The answer as it is now; "cancelled" when it has not ended."""
-        # What was held back of an answer cut off is text after all.
-        text = self.text if self.finish_reason else self.text + self._held
+        if self._detokenizer is None:
+            text = self._decode(self.ids[:-1] if self.finish_reason == "stop" else self.ids)
+        else:  # what was held back of an answer cut off is text after all
+            text = self.text if self.finish_reason else self.text + self._held
         return Completion(
             self.request.prompt_index,
             self.request.sample_index,

@@ -74,7 +74,7 @@ class Engine:
         self._check([prompt_ids])
         tokens = list(prompt_ids)
         rows, held = self._resume(tokens)
-        answer = self._answer(Request(tuple(tokens), seed=seed), sampling)
+        answer = self._answer(Request(tuple(tokens), seed=seed), sampling, pieces=True)
         whole = False  # whether the rows hold what they say
         try:
             logits = prefill(rows, np.array([tokens[held:]]), on_prefill)
@@ -133,6 +133,7 @@ class Engine:
         most = min(batch_size, rows.most)
         queue = deque(waiting)
         prompts = Prompts(root, list(waiting), on_prefill)
+        pieces = bool(sampling.stop)  # else nothing looks at a text before it is whole
         while queue or slots:
             if cancelled():
                 yield from (answer.completion() for answer in slots if not answer.finish_reason)
@@ -142,7 +143,7 @@ class Engine:
             while queue and slots_free:
                 taken = [queue.popleft() for _ in range(min(slots_free, len(queue)))]
                 sources, logits = prompts.take(taken)
-                answers = [self._answer(request, sampling) for request in taken]
+                answers = [self._answer(request, sampling, pieces) for request in taken]
                 draw(answers, logits, sampling)
                 for answer, source in zip(answers, sources, strict=True):
                     if answer.finish_reason:
@@ -191,14 +192,15 @@ class Engine:
                     "shorten the prompt",
                 )
 
-    def _answer(self, request: Request, sampling: Sampling) -> Answer:
+    def _answer(self, request: Request, sampling: Sampling, pieces: bool) -> Answer:
         room = (self.context or 2**62) - len(request.prompt)
         return Answer(
             request,
             sampling,
             min(sampling.max_tokens, room),
             self.tokenizer.eos_ids,
-            self.tokenizer.stream(),
+            self.tokenizer.stream() if pieces else None,
+            self.tokenizer.decode,
         )
 
     def _native(self, rows: Rows) -> NativeRows | None:

@@ -19,8 +19,8 @@ INLINE void put_token(float* page, long kv_heads, long width, long head, long at
          width * 4);
 }
 
-// Keys of tokens that are not there yet are multiplied with those of their block, though never used:
-// no odd numbers there.
+// Keys of tokens that are not there yet are multiplied with those of their block, though never
+// used: no odd numbers there.
 INLINE void clear_keys(float* page, long width, long head, long first, long end) {
   memset(page + (head * kPageTokens + first) * width, 0, (end - first) * width * 4);
 }
@@ -35,8 +35,8 @@ static void fill_page(float* page, long kv_heads, long width, long n, const floa
   }
 }
 
-// scores[q][0 .. Blocks * kLanes) = queries[q] . Blocks blocks of keys, for Queries of them, `stride`
-// apart. `next` is what will be read after them, as many vectors of it: pages lie anywhere.
+// scores[q][0 .. Blocks * kLanes) = queries[q] . Blocks blocks of keys, for Queries of them,
+// `stride` apart. `next` is what will be read after them, as many vectors of it: pages lie anywhere.
 template <int Queries, int Blocks>
 INLINE void score_blocks(const float* queries, const float* keys, const float* next,
                          long next_vectors, long width, float* scores, long stride) {
