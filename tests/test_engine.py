@@ -363,6 +363,17 @@ def test_streamed_text_never_has_half_a_character(tiny):
     assert not any("\ufffd" in piece.text for piece in cut[:-1])
 
 
+@pytest.mark.parametrize("cut", range(5))
+def test_a_text_made_at_the_end_is_the_streamed_one(tiny, cut):
+    ids = tiny.tokenizer.encode("naïve 👩‍👩‍👧 日本語 ok")
+    for stop in ((), ("never said",)):  # a stop string needs the text piece by piece
+        sampling = Sampling(temperature=0, max_tokens=len(ids) + 1 - cut, stop=stop)
+        shown = [piece.text for piece in scripted(tiny, ids).stream([1], sampling)]
+        (whole,) = scripted(tiny, ids).complete([Request((1,))], sampling)
+        assert whole.text == "".join(shown)
+        assert whole.finish_reason == ("length" if cut else "stop")
+
+
 def test_end_token_and_finish_reasons_are_kept(tiny):
     ids = tiny.tokenizer.encode("yes no")
     end = min(tiny.tokenizer.eos_ids)
