@@ -10,7 +10,7 @@ the weights have changed (it copies almost nothing).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -124,18 +124,21 @@ class Decoder:
             scale,
             traditional,
         )
+        calls: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         for i, layer in enumerate(model.layers):
-            self._core.add_layer(
-                *_ready(layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
-            )
+            norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
+            calls.append((self._core.add_layer, norms))
             for part, path in enumerate(PROJECTIONS):
                 weight, bias, a, b, lora_scale = _parts(_at(layer, path))  # type: ignore[misc]
-                self._core.set_linear(i, part, *_ready(*weight, bias, a, b), lora_scale)
-        embedding = _ready(*modules.readable_weight(model.model.embed_tokens))  # type: ignore[misc]
+                calls.append((self._core.set_linear, (i, part, *weight, bias, a, b, lora_scale)))
+        embedding: tuple[Any, ...] = modules.readable_weight(model.model.embed_tokens)  # type: ignore[assignment]
         tied = model.args.tie_word_embeddings
-        head = embedding if tied else _ready(*modules.readable_weight(model.lm_head))  # type: ignore[misc]
-        self._core.set_embedding(*embedding)
-        self._core.set_head(*_ready(model.model.norm.weight), *head)
+        head = embedding if tied else modules.readable_weight(model.lm_head)
+        calls.append((self._core.set_embedding, embedding))
+        calls.append((self._core.set_head, (model.model.norm.weight, *head)))  # type: ignore[misc]
+        ready = _ready([arguments for _, arguments in calls])
+        for (call, _), arguments in zip(calls, ready, strict=True):
+            call(*arguments)
 
     @property
     def lengths(self) -> list[int]:
@@ -185,8 +188,9 @@ class Decoder:
         self._core.keep(list(rows))
 
 
-def _ready(*values: Any) -> list[Any]:
-    """Arrays among the values evaluated and contiguous, as the native side reads them."""
-    ready = [mx.contiguous(v) if isinstance(v, mx.array) else v for v in values]
-    mx.eval([v for v in ready if isinstance(v, mx.array)])
+def _ready(lists: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """The lists with their arrays evaluated and contiguous, as the native side reads them: all at
+    once, since each ``eval`` costs as much as many arrays."""
+    ready = [[mx.contiguous(v) if isinstance(v, mx.array) else v for v in one] for one in lists]
+    mx.eval([v for one in ready for v in one if isinstance(v, mx.array)])
     return ready
