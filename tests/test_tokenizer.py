@@ -212,7 +212,7 @@ def test_stream_gives_what_decode_gives(source: str, tmp_path: Path, home: Path)
         pieces = [stream.add(token) for token in ids]
         whole = tokenizer.decode(ids)
         assert all(not piece.endswith("\ufffd") for piece in pieces)
-        assert "".join(pieces) + stream.finish() == whole
+        assert "".join(pieces) + stream.finish() == whole == tokenizer.stream().whole(ids)
 
 
 def test_stream_holds_back_half_an_emoji(tiny_model: Path) -> None:
@@ -263,6 +263,7 @@ def test_long_runs_of_byte_tokens(tmp_path: Path, home: Path) -> None:
     text = "".join(map(stream.add, [*emoji * 20, *lone])) + stream.finish()
     assert text.startswith("é🙂" * 10)
     assert tokenizer.decode([*emoji * 20, *lone]) == "\ufffd" * 121
+    assert tokenizer.stream().whole([*emoji * 20, *lone]) == text
 
 
 # Special tokens and templates

@@ -1,6 +1,6 @@
 """One answer while it is written: its tokens, its text, and why it ended."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,11 +11,13 @@ from minialign.sampling import Sampling
 
 
 class Detokenizer(Protocol):
-    """Ids in, the text that is certain out; never half a character."""
+    """Ids in, the text that is certain out; never half a character. Or all of it at once."""
 
     def add(self, token: int) -> str: ...
 
     def finish(self) -> str: ...
+
+    def whole(self, ids: Sequence[int]) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class Answer:
     Args:
         limit: most tokens it may have.
         ends: the ids that end it.
-        detokenizer: its text token by token, which stop strings need and a stream shows; or None,
-            and ``decode`` makes the text of all its ids when it is asked for.
+        by_piece: whether its text is made token by token, as stop strings need it and a stream
+            shows it; else ``text`` stays empty, and ``completion`` makes the text once.
     """
 
     def __init__(
@@ -75,8 +77,8 @@ class Answer:
         sampling: Sampling,
         limit: int,
         ends: frozenset[int],
-        detokenizer: Detokenizer | None,
-        decode: Callable[[list[int]], str],
+        detokenizer: Detokenizer,
+        by_piece: bool,
     ):
         self.request = request
         self.limit = limit
@@ -87,12 +89,12 @@ class Answer:
         self.finish_reason: str | None = None
         self._ends = ends
         self._detokenizer = detokenizer
-        self._decode = decode
+        self._by_piece = by_piece
         self._stop = sampling.stop
         self._held = ""  # text that may be the beginning of a stop string
 
     def accept(self, token: int) -> Piece:
-        """Take the next token; returns what it adds."""
+        """Take the next token; returns it with the text that it adds, if made token by token."""
         self.ids.append(token)
         if self.seen is not None:
             self.seen[token] = True
@@ -101,7 +103,7 @@ class Answer:
         elif len(self.ids) >= self.limit:
             self.finish_reason = "length"
         text = ""
-        if self._detokenizer is not None:
+        if self._by_piece:
             new = "" if self.finish_reason == "stop" else self._detokenizer.add(token)
             if self.finish_reason:
                 new += self._detokenizer.finish()
@@ -132,10 +134,11 @@ class Answer:
 
     def completion(self) -> Completion:
         """The answer as it is now; "cancelled" when it has not ended."""
-        if self._detokenizer is None:
-            text = self._decode(self.ids[:-1] if self.finish_reason == "stop" else self.ids)
-        else:  # what was held back of an answer cut off is text after all
+        if self._by_piece:  # what was held back of an answer cut off is text after all
             text = self.text if self.finish_reason else self.text + self._held
+        else:
+            ended = self.finish_reason == "stop"
+            text = self._detokenizer.whole(self.ids[:-1] if ended else self.ids)
         return Completion(
             self.request.prompt_index,
             self.request.sample_index,

@@ -74,7 +74,7 @@ class Engine:
         self._check([prompt_ids])
         tokens = list(prompt_ids)
         rows, held = self._resume(tokens)
-        answer = self._answer(Request(tuple(tokens), seed=seed), sampling, pieces=True)
+        answer = self._answer(Request(tuple(tokens), seed=seed), sampling, by_piece=True)
         whole = False  # whether the rows hold what they say
         try:
             logits = prefill(rows, np.array([tokens[held:]]), on_prefill)
@@ -133,7 +133,7 @@ class Engine:
         most = min(batch_size, rows.most)
         queue = deque(waiting)
         prompts = Prompts(root, list(waiting), on_prefill)
-        pieces = bool(sampling.stop)  # else nothing looks at a text before it is whole
+        by_piece = bool(sampling.stop)  # else nothing looks at a text before it is whole
         while queue or slots:
             if cancelled():
                 yield from (answer.completion() for answer in slots if not answer.finish_reason)
@@ -143,7 +143,7 @@ class Engine:
             while queue and slots_free:
                 taken = [queue.popleft() for _ in range(min(slots_free, len(queue)))]
                 sources, logits = prompts.take(taken)
-                answers = [self._answer(request, sampling, pieces) for request in taken]
+                answers = [self._answer(request, sampling, by_piece) for request in taken]
                 draw(answers, logits, sampling)
                 for answer, source in zip(answers, sources, strict=True):
                     if answer.finish_reason:
@@ -192,15 +192,15 @@ class Engine:
                     "shorten the prompt",
                 )
 
-    def _answer(self, request: Request, sampling: Sampling, pieces: bool) -> Answer:
+    def _answer(self, request: Request, sampling: Sampling, by_piece: bool) -> Answer:
         room = (self.context or 2**62) - len(request.prompt)
         return Answer(
             request,
             sampling,
             min(sampling.max_tokens, room),
             self.tokenizer.eos_ids,
-            self.tokenizer.stream() if pieces else None,
-            self.tokenizer.decode,
+            self.tokenizer.stream(),
+            by_piece,
         )
 
     def _native(self, rows: Rows) -> NativeRows | None:

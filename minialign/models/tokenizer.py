@@ -188,6 +188,12 @@ class Detokenizer:
         self._given = len(self._ids)
         return now[len(before) :]
 
+    def whole(self, ids: Sequence[int]) -> str:
+        """The text of all the ids of an answer; the same as one by one, and faster."""
+        text = self._text(list(ids))
+        # Only where something is no character can the two differ, see above.
+        return "".join(map(self.add, ids)) + self.finish() if "\ufffd" in text else text
+
 
 def _token_text(value: Any) -> str | None:
     if isinstance(value, dict):
