@@ -1,5 +1,6 @@
 """The engine against mlx_lm's own generation, and against itself in other batches."""
 
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from minialign import cpu
 from minialign.engine import Engine, Request, Sampling
+from minialign.engine.kv import BatchRows
 from minialign.errors import UserError
 from minialign.models.load import Model, load
 
@@ -283,6 +285,28 @@ def test_caches_grow_beyond_their_first_size(engine, tiny, prompts):
     short = Sampling(temperature=1.2, max_tokens=50)
     for c in engine.generate(many, short, seed=2, batch_size=3):
         assert c.ids == streamed(engine, many[c.prompt_index], short, c.seed)
+
+
+def test_keys_and_values_are_gone_with_their_answers(engine, prompts):
+    """At once, not when Python happens to look for cycles: each prompt's are many megabytes."""
+
+    def held() -> int:
+        return sum(isinstance(thing, BatchRows) for thing in gc.get_objects())
+
+    def answers() -> None:
+        streamed(engine, prompts[3], GREEDY)
+        list(engine.generate(prompts, GREEDY, n=2, batch_size=3))
+        engine.forget()
+
+    answers()  # what the engine keeps for good is there now
+    gc.collect()
+    before = held()
+    gc.disable()
+    try:
+        answers()
+        assert held() == before > 0
+    finally:
+        gc.enable()
 
 
 def test_cancelled_answers_come_back_as_they_are(engine, prompts):

@@ -4,6 +4,7 @@ import gc
 import gzip
 import json
 import math
+import weakref
 
 import mlx.core as mx
 import pytest
@@ -325,6 +326,13 @@ def test_a_run_on_the_engines_own_base_reads_its_weights(runs, tiny_model, tmp_p
     assert arrays(copy.module) <= arrays(engine.model.module)
     assert not adapter_modules(copy.module)
     weights = sum(value.nbytes for _, value in tree_flatten(copy.module.parameters()))
+    gone = weakref.ref(copy.module.model)
+    gc.disable()  # it goes with its last user, not when Python looks for cycles
+    try:
+        del copy
+        assert gone() is None
+    finally:
+        gc.enable()
 
     def grown(**options):
         gc.collect()

@@ -1,5 +1,6 @@
 """Keys and values of many rows behind a stock mlx-lm module; rows come and go."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,7 +146,9 @@ class _Layer:
     """One layer's keys and values, in the shape of mlx-lm's cache protocol."""
 
     def __init__(self, rows: BatchRows):
-        self.rows = rows
+        # Weak: in a cycle, the keys and values of one prompt after another would stay in memory
+        # until Python looks for cycles.
+        self.rows = weakref.proxy(rows)
         self.end = 0
         self.keys: mx.array | None = None  # (B, heads, capacity, D)
         self.values: mx.array | None = None

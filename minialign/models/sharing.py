@@ -11,25 +11,27 @@ from minialign.models.load import Model
 def bare_copy(model: Model) -> Model:
     """The same base model without its adapter, as modules of its own on the same arrays: an adapter
     that is put on one of them is not on the other."""
-    made: dict[int, Any] = {}
-
-    def copied(value: Any) -> Any:
-        if isinstance(value, nn.Module):
-            while "lora_b" in value:  # the layer behind an adapter
-                value = value.linear if "linear" in value else value.embedding
-            if id(value) not in made:
-                made[id(value)] = twin = value.__class__.__new__(value.__class__)
-                twin.__dict__.update(
-                    {k: set(v) if isinstance(v, set) else v for k, v in value.__dict__.items()}
-                )
-                dict.update(twin, {key: copied(part) for key, part in value.items()})
-            return made[id(value)]
-        if isinstance(value, list | tuple):
-            return type(value)(map(copied, value))
-        return {key: copied(part) for key, part in value.items()} if type(value) is dict else value
-
     tokenizer: Any = model.tokenizer
     if isinstance(tokenizer, Controlled):
         tokenizer = tokenizer.tokenizer
-    module = copied(model.module).eval()
+    module = _twin(model.module, {}).eval()
     return Model(model.name, model.path, module, tokenizer, model.config, model.fingerprint)
+
+
+def _twin(value: Any, made: dict[int, Any]) -> Any:
+    """A module, or what a module holds, once more; ``made`` has the twins so far, by id."""
+    if isinstance(value, nn.Module):
+        while "lora_b" in value:  # the layer behind an adapter
+            value = value.linear if "linear" in value else value.embedding
+        if id(value) not in made:
+            made[id(value)] = twin = value.__class__.__new__(value.__class__)
+            twin.__dict__.update(
+                {k: set(v) if isinstance(v, set) else v for k, v in value.__dict__.items()}
+            )
+            dict.update(twin, {key: _twin(part, made) for key, part in value.items()})
+        return made[id(value)]
+    if isinstance(value, list | tuple):
+        return type(value)(_twin(part, made) for part in value)
+    if type(value) is dict:
+        return {key: _twin(part, made) for key, part in value.items()}
+    return value
