@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from minialign.batch import Batch
 from minialign.errors import UserError
-from minialign.forward import Policy, response_logps
+from minialign.learn.batch import Batch
+from minialign.learn.forward import Policy, response_logps
 from minialign.methods import Method
 from minialign.records import Pair
 

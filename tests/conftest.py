@@ -111,7 +111,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def embedded_model() -> Path:
     """The folder of the embedded model, SmolLM2-135M-Instruct in 4 bits (fetched if absent)."""
-    from minialign.models.fetch import ensure
+    from minialign.models.sources.fetch import ensure
 
     before = os.environ.get("MINIALIGN_HOME")
     os.environ["MINIALIGN_HOME"] = str(MODEL_HOME)

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from minialign.errors import UserError
 from minialign.models.adapter import WEIGHTS
-from minialign.runs import Run
+from minialign.run_folder import Run
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 import mlx.core as mx
 
 from minialign.methods import METHODS
-from minialign.models.fetch import ensure
-from minialign.models.tokenizer import Tokenizer
-from minialign.tasks import memory, train
-from minialign.tasks.settings import Settings
+from minialign.models.sources.fetch import ensure
+from minialign.models.tokens.tokenizer import Tokenizer
+from minialign.training import memory, offline
+from minialign.training.settings import Settings
 
 
 def row(method: str, prompt: str, response: str) -> dict:
@@ -37,7 +37,7 @@ def measured(model: str, method: str, prompt: int, response: int, **changes) -> 
         for i in range(5 * settings.batch_size)  # whole batches, one of them held out
     ]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    run, events = train.start(METHODS[method], settings, METHODS[method].config())
+    run, events = offline.start(METHODS[method], settings, METHODS[method].config())
     estimate = [e.values["memory_estimate"] for e in events if "memory_estimate" in e.values]
     arrays = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))["peak_memory"]
     return {"estimate": estimate[0], "resident": memory.peak(), "arrays": arrays}

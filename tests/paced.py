@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from minialign.cli import main
-from minialign.runs import Run
+from minialign.run_folder import Run
 
 
 def paced(how: str, rows: int, what: str) -> None:

@@ -29,14 +29,14 @@ from screens_content import (
 from scripted import SIZES, settle_keys, until
 from textual.widgets import OptionList
 
+from minialign.chat.store import title_of
+from minialign.engine.mlx_thread import Lane, Which, leave
 from minialign.errors import UserError
-from minialign.lane import Lane, Which, leave
-from minialign.models.fetch import ensure
-from minialign.tasks.conversations import title_of
-from tui import label as label_screen
+from minialign.models.sources.fetch import ensure
 from tui.app import MinialignApp
-from tui.dialogs import ErrorDialog
-from tui.welcome import Welcome
+from tui.chat.welcome import Welcome
+from tui.label import screen as label_screen
+from tui.widgets.dialogs import ErrorDialog
 
 SIZE = (112, 32)
 README = ("chat", "beside", "label", "judge", "verdict", "runs-overlay", "answers", "form", "data")

@@ -13,14 +13,15 @@ from typing import Any
 
 from scripted import settle_keys, until
 
+from minialign.data import known_files
+from minialign.engine.mlx_thread import Lane, Which
 from minialign.home import labels_file
-from minialign.lane import Lane, Which
-from minialign.tasks import datafiles, launch
-from minialign.tasks.judgings import LABELS, Plan
-from minialign.tasks.votes import Votes
-from tui import label as label_screen
+from minialign.judge.plans import LABELS, Plan
+from minialign.labels.votes import Votes
+from minialign.runs import launch
 from tui.app import MinialignApp
-from tui.composer import Composer
+from tui.chat.composer import Composer
+from tui.label import screen as label_screen
 from tui.preferences import Preferences
 
 MODEL = "smollm2-135m-4bit"
@@ -39,7 +40,7 @@ def fill_home(iters: int, votes: int) -> None:
     asyncio.run(_sit(votes))
     lines = Path(PAIRS).read_text(encoding="utf-8").splitlines()[:5]
     Path(DAMAGED).write_text(damaged(lines), encoding="utf-8")
-    datafiles.remember(Path(DAMAGED))
+    known_files.remember(Path(DAMAGED))
 
 
 def _train(iters: int) -> None:

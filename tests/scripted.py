@@ -12,7 +12,7 @@ from typing import Any
 
 from textual import events
 
-from minialign.lane import Lane, Which
+from minialign.engine.mlx_thread import Lane, Which
 from tui.app import MinialignApp
 from tui.preferences import Preferences
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from minialign.judge import ask as judge
+from minialign.judge.plans import key_of, read_verdicts
 from minialign.records import Verdict, to_json
-from minialign.tasks import judge
-from minialign.tasks.judgings import key_of, read_verdicts
 
 
 class ScriptedJudge:

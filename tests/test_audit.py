@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from minialign.audit.gold_sets import read_gold
+from minialign.audit.judged import judged, score, stored
+from minialign.audit.report import report
 from minialign.cli import main
 from minialign.errors import UserError
 from minialign.home import labels_file
 from minialign.judge import decide
+from minialign.labels.votes import Votes, vote_of
 from minialign.records import Verdict, to_json
-from minialign.select.scorer import Scorer
-from minialign.tasks.audit import judged, score, stored
-from minialign.tasks.audit_report import report
-from minialign.tasks.gold import read_gold
-from minialign.tasks.votes import Votes, vote_of
+from minialign.rewards.scorer import Scorer
 
 
 def write(path, rows) -> str:

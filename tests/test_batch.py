@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from minialign.batch import (
+from minialign.learn.batch import (
     Example,
     TooLong,
     collate,
@@ -16,7 +16,7 @@ from minialign.batch import (
     endless,
     index_batches,
 )
-from minialign.models.tokenizer import Tokenizer
+from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.records import Demonstration, Pair, Prompted, Ranking, Rated
 
 USER = {"role": "user", "content": "hi"}

@@ -11,10 +11,10 @@ from tiny import make_tiny_model
 from minialign.cli import main
 from minialign.engine.kv import BatchRows
 from minialign.engine.native import NativeRows
+from minialign.machine import bench
+from minialign.machine.bench import Endless, Row, decode_rate, estimates
+from minialign.machine.roofline import Machine, Work, best, read_bandwidth, work_of
 from minialign.models.load import load
-from minialign.tasks import bench
-from minialign.tasks.bench import Endless, Row, decode_rate, estimates
-from minialign.tasks.roofline import Machine, Work, best, read_bandwidth, work_of
 
 MACHINE = Machine("chip", 2, 8 * 10**9, "native", (4, 8), 10e9, 20e9, 100e9)
 HIDDEN, MLP, VOCABULARY, LAYERS = 64, 128, 320, 2

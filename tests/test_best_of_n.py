@@ -15,11 +15,11 @@ from minialign.cli import main
 from minialign.engine import Engine, Sampling
 from minialign.models.load import load
 from minialign.records import Pair, Ranking
-from minialign.select.best_of_n import curve, expected_best, kl_bound, weights
-from minialign.select.scorer import Scorer
-from minialign.tasks.generate import Question
-from minialign.tasks.sample import groups
-from minialign.tasks.select import best_of_n, summary
+from minialign.rewards.scorer import Scorer
+from minialign.samples.best_of_n import best_of_n, summary
+from minialign.samples.generate import Question
+from minialign.samples.groups import groups
+from minialign.samples.selection import curve, expected_best, kl_bound, weights
 
 # ---- the estimator ----------------------------------------------------------------------------
 

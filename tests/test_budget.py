@@ -12,9 +12,9 @@ from conftest import written
 from minialign.errors import UserError
 from minialign.methods import METHODS
 from minialign.models.adapter import WEIGHTS
-from minialign.tasks.budget import spent, steps_ahead
-from minialign.tasks.settings import Settings
-from minialign.tasks.train import resume, start
+from minialign.training.budget import spent, steps_ahead
+from minialign.training.offline import resume, start
+from minialign.training.settings import Settings
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps", "yes"]
 
@@ -101,7 +101,7 @@ def test_minutes_end_a_run_and_its_learning_rate_falls_with_them(
 ):
     ticks = itertools.count()  # the clock is read twice a step
     clock = SimpleNamespace(perf_counter=lambda: 0.07 * next(ticks))
-    monkeypatch.setattr("minialign.train.time", clock)
+    monkeypatch.setattr("minialign.learn.fit.time", clock)
     run, steps, summary, _ = trained(tiny_model, pairs, max_minutes=0.02)
     seconds = [step["seconds"] for step in steps]
     assert sum(seconds[:-1]) < 1.2 <= sum(seconds)

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from minialign import formats
-from minialign.batch import encode_prompt
+from minialign.chat.turns import Conversation, best_reply, reply
 from minialign.cli import main
 from minialign.engine import Engine, Sampling
 from minialign.errors import UserError
+from minialign.learn.batch import encode_prompt
 from minialign.models.load import load
-from minialign.select import Scorer
-from minialign.tasks.chat import Conversation, best_reply, reply
+from minialign.rewards.scorer import Scorer
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=12)
 

@@ -14,14 +14,14 @@ from conftest import command, ended, written
 
 from minialign.cli import main
 from minialign.cli.compare import settings_of
+from minialign.compare.config import line_of, read
+from minialign.compare.plan import plan
+from minialign.compare.process import record_of
+from minialign.compare.report import NO_DIFFERENCE, crossed, verdict, win_rate
+from minialign.compare.run import command as command_of
+from minialign.compare.run import is_done, run
 from minialign.errors import UserError
-from minialign.runs import Run
-from minialign.tasks.compare import command as command_of
-from minialign.tasks.compare import is_done, run
-from minialign.tasks.compare_config import line_of, read
-from minialign.tasks.compare_plan import plan
-from minialign.tasks.compare_process import record_of
-from minialign.tasks.compare_report import NO_DIFFERENCE, crossed, verdict, win_rate
+from minialign.run_folder import Run
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps"]
 CONFIG = """\

@@ -5,15 +5,15 @@ import json
 import pytest
 from conftest import written
 
-from minialign import control
 from minialign.cli import main
 from minialign.engine import Engine
 from minialign.methods.conditional import Config, levels
+from minialign.models import control
 from minialign.records import Pair, Prompted, as_prompt
-from minialign.runs import Run
-from minialign.tasks.generate import open_engine, questions
-from minialign.tasks.score import open_scorer as open_measures
-from minialign.tasks.scorers import open_scorer
+from minialign.rewards.score import open_scorer as open_measures
+from minialign.run_folder import Run
+from minialign.samples.generate import open_engine, questions
+from minialign.scoring.open import open_scorer
 
 
 def test_levels_are_equal_parts_and_equal_scores_have_one_level():

@@ -9,7 +9,7 @@ import pytest
 from minialign.config import changed, check_keys, field_help, field_type, resolve
 from minialign.errors import UserError
 from minialign.methods import METHODS
-from minialign.tasks.settings import Settings, check, with_whole_paths
+from minialign.training.settings import Settings, check, with_whole_paths
 
 CONFIGS = [Settings, *(method.config for method in METHODS.values())]
 

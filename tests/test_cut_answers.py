@@ -8,18 +8,18 @@ import pytest
 from conftest import written as write
 
 from minialign import formats
-from minialign.batch import encode
 from minialign.engine import Completion
 from minialign.formats.findings import Findings
 from minialign.formats.kinds import as_kind, written
+from minialign.learn.batch import encode
 from minialign.methods import METHODS
-from minialign.models.tokenizer import Tokenizer
+from minialign.methods.winners import above, best_and_worst, pair, top
+from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.records import Demonstration, Pair, Prompted, Ranking, Rated, noted
-from minialign.select.scorer import Scorer
-from minialign.select.winners import above, best_and_worst, pair, top
-from minialign.tasks import sample
-from minialign.tasks.generate import Question
-from minialign.tasks.reference import example_key
+from minialign.rewards.scorer import Scorer
+from minialign.samples import groups
+from minialign.samples.generate import Question
+from minialign.training.reference_logps import example_key
 
 P = [{"role": "user", "content": "hi"}]
 END = "<|im_end|>"
@@ -214,28 +214,28 @@ def test_a_cut_answer_is_no_duplicate_of_a_whole_one():
 
 def group(*answers):
     made = [Completion(0, i, [5], text, end, i) for i, (text, end) in enumerate(answers)]
-    return sample.Group(0, Question(P), made)
+    return groups.Group(0, Question(P), made)
 
 
 def test_rankings_and_pairs_of_samples_say_which_were_cut():
     longer = Scorer("long", lambda prompt, texts: [float(len(text)) for text in texts])
     drawn = group(("a", "stop"), ("bbb", "length"), ("cc", "stop"), ("a", "length"))
-    row = sample.ranking(drawn, longer)
+    row = groups.ranking(drawn, longer)
     assert row["responses"] == ["a", "bbb", "cc"]
     assert row["finish_reasons"] == ["stop", "length", "stop"]
-    made = sample.best_and_worst(drawn, longer)
+    made = groups.best_and_worst(drawn, longer)
     assert (made["chosen"], made["rejected"]) == ("bbb", "a")
     assert made["finish_reasons"] == ["length", "stop"]
     two = group(("a", "stop"), ("b", "length"))
-    orders = [sample.unlabelled(two, seed) for seed in range(8)]
+    orders = [groups.unlabelled(two, seed) for seed in range(8)]
     assert len({row["chosen"] for row in orders}) == 2
     for row in orders:
         ends = dict(zip((row["chosen"], row["rejected"]), row["finish_reasons"], strict=True))
         assert ends == {"a": "stop", "b": "length"}
     ended = group(("a", "stop"), ("bb", "stop_string"))
     for row in (
-        sample.ranking(ended, longer), sample.best_and_worst(ended, longer),
-        sample.unlabelled(ended, 0),
+        groups.ranking(ended, longer), groups.best_and_worst(ended, longer),
+        groups.unlabelled(ended, 0),
     ):  # fmt: skip
         assert "finish_reasons" not in row
 

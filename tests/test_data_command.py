@@ -291,8 +291,8 @@ def test_stats_in_words_and_as_json(run: Run):
 
 
 def test_stats_counts_the_tokens_of_a_model(run: Run, tiny_model: Path):
-    from minialign.batch import encode_prompt, encode_response
-    from minialign.models.tokenizer import Tokenizer
+    from minialign.learn.batch import encode_prompt, encode_response
+    from minialign.models.tokens.tokenizer import Tokenizer
 
     write("p.jsonl", pair("A quick fox?"))
     _, out, _ = run("stats", "p.jsonl", "--model", tiny_model, "--json")

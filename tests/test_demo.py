@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import MODEL_HOME, ROOT
 
-from minialign.tasks.demo import examples_folder, settings
+from minialign.demo.loop import examples_folder, settings
 
 
 def _lines(path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minialign.cli import main
-from minialign.tasks import doctor
+from minialign.machine import doctor
 
 
 @pytest.fixture

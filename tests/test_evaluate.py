@@ -8,12 +8,13 @@ from test_judge import forbidden
 
 from minialign.cli import main
 from minialign.cli.evaluate import _sentence
+from minialign.evaluate import systems as evaluate
+from minialign.evaluate.systems import named_apart, read_system
+from minialign.evaluate.win_rates import report
 from minialign.judge import decide
+from minialign.judge import open as judges
+from minialign.judge.ask import Duel
 from minialign.records import Verdict
-from minialign.tasks import evaluate, judges
-from minialign.tasks.evaluate import named_apart, read_system
-from minialign.tasks.judge import Duel
-from minialign.tasks.win_rates import report
 
 
 def write(path, rows) -> str:

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from minialign.evaluation import bradley_terry
-from minialign.evaluation.agreement import (
+from minialign.judge.endpoint import parsed
+from minialign.judge.templates import read_template
+from minialign.statistics import bradley_terry
+from minialign.statistics.agreement import (
     accuracy,
     ceiling,
     cohen_kappa,
     counted_agreement,
     swap_agreement,
 )
-from minialign.evaluation.bias import baselines, conflict_rate, first_slot_rate
-from minialign.evaluation.bradley_terry import Game
-from minialign.judge.endpoint import parsed
-from minialign.judge.templates import read_template
+from minialign.statistics.bias import baselines, conflict_rate, first_slot_rate
+from minialign.statistics.bradley_terry import Game
 
 CHOICE = {"1": "a", "2": "b", "None": "unparsed"}
 

@@ -6,15 +6,15 @@ import random
 import numpy as np
 import pytest
 
-from minialign.evaluation import bradley_terry, logistic
-from minialign.evaluation.agreement import (
+from minialign.statistics import bradley_terry, logistic
+from minialign.statistics.agreement import (
     accuracy,
     ceiling,
     cohen_kappa,
     counted_agreement,
     swap_agreement,
 )
-from minialign.evaluation.bias import (
+from minialign.statistics.bias import (
     baselines,
     conflict_rate,
     first_slot_rate,
@@ -22,17 +22,17 @@ from minialign.evaluation.bias import (
     longer,
     shorter,
 )
-from minialign.evaluation.bootstrap import (
+from minialign.statistics.bootstrap import (
     mean_interval,
     paired_difference,
     share_interval,
     statistic_interval,
 )
-from minialign.evaluation.bradley_terry import Game
-from minialign.evaluation.calibration import calibration_error, reliability
-from minialign.evaluation.length_control import length_controlled, length_feature
-from minialign.evaluation.styles import style_matrix, style_of
-from minialign.stats import wilson
+from minialign.statistics.bradley_terry import Game
+from minialign.statistics.calibration import calibration_error, reliability
+from minialign.statistics.length_control import length_controlled, length_feature
+from minialign.statistics.shares import wilson
+from minialign.statistics.styles import style_matrix, style_of
 
 # ---- intervals --------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ import pytest
 from mlx.utils import tree_flatten
 from tiny import make_tiny_model
 
-from minialign import cpu, forward, ops
-from minialign.batch import Example, collate
-from minialign.forward import (
+from minialign import cpu
+from minialign.learn import forward, selected_logps
+from minialign.learn.batch import Example, collate
+from minialign.learn.forward import (
     Policy,
     checkpoint_layers,
     last_hidden,
@@ -179,7 +180,7 @@ def test_sharing_waits_until_it_pays(tiny_model):
 
 @pytest.mark.parametrize("gradient", [True, False])
 def test_selected_log_probs_in_chunks(monkeypatch, gradient):
-    monkeypatch.setattr(ops, "CHUNK", 3)
+    monkeypatch.setattr(selected_logps, "CHUNK", 3)
     head = nn.Linear(8, 50, bias=False)
     head.freeze()
     hidden = mx.random.normal((10, 8), key=mx.random.key(0))
@@ -192,12 +193,12 @@ def test_selected_log_probs_in_chunks(monkeypatch, gradient):
         return ((picked - mx.logsumexp(logits, axis=-1)) * weights).sum()
 
     def ours(hidden):
-        return (ops.selected_logps(hidden, head, targets, gradient) * weights).sum()
+        return (selected_logps.selected_logps(hidden, head, targets, gradient) * weights).sum()
 
     assert ours(hidden).item() == pytest.approx(plain(hidden).item(), rel=1e-5)
     if gradient:
         np.testing.assert_allclose(mx.grad(ours)(hidden), mx.grad(plain)(hidden), atol=1e-5)
-    assert ops.selected_logps(hidden[:0], head, targets[:0]).shape == (0,)
+    assert selected_logps.selected_logps(hidden[:0], head, targets[:0]).shape == (0,)
 
 
 def test_a_trained_head_gets_its_gradient():
@@ -206,7 +207,7 @@ def test_a_trained_head_gets_its_gradient():
     targets = mx.array([1, 2, 3, 4, 5, 6])
 
     def ours(_):
-        return ops.selected_logps(hidden, head, targets).sum()
+        return selected_logps.selected_logps(hidden, head, targets).sum()
 
     def plain(_):
         logits = head(hidden)
@@ -231,5 +232,5 @@ def test_log_probs_over_a_large_vocabulary_lose_no_digits(
     targets = mx.arange(8) * 6000
     logits = np.array(hidden, np.float64) @ np.array(table.weight, np.float64).T
     exact = logits[np.arange(8), np.array(targets)] - np.log(np.exp(logits).sum(axis=1))
-    found = ops.selected_logps(hidden, table.as_linear, targets, gradient)
+    found = selected_logps.selected_logps(hidden, table.as_linear, targets, gradient)
     assert np.abs(np.array(found) - exact).max() < 5e-6

@@ -13,7 +13,7 @@ from minialign.cli import main
 from minialign.engine import Engine, Sampling
 from minialign.errors import UserError
 from minialign.models.load import load
-from minialign.tasks.generate import Question, base_of, open_engine, questions, read_questions
+from minialign.samples.generate import Question, base_of, open_engine, questions, read_questions
 
 SHORT = ["--max-tokens", "8", "--temp", "1"]
 
@@ -198,7 +198,7 @@ def test_a_users_mistakes_are_explained(model, tiny_model, tmp_path, capsys, mon
 
 
 def test_control_characters_do_not_reach_a_terminal(monkeypatch):
-    from minialign.cli.sampling import printable
+    from minialign.cli.answer_flags import printable
 
     assert printable("\x1b[2J\n") == "\x1b[2J\n"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)

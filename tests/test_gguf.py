@@ -14,11 +14,11 @@ from numpy_llama import NumpyLlama
 from tiny_gguf import write_tiny_gguf
 
 from minialign.errors import UserError
-from minialign.models.fetch import import_model
-from minialign.models.gguf_config import llama3_scaling
-from minialign.models.gguf_file import Tensor, read_gguf
-from minialign.models.gguf_weights import exact_form, unpermuted
+from minialign.models.gguf.config import llama3_scaling
+from minialign.models.gguf.file import Tensor, read_gguf
+from minialign.models.gguf.weights import exact_form, unpermuted
 from minialign.models.load import load, load_module
+from minialign.models.sources.fetch import import_model
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "llama_cpp.json").read_text())
 BPE: dict[str, Any] = FIXTURE["bpe"]["vocabulary"] | {"pre": "smollm"}

@@ -20,16 +20,17 @@ from minialign import formats
 from minialign.engine import Engine
 from minialign.engine.next_tokens import NextTokens
 from minialign.errors import UserError
+from minialign.judge import open as judges
+from minialign.judge.ask import Duel, judge_duels, open_judge, verdicts_to_pairs
 from minialign.judge.judge import Reading, decide, paired, valued
+from minialign.judge.plans import standing, verdict_of
 from minialign.judge.templates import known_templates, read_template
 from minialign.judge.verdict_tokens import verdict_tokens
+from minialign.labels.votes import Lines
 from minialign.models.load import load
 from minialign.records import Pair, Prompted, to_json
-from minialign.tasks import judges, scorers
-from minialign.tasks.judge import Duel, judge_duels, open_judge, verdicts_to_pairs
-from minialign.tasks.judgings import standing, verdict_of
-from minialign.tasks.scorers import open_scorer
-from minialign.tasks.votes import Lines
+from minialign.scoring import open as scorers
+from minialign.scoring.open import open_scorer
 
 
 def asked(text: str) -> list[dict[str, str]]:
@@ -522,7 +523,7 @@ def test_stopping_keeps_what_was_said(tiny_model, home, tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from minialign.tasks.judge import Duel, judge_duels, open_judge
+from minialign.judge.ask import Duel, judge_duels, open_judge
 judge = open_judge(sys.argv[1])
 asks = judge.reader.read
 def read(questions, explain, stop):

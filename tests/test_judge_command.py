@@ -15,8 +15,8 @@ from conftest import ROOT, wait_until
 from test_judge import forbidden, kept_in
 
 from minialign.cli import main
+from minialign.judge import open as judges
 from minialign.judge.templates import known_templates, read_template
-from minialign.tasks import judges
 
 WORDS = "that quick brown fox jumps over the lazy dog yes no"
 

@@ -21,10 +21,10 @@ from chat_server import (
 from test_judge import kept_in
 
 from minialign.errors import UserError
+from minialign.judge.ask import Duel, judge_duels, open_judge
 from minialign.judge.endpoint import parsed, reading
 from minialign.judge.http_chat import Reply
 from minialign.judge.templates import read_template
-from minialign.tasks.judge import Duel, judge_duels, open_judge
 
 # The stub prefers the answer that says "good", wherever it stands.
 DUELS = [

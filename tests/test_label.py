@@ -19,12 +19,12 @@ from minialign import formats
 from minialign.cli import main
 from minialign.errors import UserError
 from minialign.home import labels_file
+from minialign.labels.items import Shown, Waiting, read_items, starters, two_answers
+from minialign.labels.sitting import REPEAT_EVERY, Labelling
+from minialign.labels.tally import tally
+from minialign.labels.votes import Lines, Votes, rate
 from minialign.records import Pair, Rated
-from minialign.tasks.doubt import doubts
-from minialign.tasks.label import Shown, Waiting, read_items, starters, two_answers
-from minialign.tasks.labelling import REPEAT_EVERY, Labelling
-from minialign.tasks.tally import tally
-from minialign.tasks.votes import Lines, Votes, rate
+from minialign.scoring.uncertainty import doubts
 
 
 def pairs(count: int) -> list[Shown]:
@@ -361,8 +361,8 @@ def test_two_answers_differ_and_have_different_seeds(home, tiny_model):
 
 
 def test_two_answers_say_why_each_ended(home, tiny_model):
-    from minialign.batch import encode_prompt
     from minialign.engine import Engine, Request, Sampling
+    from minialign.learn.batch import encode_prompt
     from minialign.models.load import load
 
     engine = Engine(load(str(tiny_model)))
@@ -404,9 +404,9 @@ def test_a_vote_on_sampled_pairs_keeps_which_answer_was_cut(home, tmp_path, choi
 
 VOTER = """
 import sys, time
-from minialign.tasks.label import Shown
-from minialign.tasks.labelling import Labelling
-from minialign.tasks.votes import Votes
+from minialign.labels.items import Shown
+from minialign.labels.sitting import Labelling
+from minialign.labels.votes import Votes
 votes = Votes()
 items = [Shown([{"role": "user", "content": f"q {n}"}], "a" * 3000, f"b {n}") for n in range(5000)]
 sitting = Labelling(votes, items)

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from minialign.engine.mlx_thread import KEPT, Cancelled, Lane, Which
 from minialign.errors import UserError
-from minialign.lane import KEPT, Cancelled, Lane, Which
 
 
 def fake(which, progress):

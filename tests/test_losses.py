@@ -7,7 +7,7 @@ import numpy as np
 import numpy_losses as reference
 import pytest
 
-from minialign import losses
+from minialign.learn import losses
 
 CASES = [
     ("bradley_terry", ()),

@@ -11,14 +11,14 @@ import pytest
 from conftest import ROOT
 from tiny import make_tiny_model
 
-from minialign.batch import Example
 from minialign.cpu import extension
 from minialign.errors import UserError
+from minialign.learn.batch import Example
 from minialign.methods import METHODS
 from minialign.models.adapter import Lora, adapter_weights, attach
 from minialign.models.load import load
-from minialign.tasks import memory
-from minialign.tasks.settings import Settings
+from minialign.training import memory
+from minialign.training.settings import Settings
 
 OFF = 0.15  # how far an estimate may be from the peak, as a share of it
 
@@ -196,7 +196,7 @@ def test_what_the_process_holds_is_measured(model, steady):
 
 def test_the_peak_is_this_programs_own():
     """A small program that a large one starts does not count the large one's memory."""
-    code = "from minialign.tasks import memory; print(memory.peak())"
+    code = "from minialign.training import memory; print(memory.peak())"
     ours = np.ones(80_000_000)  # 640 MB
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,

@@ -13,25 +13,26 @@ import pytest
 from conftest import ROOT, command, ended, written
 from mlx.utils import tree_map
 
-from minialign import control, losses
-from minialign.batch import collate, encode_prompt
-from minialign.control import Control
+from minialign.chat.turns import Conversation, reply
 from minialign.engine import Engine, Sampling
 from minialign.errors import UserError
-from minialign.forward import response_logps
+from minialign.learn import losses
+from minialign.learn.batch import collate, encode_prompt
+from minialign.learn.forward import response_logps
 from minialign.methods import METHODS
 from minialign.methods.own import load_method
+from minialign.models import control
 from minialign.models.adapter import attach
+from minialign.models.control import Control
 from minialign.models.load import load
-from minialign.models.tokenizer import Tokenizer
+from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.records import Pair, Ranking, Rated
-from minialign.runs import Run
-from minialign.tasks.chat import Conversation, reply
-from minialign.tasks.generate import open_engine, questions
-from minialign.tasks.rows import load_rows
-from minialign.tasks.session import make_policy
-from minialign.tasks.settings import Settings
-from minialign.tasks.train import resume, start
+from minialign.run_folder import Run
+from minialign.samples.generate import open_engine, questions
+from minialign.training.examples import load_rows
+from minialign.training.offline import resume, start
+from minialign.training.prepare import make_policy
+from minialign.training.settings import Settings
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps", "yes"]
 NEW = ("slic", "rrhf", "conditional", "kto", "orpo", "simpo")

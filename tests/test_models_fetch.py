@@ -18,8 +18,9 @@ from tiny_gguf import write_tiny_gguf
 
 from minialign.cli import main
 from minialign.errors import UserError
-from minialign.models import fetch, layout, names
-from minialign.models.fetch import ensure, find, import_model, installed, remove
+from minialign.models import layout, names
+from minialign.models.sources import fetch
+from minialign.models.sources.fetch import ensure, find, import_model, installed, remove
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "llama_cpp.json").read_text())
 BPE: dict[str, Any] = FIXTURE["bpe"]["vocabulary"] | {"pre": "smollm"}

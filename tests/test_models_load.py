@@ -12,8 +12,9 @@ from numpy_llama import NumpyLlama
 from tiny import make_tiny_model
 
 from minialign.errors import UserError
-from minialign.models import names, wheel
+from minialign.models import names
 from minialign.models.load import fingerprint, load, split_head
+from minialign.models.sources import wheel
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "llama_cpp.json").read_text())
 

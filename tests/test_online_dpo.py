@@ -7,8 +7,8 @@ from tiny import make_tiny_model
 from minialign import formats
 from minialign.cli import main
 from minialign.records import Pair
-from minialign.runs import Run, read_jsonl
-from minialign.tasks.round_sampling import tokens_read
+from minialign.run_folder import Run, read_jsonl
+from minialign.training.rounds.candidates import tokens_read
 
 BASE = "--rounds 2 --n 3 --response-length 8 --temperature 1 --learning-rate 0.01 --eval-split 0"
 

@@ -8,11 +8,11 @@ import tomllib
 import pytest
 
 from minialign.cli import main
-from minialign.cli.options import ALIASES, add_fields, read_config, to_toml
+from minialign.cli.dataclass_flags import ALIASES, add_fields, read_config, to_toml
 from minialign.config import resolve
 from minialign.errors import UserError
 from minialign.methods import METHODS
-from minialign.tasks.settings import Settings
+from minialign.training.settings import Settings
 
 MLX_LM_YAML = """\
 # as in mlx-lm's own examples/lora_config.yaml

@@ -8,9 +8,10 @@ from mlx.utils import tree_flatten
 from test_forward import LENGTHS, adapted, assert_equal, examples, make_policy
 from tiny import make_tiny_model
 
-from minialign import cpu, packing
-from minialign.batch import Example, collate
-from minialign.forward import checkpoint_layers, packed, response_logps
+from minialign import cpu
+from minialign.learn import packing
+from minialign.learn.batch import Example, collate
+from minialign.learn.forward import checkpoint_layers, packed, response_logps
 
 
 def test_the_layout_by_hand():

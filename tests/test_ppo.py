@@ -15,19 +15,19 @@ import pytest
 from conftest import killed, written
 from mlx.utils import tree_flatten
 
-from minialign import losses
-from minialign.batch import Example
 from minialign.errors import UserError
+from minialign.learn import losses
+from minialign.learn.batch import Example
 from minialign.methods import ppo
 from minialign.methods.ppo import Answers, Config
 from minialign.models.adapter import WEIGHTS, attach
 from minialign.models.head import RewardHead, load_value_head, save_value_head
 from minialign.models.load import load
-from minialign.runs import Run
-from minialign.tasks.ppo import resume, start
-from minialign.tasks.rollouts import chosen_prompts
-from minialign.tasks.session import make_policy
-from minialign.tasks.settings import Settings
+from minialign.run_folder import Run
+from minialign.training.online import resume, start
+from minialign.training.prepare import make_policy
+from minialign.training.rollouts import chosen_prompts
+from minialign.training.settings import Settings
 
 LETTERS = """
 def letters(prompt, responses):

@@ -18,9 +18,9 @@ from minialign.cli.ppo import add_arguments
 from minialign.config import resolve
 from minialign.methods.ppo import Config
 from minialign.models.adapter import CONFIG, WEIGHTS
-from minialign.runs import Run
-from minialign.tasks.ppo import start
-from minialign.tasks.settings import Settings
+from minialign.run_folder import Run
+from minialign.training.online import start
+from minialign.training.settings import Settings
 
 OWN = """
 def letters(prompt, responses):

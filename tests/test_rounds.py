@@ -11,20 +11,20 @@ import pytest
 from conftest import command, ended, wait_until, written
 
 from minialign import formats
-from minialign.batch import encode
 from minialign.cli import main
 from minialign.config import resolve
 from minialign.errors import UserError
+from minialign.evaluate.comparison_files import prompt_key
 from minialign.formats.kinds import answers_of, opening_of
+from minialign.learn.batch import encode
+from minialign.methods.rounds import LOOPS, RoundSettings
 from minialign.models.adapter import WEIGHTS
-from minialign.models.tokenizer import Tokenizer
+from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.records import Demonstration, Pair
-from minialign.runs import Run, read_jsonl, remove_run
-from minialign.tasks.duels import prompt_key
-from minialign.tasks.resuming import resume
-from minialign.tasks.round_methods import LOOPS, RoundSettings
-from minialign.tasks.rounds import start
-from minialign.tasks.settings import Settings
+from minialign.run_folder import Run, read_jsonl, remove_run
+from minialign.training.resume import resume
+from minialign.training.rounds.run import start
+from minialign.training.settings import Settings
 
 WORDS = [*"abcdefg", "quick", "brown", "lazy", "dog", "over"]
 SCORER = """

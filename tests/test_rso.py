@@ -5,10 +5,10 @@ import random
 from collections import Counter
 
 import pytest
+from minialign.methods.rso import first_round, rejection_sample, tournament
 
+from minialign.methods.winners import above, best_and_worst, pair, top
 from minialign.records import Ranking
-from minialign.select.rso import first_round, rejection_sample, tournament
-from minialign.select.winners import above, best_and_worst, pair, top
 
 POLICY = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.08, "e": 0.02}
 REWARD = {"a": 0.0, "b": 0.7, "c": 1.0, "d": 1.5, "e": 1.2}

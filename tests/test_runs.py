@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from minialign.errors import UserError
-from minialign.runs import FILES, Run, list_runs, read_jsonl, remove_run, write_atomic
+from minialign.run_folder import FILES, Run, list_runs, read_jsonl, remove_run, write_atomic
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -66,7 +66,9 @@ def test_create_numbers_the_runs_and_writes_config_and_environment():
 
 
 def test_two_processes_never_get_the_same_number():
-    code = "from minialign.runs import Run\nfor _ in range(5): print(Run.create('sft', {}).name)"
+    code = (
+        "from minialign.run_folder import Run\nfor _ in range(5): print(Run.create('sft', {}).name)"
+    )
     children = [process(code) for _ in range(3)]
     names = [name for child in children for name in child.communicate()[0].split()]
     assert len(names) == 15
@@ -320,7 +322,7 @@ def test_a_watcher_never_turns_a_trainer_away():
     with run.locked():
         pass
     code = (
-        "import sys\nfrom minialign.runs import Run\nrun = Run.open(sys.argv[1])\n"
+        "import sys\nfrom minialign.run_folder import Run\nrun = Run.open(sys.argv[1])\n"
         "print('watching', flush=True)\nwhile True: run.is_locked()"
     )
     watchers = [process(code, run.path) for _ in range(2)]

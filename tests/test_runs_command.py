@@ -12,9 +12,9 @@ import pytest
 
 from minialign.cli import main, plots
 from minialign.errors import UserError
-from minialign.runs import Run
-from minialign.tasks import runs as task
-from minialign.tasks.runs import Series
+from minialign.run_folder import Run
+from minialign.runs import summary as task
+from minialign.runs.summary import Series
 
 pytestmark = pytest.mark.usefixtures("home")
 

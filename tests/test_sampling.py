@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minialign import cpu
-from minialign.engine.sampling import choose, sample_seed, uniforms
+from minialign.engine.next_token import choose, sample_seed, uniforms
 from minialign.errors import UserError
 from minialign.sampling import Sampling
 

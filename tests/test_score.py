@@ -15,7 +15,7 @@ from minialign.models.adapter import Lora, attach, save_adapter
 from minialign.models.head import RewardHead, save_head
 from minialign.models.load import Model, load
 from minialign.records import Demonstration, Message, Pair, Ranking
-from minialign.tasks.score import open_scorer
+from minialign.rewards.score import open_scorer
 
 PROMPT: list[Message] = [{"role": "user", "content": "the quick brown fox"}]
 PAIRS = [

@@ -12,20 +12,20 @@ from conftest import written
 from mlx.utils import tree_flatten
 from tiny import make_tiny_model
 
-from minialign.batch import encode_prompt
 from minialign.errors import UserError
+from minialign.learn.batch import encode_prompt
 from minialign.methods import METHODS
 from minialign.models.adapter import adapter_modules
 from minialign.records import Prompted
-from minialign.select import exact, ifeval
-from minialign.select.english import capital_words, sentences
-from minialign.select.scorer import Scorer
-from minialign.tasks.generate import open_engine
-from minialign.tasks.sample import prompted, read_prompts
-from minialign.tasks.score import open_scorer as open_measures
-from minialign.tasks.scorers import open_scorer
-from minialign.tasks.settings import Settings
-from minialign.tasks.train import start
+from minialign.rewards import exact, ifeval
+from minialign.rewards.english import capital_words, sentences
+from minialign.rewards.score import open_scorer as open_measures
+from minialign.rewards.scorer import Scorer
+from minialign.samples.generate import open_engine
+from minialign.samples.groups import prompted, read_prompts
+from minialign.scoring.open import open_scorer
+from minialign.training.offline import start
+from minialign.training.settings import Settings
 
 
 def ask(text="What is 2 + 2?", **extra):

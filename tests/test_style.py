@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from minialign.tasks.style import follows, reason
+from minialign.demo.style import follows, reason
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

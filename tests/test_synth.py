@@ -14,14 +14,14 @@ from minialign.errors import UserError
 from minialign.formats import as_kind
 from minialign.formats.kinds import answers_of
 from minialign.records import Demonstration, Pair, Prompted, Verdict
+from minialign.samples.generate import questions
 from minialign.synth import answers, instructions
+from minialign.synth import make as synth
 from minialign.synth.instructions import Pool
+from minialign.synth.make import Dropped, Row
 from minialign.synth.similarity import most_similar, rouge_l, words
 from minialign.synth.texts import TEXTS, read_text
-from minialign.tasks import synth
-from minialign.tasks.generate import questions
-from minialign.tasks.synth import Dropped, Row
-from minialign.tasks.writer import Desk, Journal, Writer, Written
+from minialign.synth.writers import Desk, Journal, Writer, Written
 
 # ---- similarity -------------------------------------------------------------------------------
 

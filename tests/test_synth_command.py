@@ -11,10 +11,10 @@ from conftest import ROOT, command, ended, wait_until
 from minialign import formats
 from minialign.cli import main
 from minialign.engine import Engine, Sampling
-from minialign.engine.sampling import sample_seed
+from minialign.engine.next_token import sample_seed
 from minialign.models.load import load
 from minialign.records import Demonstration, Pair
-from minialign.tasks.writer import Ask, local
+from minialign.synth.writers import Ask, local
 
 SHORT = ["--max-tokens", "8", "--temp", "1", "--keep-cut"]
 

@@ -13,10 +13,10 @@ from tiny import CHATML
 from tiny_gguf import CORPUS, write_tiny_gguf
 
 from minialign.errors import UserError
-from minialign.models import vocabulary
-from minialign.models.fetch import import_model
-from minialign.models.template import FALLBACK, render
-from minialign.models.tokenizer import HELD, Tokenizer
+from minialign.models.sources.fetch import import_model
+from minialign.models.tokens import vocabulary
+from minialign.models.tokens.template import FALLBACK, render
+from minialign.models.tokens.tokenizer import HELD, Tokenizer
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "llama_cpp.json").read_text())
 BPE: dict[str, Any] = FIXTURE["bpe"]["vocabulary"]

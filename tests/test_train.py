@@ -9,18 +9,10 @@ import pytest
 from conftest import killed, written
 from mlx.utils import tree_flatten
 
-from minialign.batch import collate
 from minialign.cli import main
 from minialign.errors import UserError
-from minialign.methods import METHODS
-from minialign.models.adapter import WEIGHTS, Lora, attach
-from minialign.models.load import load
-from minialign.runs import Run
-from minialign.tasks.rows import hold_out, load_rows
-from minialign.tasks.session import add_reward_head, make_policy
-from minialign.tasks.settings import Settings
-from minialign.tasks.train import resume, start
-from minialign.train import (
+from minialign.learn.batch import collate
+from minialign.learn.fit import (
     Diverged,
     adamw,
     evaluate,
@@ -30,6 +22,14 @@ from minialign.train import (
     save_state,
     schedule,
 )
+from minialign.methods import METHODS
+from minialign.models.adapter import WEIGHTS, Lora, attach
+from minialign.models.load import load
+from minialign.run_folder import Run
+from minialign.training.examples import hold_out, load_rows
+from minialign.training.offline import resume, start
+from minialign.training.prepare import add_reward_head, make_policy
+from minialign.training.settings import Settings
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps", "yes"]
 

@@ -12,7 +12,7 @@ from tiny import make_tiny_model
 
 from minialign.cli import main
 from minialign.models.adapter import CONFIG, WEIGHTS
-from minialign.runs import Run
+from minialign.run_folder import Run
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps"]
 

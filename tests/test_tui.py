@@ -13,10 +13,10 @@ from textual.widgets._footer import FooterKey
 
 from minialign.cli import main
 from minialign.errors import UserError
-from tui.bar import Place
-from tui.dialogs import ErrorDialog, Pick
-from tui.help import HelpScreen
 from tui.preferences import Preferences
+from tui.widgets.bar import Place
+from tui.widgets.dialogs import ErrorDialog, Pick
+from tui.widgets.help import HelpScreen
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -44,12 +44,12 @@ def test_each_screen_fits_and_has_help(home, size):
 
 
 def test_every_key_of_the_help_is_bound_or_told_in_the_composer(home):
-    from tui.bubble import Bubble
-    from tui.chat import ChatScreen
-    from tui.judge import JudgeScreen
-    from tui.label import LabelScreen
-    from tui.library import LibraryScreen
-    from tui.runs import RunsScreen
+    from tui.chat.bubble import Bubble
+    from tui.chat.screen import ChatScreen
+    from tui.judge.screen import JudgeScreen
+    from tui.label.screen import LabelScreen
+    from tui.library.screen import LibraryScreen
+    from tui.runs.screen import RunsScreen
 
     moves = {"up", "down"}  # of a list
     for one, more, others in (

@@ -8,16 +8,16 @@ import pytest
 from scripted import SIZES, Models, ScriptedEngine, drive, make_app, screen_text, until
 
 from minialign import formats
+from minialign.chat.store import Conversations, Talk, Turn
+from minialign.engine.mlx_thread import Which
 from minialign.errors import UserError
-from minialign.lane import Which
+from minialign.labels.items import Waiting
 from minialign.records import Rated
-from minialign.tasks.conversations import Conversations, Talk, Turn
-from minialign.tasks.label import Waiting
-from tui.bubble import Bubble, markdown_parser
-from tui.composer import Composer
-from tui.dialogs import Ask, Edit, ErrorDialog, Pick, Sure
-from tui.sampling import SamplingDialog
-from tui.welcome import Welcome
+from tui.chat.bubble import Bubble, markdown_parser
+from tui.chat.composer import Composer
+from tui.chat.settings_dialog import SamplingDialog
+from tui.chat.welcome import Welcome
+from tui.widgets.dialogs import Ask, Edit, ErrorDialog, Pick, Sure
 
 
 async def say(pilot, text: str) -> None:

@@ -11,14 +11,14 @@ import pytest
 from conftest import ROOT
 from scripted import press, screen_text, stalls, until
 
-from minialign.lane import Lane, Which
-from minialign.tasks.label import Waiting
-from minialign.tasks.votes import Votes
-from tui import label as label_screen
+from minialign.engine.mlx_thread import Lane, Which
+from minialign.labels.items import Waiting
+from minialign.labels.votes import Votes
 from tui.app import MinialignApp
-from tui.composer import Composer
-from tui.dialogs import Pick
+from tui.chat.composer import Composer
+from tui.label import screen as label_screen
 from tui.preferences import Preferences
+from tui.widgets.dialogs import Pick
 
 MODEL = "smollm2-135m-4bit"
 PROMPTS = ("Name a fruit.", "Why is the sky blue?", "Say hello.", "What is tea?", "Name a river.",

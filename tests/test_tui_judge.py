@@ -13,14 +13,15 @@ from textual.widgets import DataTable, Select
 from minialign import formats
 from minialign.errors import UserError
 from minialign.home import labels_file
+from minialign.judge import plans
+from minialign.judge.plans import LABELS, Plan, key_of, opinions, standing
+from minialign.labels.votes import Votes
 from minialign.records import Vote
-from minialign.tasks import judgings, launch
-from minialign.tasks.judgings import LABELS, Plan, key_of, opinions, standing
-from minialign.tasks.votes import Votes
-from tui.dialogs import ErrorDialog, Pick
-from tui.form import RunForm
-from tui.judge_form import JudgeForm
-from tui.verdict import VerdictView
+from minialign.runs import launch
+from tui.judge.form import JudgeForm
+from tui.judge.verdict import VerdictView
+from tui.runs.form import RunForm
+from tui.widgets.dialogs import ErrorDialog, Pick
 
 ROWS = [
     {"prompt": f"question {n}", "chosen": f"good {n}" + " and more" * (n % 3),
@@ -43,7 +44,7 @@ def file(tmp_path: Path, home: Path) -> Path:
 
 def voted(row: dict[str, str], choice: str, number: int = 0) -> Vote:
     prompt = [{"role": "user", "content": row["prompt"]}]
-    key = judgings.digest([prompt, *sorted([row["chosen"], row["rejected"]])])
+    key = plans.digest([prompt, *sorted([row["chosen"], row["rejected"]])])
     return Vote(key, prompt, row["chosen"], row["rejected"], choice)
 
 
@@ -151,7 +152,7 @@ def test_stop_keeps_what_is_judged_and_resume_asks_nothing_twice(file, judge):
         await until(pilot, lambda: len(screen.verdicts) == 3)
         await pilot.press("s")
         await until(pilot, lambda: "stopped" in screen_text(app))
-        assert len(judgings.read_verdicts(screen.plan.file)[0]) == judge.judged == 3
+        assert len(plans.read_verdicts(screen.plan.file)[0]) == judge.judged == 3
         judge.most = None
         await pilot.press("r")
         await until(pilot, lambda: "✓ all judged" in screen_text(app))
@@ -207,11 +208,11 @@ def test_the_verdicts_are_trained_on_and_the_users_votes_count_in_their_place(
     assert pairs["question 1"] == ("bad 1 x", "good 1 and more")
     assert "question 2" not in pairs
     assert pairs["question 5"] == ("good 5 and more and more", "bad 5 x")
-    (plan,) = judgings.plans()  # the file of pairs is none
-    verdicts = judgings.read_verdicts(plan.file)[0]
+    (plan,) = plans.plans()  # the file of pairs is none
+    verdicts = plans.read_verdicts(plan.file)[0]
     undecided = {key: replace(one, choice="tie") for key, one in verdicts.items()}
     with pytest.raises(UserError, match="nothing to train on"):
-        judgings.write_pairs(plan, undecided, {})
+        plans.write_pairs(plan, undecided, {})
 
 
 def test_the_chat_is_answered_while_a_judge_is_busy(file, judge):
@@ -306,7 +307,7 @@ def test_the_form_says_what_is_missing(home, judge, size):
 
 def test_what_verdicts_add_up_to(home):
     judge = ScriptedJudge()
-    from minialign.tasks.judge import Duel
+    from minialign.judge.ask import Duel
 
     def said(a: str, b: str):
         return judge.verdict(Duel([{"role": "user", "content": "q"}], a, b), "j", "t")
@@ -322,8 +323,8 @@ def test_what_verdicts_add_up_to(home):
     assert found.conflicts == (1 / 3, 3)
     assert found.longer == (1.0, 2)
     assert found.agree == (0.0, 1)
-    assert judgings.against(long, votes[key_of(long)]) == 2
-    assert judgings.against(even, None) is None
+    assert plans.against(long, votes[key_of(long)]) == 2
+    assert plans.against(even, None) is None
 
 
 def test_plans_are_found_again_and_damaged_files_are_passed_over(home):
@@ -331,23 +332,23 @@ def test_plans_are_found_again_and_damaged_files_are_passed_over(home):
     assert one.file != other.file
     one.save()
     other.save()
-    assert set(judgings.plans()) == {one, other}
+    assert set(plans.plans()) == {one, other}
     one.file.with_suffix(".json").write_text('{"judge":')
-    assert judgings.plans() == [other]
+    assert plans.plans() == [other]
     other.file.write_text('{"id": 1}\nnot json\n')
-    assert judgings.read_verdicts(other.file) == ({}, 1)
+    assert plans.read_verdicts(other.file) == ({}, 1)
 
 
 def test_overruling_is_one_vote_a_pair(home):
     judge = ScriptedJudge()
-    from minialign.tasks.judge import Duel
+    from minialign.judge.ask import Duel
 
     verdict = judge.verdict(Duel([{"role": "user", "content": "q"}], "xx", "y"), "j", "t")
     votes = Votes()
-    first = judgings.overrule(votes, verdict, "b")
-    second = judgings.overrule(votes, verdict, "tie")
+    first = plans.overrule(votes, verdict, "b")
+    second = plans.overrule(votes, verdict, "tie")
     assert Votes().all == [second]
-    judgings.take_back(votes, second, [first])
+    plans.take_back(votes, second, [first])
     assert Votes().all == votes.all == [first]
     assert len(labels_file().read_text().splitlines()) == 1
     assert threading.active_count() < 10

@@ -11,12 +11,12 @@ from scripted import SIZES, Models, drive, make_app, screen_text, shown, until
 from textual.widgets import Markdown
 
 from minialign import formats
+from minialign.engine.mlx_thread import Which
 from minialign.home import labels_file
-from minialign.lane import Which
-from minialign.tasks.label import STARTERS, Shown, Waiting
-from minialign.tasks.votes import Votes
-from tui import label as label_screen
-from tui.dialogs import Ask, Edit, ErrorDialog, Pick
+from minialign.labels.items import STARTERS, Shown, Waiting
+from minialign.labels.votes import Votes
+from tui.label import screen as label_screen
+from tui.widgets.dialogs import Ask, Edit, ErrorDialog, Pick
 
 ROWS = [
     {"prompt": f"question {n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(9)

@@ -10,13 +10,13 @@ from fake_hub import Hub, files_of, serve
 from scripted import SIZES, Models, drive, make_app, screen_text, shown, until
 from textual.widgets import OptionList
 
+from minialign.data import known_files
+from minialign.engine.mlx_thread import Which
 from minialign.errors import UserError
-from minialign.lane import Which
-from minialign.models import fetch
-from minialign.runs import Run
-from minialign.tasks import datafiles
-from tui.dialogs import Ask, ErrorDialog, Sure
-from tui.form import RunForm
+from minialign.models.sources import fetch
+from minialign.run_folder import Run
+from tui.runs.form import RunForm
+from tui.widgets.dialogs import Ask, ErrorDialog, Sure
 
 ROWS = [
     {"prompt": "Name a colour.", "chosen": "Blue, or green.", "rejected": "No."},
@@ -96,7 +96,7 @@ def test_what_a_file_holds_and_what_is_wrong_with_it(file, size):
 def test_label_from_a_file(home, tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "one?"}\n{"prompt": "two?"}\n')
-    datafiles.remember(path)
+    known_files.remember(path)
     app = make_app(Models())
 
     async def script(pilot):
@@ -157,7 +157,7 @@ def test_a_model_of_the_hub_is_pulled_stopped_and_gone_on_with_while_one_chats(
 ):
     from huggingface_hub import constants
 
-    from minialign.models import hub as client
+    from minialign.models.sources import hub as client
 
     monkeypatch.setattr(client, "LARGE", 1000)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
@@ -260,18 +260,18 @@ def test_the_list_of_data_files(home, tmp_path):
     for path in (one, two):
         path.write_text('{"prompt": "p"}\n')
     with pytest.raises(UserError, match="no such file"):
-        datafiles.remember(tmp_path / "three.jsonl")
-    datafiles.remember(one)
-    datafiles.remember(two)
+        known_files.remember(tmp_path / "three.jsonl")
+    known_files.remember(one)
+    known_files.remember(two)
     Run.create("sft", {"data": [str(one), str(tmp_path / "gone.jsonl")], "eval_data": []})
     (home / "labels.jsonl").write_text("")
-    assert datafiles.known() == [
+    assert known_files.known() == [
         (two, "added"), (one, "added"), (home / "labels.jsonl", "your votes"),
     ]  # fmt: skip
-    datafiles.forget(one)
-    assert (one, "of sft-1") in datafiles.known()
+    known_files.forget(one)
+    assert (one, "of sft-1") in known_files.known()
     (home / "datafiles.json").write_text("[")
-    assert two not in dict(datafiles.known())
+    assert two not in dict(known_files.known())
 
 
 def test_a_big_file_is_read_beside_the_app(home, tmp_path):
@@ -279,7 +279,7 @@ def test_a_big_file_is_read_beside_the_app(home, tmp_path):
     path.write_text(
         "".join(json.dumps({**ROWS[0], "prompt": f"p{n}"}) + "\n" for n in range(20000))
     )
-    datafiles.remember(path)
+    known_files.remember(path)
     app = make_app(Models())
 
     async def script(pilot):

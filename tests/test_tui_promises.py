@@ -22,16 +22,16 @@ from rich.cells import cell_len
 from scripted import SIZES, Models, drive, make_app, press, screen_text, stalls, until
 
 from minialign import formats
+from minialign.chat.store import Conversations, Talk, Turn
+from minialign.engine.mlx_thread import Which
 from minialign.home import labels_file
-from minialign.lane import Which
-from minialign.runs import Run
-from minialign.tasks.conversations import Conversations, Talk, Turn
-from minialign.tasks.votes import Votes
-from tui import label as label_screen
-from tui.bubble import Bubble
-from tui.composer import Composer
-from tui.dialogs import Ask, ErrorDialog, Pick
-from tui.help import HelpScreen
+from minialign.labels.votes import Votes
+from minialign.run_folder import Run
+from tui.chat.bubble import Bubble
+from tui.chat.composer import Composer
+from tui.label import screen as label_screen
+from tui.widgets.dialogs import Ask, ErrorDialog, Pick
+from tui.widgets.help import HelpScreen
 
 FRAME, TYPING = 0.1, 0.05  # seconds
 

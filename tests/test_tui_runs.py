@@ -9,14 +9,14 @@ import pytest
 from scripted import SIZES, Models, drive, make_app, screen_text, shown, until
 from textual.widgets import Collapsible
 
+from minialign.engine.mlx_thread import Which
 from minialign.errors import UserError
 from minialign.home import home as home_folder
-from minialign.lane import Which
-from minialign.runs import Run
-from minialign.tasks import launch
-from minialign.tasks.watch import Watch, charts
-from tui.dialogs import ErrorDialog, Sure
-from tui.form import RunForm
+from minialign.run_folder import Run
+from minialign.runs import launch
+from minialign.runs.watch import Watch, charts
+from tui.runs.form import RunForm
+from tui.widgets.dialogs import ErrorDialog, Sure
 
 
 def made(name: str, steps: int = 12, status: str = "finished", method: str = "dpo") -> Run:

@@ -11,13 +11,13 @@ from textual.screen import Screen
 from textual.theme import Theme
 from textual.worker import WorkerFailed
 
+from minialign.engine.mlx_thread import Lane, Which
 from minialign.errors import UserError
 from minialign.home import settings
-from minialign.lane import Lane, Which
-from tui.bubble import Bubble
-from tui.chat import ChatScreen
-from tui.dialogs import ErrorDialog
+from tui.chat.bubble import Bubble
+from tui.chat.screen import ChatScreen
 from tui.preferences import Preferences
+from tui.widgets.dialogs import ErrorDialog
 
 THEMES = (
     Theme(
@@ -164,7 +164,7 @@ class MinialignApp(App[None]):
 
     def action_help(self) -> None:
         """What can be done on this screen."""
-        from tui.help import HelpScreen
+        from tui.widgets.help import HelpScreen
 
         if isinstance(self.screen, HelpScreen):
             self.pop_screen()
@@ -224,24 +224,24 @@ class MinialignApp(App[None]):
 
 
 def _label_screen() -> Screen[Any]:
-    from tui.label import LabelScreen
+    from tui.label.screen import LabelScreen
 
     return LabelScreen()
 
 
 def _judge_screen() -> Screen[Any]:
-    from tui.judge import JudgeScreen
+    from tui.judge.screen import JudgeScreen
 
     return JudgeScreen()
 
 
 def _library_screen() -> Screen[Any]:
-    from tui.library import LibraryScreen
+    from tui.library.screen import LibraryScreen
 
     return LibraryScreen()
 
 
 def _runs_screen() -> Screen[Any]:
-    from tui.runs import RunsScreen
+    from tui.runs.screen import RunsScreen
 
     return RunsScreen()

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(
             "the app needs a terminal", "minialign chat, label and runs also work in a pipe"
         )
-    from minialign.lane import Lane, Which, leave
+    from minialign.engine.mlx_thread import Lane, Which, leave
     from tui.app import MinialignApp
 
     which = (

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from minialign.home import home
-from minialign.runs import write_atomic
+from minialign.run_folder import write_atomic
 
 
 @dataclass

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import audit_views, console
-from minialign.cli.judging import judge_arguments, judge_from, output_file, shown
+from minialign.cli.judge_flags import judge_arguments, judge_from, output_file, shown
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from minialign.tasks.audit import Judged
-    from minialign.tasks.gold import Gold
+    from minialign.audit.gold_sets import Gold
+    from minialign.audit.judged import Judged
 
 EPILOG = """\
 minialign audit smollm2-135m-4bit                          # on your own labels
@@ -60,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge the gold set and say what the judge is worth."""
+    from minialign.audit.gold_sets import read_gold
+    from minialign.audit.report import report
     from minialign.cli.intervals import check_picture
-    from minialign.tasks.audit_report import report
-    from minialign.tasks.gold import read_gold
 
     if arguments.limit is not None and arguments.limit < 1:
         raise UserError(f"--limit {arguments.limit}", "1 or more pairs of each subset")
@@ -103,22 +103,22 @@ def _limited(items: "list[Gold]", limit: int | None) -> "list[Gold]":
 def _judged(
     arguments: argparse.Namespace, items: "list[Gold]", output: Path | None
 ) -> "Iterator[Judged]":
-    from minialign.tasks import audit
-    from minialign.tasks.scorers import KINDS, open_scorer
+    from minialign.audit import judged
+    from minialign.scoring.open import KINDS, open_scorer
 
     spec = arguments.judge
     file = Path(spec).expanduser()
     if file.is_file() and file.suffix in (".jsonl", ".json"):
-        yield from audit.stored(file, items)
+        yield from judged.stored(file, items)
         return
-    audit.need_texts(items)
+    judged.need_texts(items)
     kind = spec.partition(":")[0]
     if kind in KINDS and kind not in ("reward", "dpo", "judge"):
-        yield from audit.score(open_scorer(spec), items)
+        yield from judged.score(open_scorer(spec), items)
         return
     judge = judge_from(arguments, spec)
     console.say(f"{len(items)} pairs, both orders of each")
-    yield from audit.ask(judge, items, output, arguments.batch_size)
+    yield from judged.ask(judge, items, output, arguments.batch_size)
 
 
 def _next(arguments: argparse.Namespace, result: dict[str, Any]) -> None:

@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, and print two tables: this model here, and the others of the catalogue."""
+    from minialign.machine.bench import QUICK, Estimate, Row, bench
+    from minialign.machine.roofline import Machine
     from minialign.models.names import DEFAULT
-    from minialign.tasks.bench import QUICK, Estimate, Row, bench
-    from minialign.tasks.roofline import Machine
 
     model = arguments.model or DEFAULT
     line = console.Line(every=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minialign.cli import console
-from minialign.cli.sampling import (
+from minialign.cli.answer_flags import (
     answer_arguments,
     check_place,
     open_from,
@@ -65,7 +65,7 @@ def scorer_help() -> str:
 
 def read_asked(arguments: argparse.Namespace) -> list[Any]:
     """The prompts that are asked for."""
-    from minialign.tasks.sample import read_prompts
+    from minialign.samples.groups import read_prompts
 
     if arguments.n < 1:
         raise UserError(f"n is {arguments.n}", "1 or more samples of each prompt")
@@ -77,9 +77,9 @@ def read_asked(arguments: argparse.Namespace) -> list[Any]:
 def run(arguments: argparse.Namespace) -> int:
     """Sample, score, write, and say what n buys."""
     from minialign.cli.plots import PICTURES
-    from minialign.tasks import select
-    from minialign.tasks.generate import origin_of
-    from minialign.tasks.scorers import open_scorer, parse
+    from minialign.samples import best_of_n
+    from minialign.samples.generate import origin_of
+    from minialign.scoring.open import open_scorer, parse
 
     sampling = sampling_from(arguments)
     output = output_file(arguments)
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         parse(spec)
     rows: list[dict[str, Any]] = []
     if output and arguments.resume:
-        rows = select.on_disk(
+        rows = best_of_n.on_disk(
             output, asked, arguments.n, arguments.scorer, arguments.gold,
             seed=arguments.seed, adapter=arguments.adapter,
         )  # fmt: skip
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     gold = open_scorer(arguments.gold, engine=engine) if arguments.gold else None
     origin = origin_of(engine, arguments.adapter)
     start, before = time.monotonic(), len(rows)
-    found = select.best_of_n(
+    found = best_of_n.best_of_n(
         engine, asked, scorer, arguments.n, sampling, gold=gold, seed=arguments.seed,
         batch_size=arguments.batch_size, done=rows, origin=origin,
     )  # fmt: skip
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         with open(output, "a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    summary = select.summary(rows)
+    summary = best_of_n.summary(rows)
     if fresh := len(rows) - before:
         summary["seconds_per_prompt"] = (time.monotonic() - start) / fresh
     _show(summary, table=output is not None, as_json=arguments.json)

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
-from minialign.cli.best_of_n import scorer_help
-from minialign.cli.sampling import (
+from minialign.cli.answer_flags import (
     model_arguments,
     open_from,
     printable,
     sampling_arguments,
     sampling_from,
 )
+from minialign.cli.best_of_n import scorer_help
 from minialign.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from minialign.chat.turns import Conversation
     from minialign.engine import Engine, Sampling
-    from minialign.select import Scorer
-    from minialign.tasks.chat import Conversation
+    from minialign.rewards.scorer import Scorer
 
 # command: what the help says
 COMMANDS = {
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Talk until the user leaves."""
-    from minialign.tasks.chat import Conversation
+    from minialign.chat.turns import Conversation
 
     sampling = sampling_from(arguments)
     _check_best_of(arguments, sampling)
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     engine = open_from(arguments)
     best = None
     if arguments.best_of is not None:
-        from minialign.tasks.scorers import open_scorer
+        from minialign.scoring.open import open_scorer
 
         best = arguments.best_of, open_scorer(arguments.scorer, engine=engine)
     chat = Chat(engine, conversation, sampling, best)
@@ -94,7 +94,7 @@ def _check_best_of(arguments: argparse.Namespace, sampling: "Sampling") -> None:
         raise UserError(f"--best-of {arguments.best_of}", "1 answer or more")
     if arguments.best_of > 1 and sampling.greedy:
         raise UserError("answers at temperature 0 are all the same", "--temperature 0.7")
-    from minialign.tasks.scorers import parse
+    from minialign.scoring.open import parse
 
     parse(arguments.scorer)
 
@@ -170,7 +170,7 @@ class Chat:
 
     def _answer(self, change: Callable[[], Any]) -> None:
         """Change the conversation and stream the answer; all is as before when none comes."""
-        from minialign.tasks.chat import best_reply, reply
+        from minialign.chat.turns import best_reply, reply
 
         before = (list(self.conversation.turns), self.conversation.attempts)
         change()

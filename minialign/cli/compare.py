@@ -10,8 +10,8 @@ from minialign.cli import console
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
-    from minialign.tasks.compare_plan import Plan
-    from minialign.tasks.compare_process import Happened
+    from minialign.compare.plan import Plan
+    from minialign.compare.process import Happened
 
 EPILOG = """\
 minialign compare examples/compare/compare.toml --dry-run      # the plan, and what it will cost
@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.config is None:
         raise UserError("which comparison?", "minialign compare FILE.toml")
     from minialign.cli.train import stop_on_interrupt
-    from minialign.models.fetch import ensure
-    from minialign.tasks import compare
+    from minialign.compare import run as compare
+    from minialign.models.sources.fetch import ensure
 
     made = _plan(arguments)
     if arguments.dry_run:
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _answers(spec: Path) -> int:
-    from minialign.tasks.compare_answers import judge
+    from minialign.compare.answers import judge
 
     line = console.Line(every=2.0)
     for step in judge(spec):
@@ -90,11 +90,11 @@ def _answers(spec: Path) -> int:
 def _plan(arguments: argparse.Namespace) -> "Plan":
     from dataclasses import replace
 
+    from minialign.compare.config import read
+    from minialign.compare.plan import plan
+    from minialign.compare.run import default_out
     from minialign.errors import nearest
     from minialign.home import home
-    from minialign.tasks.compare import default_out
-    from minialign.tasks.compare_config import read
-    from minialign.tasks.compare_plan import plan
 
     config = Path(arguments.config).expanduser()
     one = read(config)
@@ -137,7 +137,7 @@ def settings_of(words: list[str]) -> set[str]:
 
 
 def _show_plan(made: "Plan", *, as_json: bool) -> None:
-    from minialign.tasks import compare
+    from minialign.compare import run as compare
 
     parts = [
         {
@@ -184,21 +184,22 @@ def _show(event: "Happened", line: console.Line, where: str, failed: dict[str, s
 
 
 def _report(made: "Plan", failed: dict[str, str], *, as_json: bool) -> int:
-    from minialign.runs import write_atomic
-    from minialign.tasks import compare_markdown, compare_report
+    from minialign.compare import markdown
+    from minialign.compare import report as compare_report
+    from minialign.run_folder import write_atomic
 
     found = compare_report.results(made, failed)
     if not found["methods"]:
         raise UserError("nothing could be compared", "; ".join(failed) or f"look into {made.out}")
     plots = _plots(found, made.out)
     write_atomic(made.out / "results.json", json.dumps(found, indent=1) + "\n")
-    report = compare_markdown.markdown(found, plots)
+    report = markdown.markdown(found, plots)
     write_atomic(made.out / "report.md", report)
     if as_json:
         console.emit(found)
     else:
         ordered = sorted(found["methods"], key=lambda row: -row["gold"][0])
-        console.table(compare_markdown.HEADERS, [compare_markdown.cells(row) for row in ordered])
+        console.table(markdown.HEADERS, [markdown.cells(row) for row in ordered])
     for name in (*plots, "report.md", "results.json", "commands.sh"):
         console.say(f"{made.out / name}")
     best = max(found["methods"], key=lambda row: row["gold"][0])["method"]

@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
+    from minialign.data.write import convert, written_whole
     from minialign.formats.findings import FINDINGS
-    from minialign.tasks.data_writing import convert, written_whole
 
     files, mapping = inputs(arguments)
     bad = bad_rows(arguments)
@@ -123,8 +123,8 @@ def _split(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from pathlib import Path
 
+    from minialign.data.write import split, written_whole
     from minialign.formats.containers import ending
-    from minialign.tasks.data_writing import split, written_whole
 
     files, mapping = inputs(arguments)
     bad = bad_rows(arguments)

@@ -9,7 +9,7 @@ from minialign.cli import console
 def inputs(arguments: argparse.Namespace) -> tuple[list[Any], dict[str, str]]:
     """(the files meant, the columns renamed)."""
     from minialign.cli.models import fetch_progress
-    from minialign.tasks import data
+    from minialign.data import check as data
 
     mapping = data.parse_map(arguments.map)
     show, end = fetch_progress()
@@ -22,7 +22,7 @@ def inputs(arguments: argparse.Namespace) -> tuple[list[Any], dict[str, str]]:
 
 def bad_rows(arguments: argparse.Namespace) -> Any:
     """Where bad rows go: kept apart with ``--skip-bad``."""
-    from minialign.tasks.data import BadRows
+    from minialign.data.check import BadRows
 
     return BadRows(keep=arguments.skip_bad)
 

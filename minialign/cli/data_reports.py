@@ -17,8 +17,8 @@ def _listed(counts: dict[str, int]) -> str:
 
 def check(arguments: argparse.Namespace) -> int:
     """Problems with their fixes, then each file's counts, then leaks; 2 when rows are bad."""
+    from minialign.data import check as data
     from minialign.formats.findings import FINDINGS
-    from minialign.tasks import data
 
     files, mapping = inputs(arguments)
     report = data.check(files, mapping, keep=arguments.skip_bad)
@@ -69,8 +69,8 @@ def check(arguments: argparse.Namespace) -> int:
 def _tokenizer(model: str | None) -> Any:
     from minialign.cli.models import fetch_progress
     from minialign.models import names
-    from minialign.models.fetch import ensure
-    from minialign.models.tokenizer import Tokenizer
+    from minialign.models.sources.fetch import ensure
+    from minialign.models.tokens.tokenizer import Tokenizer
 
     show, end = fetch_progress()
     try:
@@ -84,8 +84,8 @@ def show(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
     from itertools import islice
 
-    from minialign.tasks import data
-    from minialign.tasks.data_views import shown
+    from minialign.data import check as data
+    from minialign.data.show import shown
 
     files, mapping = inputs(arguments)
     tokenizer = _tokenizer(arguments.model)
@@ -137,7 +137,7 @@ def _marked(text: str, trained: bool) -> str:
 
 def stats(arguments: argparse.Namespace) -> int:
     """Counts and lengths of all files together."""
-    from minialign.tasks.data_views import measured
+    from minialign.data.show import measured
 
     files, mapping = inputs(arguments)
     tokenizer = _tokenizer(arguments.model) if arguments.model else None

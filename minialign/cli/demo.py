@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo and print what happened."""
     from minialign.cli.train import show_event, stop_on_interrupt
-    from minialign.tasks.demo import demo
+    from minialign.demo.loop import demo
 
     line = Line()
     with stop_on_interrupt() as stop:
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _report(result: dict[str, Any]) -> None:
-    from minialign.stats import share_text
+    from minialign.statistics.shares import share_text
 
     pairs, count = result["pairs"], len(result["prompts"])
     if result.get("reused"):

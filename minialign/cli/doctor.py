@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print every check; 1 when training is impossible here, else 0."""
-    from minialign.tasks.doctor import checks
+    from minialign.machine.doctor import checks
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     count = dict.fromkeys(COLOURS, 0)

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
-from minialign.cli.judging import judge_arguments, judge_from, shown
-from minialign.cli.sampling import sampling_arguments, sampling_from
+from minialign.cli.answer_flags import sampling_arguments, sampling_from
+from minialign.cli.judge_flags import judge_arguments, judge_from, shown
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from minialign.evaluate.systems import System
+    from minialign.judge.ask import Duel
     from minialign.records import Verdict
-    from minialign.tasks.evaluate import System
-    from minialign.tasks.generate import Question
-    from minialign.tasks.judge import Duel
+    from minialign.samples.generate import Question
 
 EPILOG = """\
 minialign evaluate dpo-1 smollm2-135m-4bit --prompts prompts.txt          # adapter against base
@@ -63,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer, judge, and say who wins by how much."""
     from minialign.cli.intervals import check_picture, picture
-    from minialign.tasks import evaluate, win_rates
+    from minialign.evaluate import systems as evaluate
+    from minialign.evaluate import win_rates
 
     sampling = sampling_from(arguments)
     plot = Path(arguments.plot).expanduser() if arguments.plot else None
@@ -103,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _folder(arguments: argparse.Namespace, asked: "list[Question]") -> Path:
     from minialign.home import folder
-    from minialign.tasks.label import digest
+    from minialign.labels.items import digest
 
     if arguments.out:
         path = Path(arguments.out).expanduser()
@@ -125,7 +126,7 @@ def _answers(
     sampling: Any,
 ) -> None:
     from minialign.cli.models import fetch_progress
-    from minialign.tasks.evaluate import write_answers
+    from minialign.evaluate.systems import write_answers
 
     for system in systems:
         if system.file is not None:
@@ -146,9 +147,9 @@ def _judge(
     arguments: argparse.Namespace, duels: "list[Duel]", file: Path
 ) -> "tuple[str, Iterator[Verdict]]":
     """(name, verdicts as they come)."""
-    from minialign.tasks.evaluate import scored
-    from minialign.tasks.judge import judge_duels
-    from minialign.tasks.scorers import open_scorer
+    from minialign.evaluate.systems import scored
+    from minialign.judge.ask import judge_duels
+    from minialign.scoring.open import open_scorer
 
     if arguments.scorer:
         return arguments.scorer, scored(open_scorer(arguments.scorer), duels)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
-from minialign.cli.sampling import (
+from minialign.cli.answer_flags import (
     answer_arguments,
     open_from,
     output_file,
@@ -19,7 +19,7 @@ from minialign.errors import UserError
 
 if TYPE_CHECKING:
     from minialign.engine import Engine, Request, Sampling
-    from minialign.tasks.generate import Question
+    from minialign.samples.generate import Question
 
 EPILOG = """\
 minialign generate "Why is the sky blue?"
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer every prompt."""
-    from minialign.tasks.generate import planned, resume
+    from minialign.samples.generate import planned, resume
 
     sampling = sampling_from(arguments)
     output = output_file(arguments)
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _questions(arguments: argparse.Namespace) -> "list[Question]":
-    from minialign.tasks.generate import questions, read_questions
+    from minialign.samples.generate import questions, read_questions
 
     texts = [*arguments.prompts, *arguments.more]
     if not texts and not arguments.file:
@@ -122,7 +122,7 @@ def _answer(
     import contextlib
     import json
 
-    from minialign.tasks.generate import answers, origin_of
+    from minialign.samples.generate import answers, origin_of
 
     if len(waiting) == 1 and not arguments.json and output is None:
         return _stream(engine, waiting[0], sampling)

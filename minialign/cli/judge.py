@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minialign.cli import console
-from minialign.cli.judging import judge_arguments, judge_from, output_file, shown
+from minialign.cli.judge_flags import judge_arguments, judge_from, output_file, shown
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     out, pairs_file = _outputs(arguments)
     if not arguments.files:
         raise UserError("nothing to judge", "minialign judge pairs.jsonl --judge MODEL")
-    from minialign.tasks.duels import read_duels
-    from minialign.tasks.judge import judge_duels
+    from minialign.evaluate.comparison_files import read_duels
+    from minialign.judge.ask import judge_duels
 
     duels = read_duels(arguments.files, arguments.limit)
     judge = judge_from(arguments, arguments.judge, arguments.adapter)
@@ -106,8 +106,8 @@ def _outputs(arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
 
 
 def _report(judge: "Judge", verdicts: "list[Verdict]", *, as_json: bool) -> None:
-    from minialign.tasks.judgings import standing
-    from minialign.tasks.win_rates import win_rate
+    from minialign.evaluate.win_rates import win_rate
+    from minialign.judge.plans import standing
 
     found = standing({str(number): one for number, one in enumerate(verdicts)}, {})
     rate, low, high = win_rate(verdicts)
@@ -149,9 +149,9 @@ def _report(judge: "Judge", verdicts: "list[Verdict]", *, as_json: bool) -> None
 
 
 def _write_pairs(verdicts: "list[Verdict]", path: Path) -> None:
+    from minialign.data.write import json_line, written_whole
+    from minialign.judge.ask import verdicts_to_pairs
     from minialign.records import to_json
-    from minialign.tasks.data_writing import json_line, written_whole
-    from minialign.tasks.judge import verdicts_to_pairs
 
     pairs = verdicts_to_pairs(verdicts)
     if not pairs:

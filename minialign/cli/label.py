@@ -11,19 +11,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
-from minialign.cli.sampling import (
-    model_arguments,
-    printable,
-    sampling_arguments,
-    sampling_from,
-)
+from minialign.cli.answer_flags import model_arguments, printable, sampling_arguments, sampling_from
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
-    from minialign.lane import Lane, Ticket
+    from minialign.engine.mlx_thread import Lane, Ticket
+    from minialign.labels.items import Shown
+    from minialign.labels.sitting import Labelling
     from minialign.records import Prompt
-    from minialign.tasks.label import Shown
-    from minialign.tasks.labelling import Labelling
 
 KEYS = {
     "a": "A is better", "b": "B is better", "t": "a tie", "x": "both are bad", "s": "skip",
@@ -55,11 +50,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Show pairs and keep votes until the user leaves."""
     from dataclasses import asdict
 
-    from minialign.lane import leave
-    from minialign.tasks.label import Waiting, read_items, starters
-    from minialign.tasks.labelling import Labelling
-    from minialign.tasks.tally import tally
-    from minialign.tasks.votes import Votes
+    from minialign.engine.mlx_thread import leave
+    from minialign.labels.items import Waiting, read_items, starters
+    from minialign.labels.sitting import Labelling
+    from minialign.labels.tally import tally
+    from minialign.labels.votes import Votes
 
     votes = Votes()
     if arguments.stats:
@@ -165,8 +160,8 @@ class _Answers:
                 self._asked.append((prompt, self._write(prompt)))
 
     def _write(self, prompt: "Prompt") -> "Ticket":
-        from minialign.lane import Engines, Lane, Ticket, Which
-        from minialign.tasks.label import digest, two_answers
+        from minialign.engine.mlx_thread import Engines, Lane, Ticket, Which
+        from minialign.labels.items import digest, two_answers
 
         if self.lane is None:
             self.lane = Lane()
@@ -184,8 +179,8 @@ class _Answers:
 
     def measure(self, scorer: str) -> None:
         """Ask somebody how sure they are of each pair, before the first is shown."""
-        from minialign.lane import Engines, Lane, Ticket
-        from minialign.tasks.doubt import doubts
+        from minialign.engine.mlx_thread import Engines, Lane, Ticket
+        from minialign.scoring.uncertainty import doubts
 
         pairs = self.sitting.pairs()
         if not pairs:

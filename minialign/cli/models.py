@@ -138,7 +138,7 @@ def _fetched(arguments: argparse.Namespace, name: str, fetch: Callable[[Any], An
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    from minialign.models.fetch import ensure
+    from minialign.models.sources.fetch import ensure
 
     return _fetched(arguments, arguments.name, lambda show: ensure(arguments.name, show))
 
@@ -146,7 +146,7 @@ def _pull(arguments: argparse.Namespace) -> int:
 def _import(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from minialign.models.fetch import default_name, import_model
+    from minialign.models.sources.fetch import default_name, import_model
 
     path = Path(arguments.path).expanduser()
     name = arguments.name or default_name(path)
@@ -184,14 +184,14 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from minialign.models.fetch import remove
+    from minialign.models.sources.fetch import remove
 
     entry = remove(arguments.name)
     facts: dict[str, Any] = {"name": entry.name, "removed": True, "source": entry.source}
     freed = 0
     hub_id = entry.source.removeprefix("hub:") if entry.source.startswith("hub:") else None
     if hub_id and arguments.cache:
-        from minialign.models.hub import forget
+        from minialign.models.sources.hub import forget
 
         freed = forget(hub_id)
     facts["cache_bytes_freed"] = freed

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from minialign.errors import UserError
-from minialign.tasks.drawing import in_terminal, ticks
-from minialign.tasks.runs import Series
+from minialign.runs.charts import in_terminal, ticks
+from minialign.runs.summary import Series
 
 __all__ = ["in_terminal", "picture", "ticks"]
 

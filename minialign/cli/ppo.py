@@ -33,6 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Start a run and show it until it ends."""
     from minialign.methods.ppo import DEFAULTS, METHOD
-    from minialign.tasks.ppo import start
+    from minialign.training.online import start
 
     return run_method(METHOD, arguments, start, DEFAULTS)

@@ -4,8 +4,8 @@ import argparse
 import threading
 
 from minialign.cli.console import emit, say
+from minialign.cli.dataclass_flags import add_fields, read_config, to_toml
 from minialign.cli.models import fetch_progress
-from minialign.cli.options import add_fields, read_config, to_toml
 from minialign.cli.train import show, stop_on_interrupt
 
 EPILOG = """\
@@ -22,9 +22,9 @@ sampling counts as training does. Ctrl-C saves; minialign runs resume RUN goes o
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The flags of one method: its own, those of the loop, and those of its training runs."""
-    from minialign.tasks.round_methods import LOOPS, RoundSettings
-    from minialign.tasks.rounds import UNUSED
-    from minialign.tasks.settings import Settings
+    from minialign.methods.rounds import LOOPS, RoundSettings
+    from minialign.training.rounds.run import UNUSED
+    from minialign.training.settings import Settings
 
     loop = LOOPS[command]
     parser.set_defaults(command=command)
@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Start a run and show it until it ends."""
     from minialign.config import check_keys, resolve
-    from minialign.tasks.round_methods import LOOPS, RoundSettings
-    from minialign.tasks.rounds import start
-    from minialign.tasks.settings import Settings
+    from minialign.methods.rounds import LOOPS, RoundSettings
+    from minialign.training.rounds.run import start
+    from minialign.training.settings import Settings
 
     loop, typed = LOOPS[arguments.command], vars(arguments)
     values = read_config(arguments.config) if arguments.config else {}

@@ -14,8 +14,8 @@ from typing import Any
 
 from minialign.cli import console
 from minialign.errors import UserError
-from minialign.runs import Run, list_runs, remove_run
-from minialign.tasks import runs as task
+from minialign.run_folder import Run, list_runs, remove_run
+from minialign.runs import summary as task
 
 MARKS = {
     "new": "·",
@@ -238,7 +238,7 @@ def _resume(arguments: argparse.Namespace) -> int:
             f"minialign runs show {which.name}",
         )
     from minialign.cli.train import show, stop_on_interrupt
-    from minialign.tasks.resuming import resume
+    from minialign.training.resume import resume
 
     with stop_on_interrupt() as stop:
         return show(which, resume(which, stop), as_json=arguments.json)

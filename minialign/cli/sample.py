@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from minialign.cli import console
+from minialign.cli.answer_flags import open_from, output_file, sampling_from
 from minialign.cli.best_of_n import prompt_arguments, read_asked, scorer_help
-from minialign.cli.sampling import open_from, output_file, sampling_from
 from minialign.errors import UserError
 
 EPILOG = """\
@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Sample and write a row for each prompt."""
-    from minialign.tasks import sample
-    from minialign.tasks.scorers import open_scorer, parse
+    from minialign.samples import groups
+    from minialign.scoring.open import open_scorer, parse
 
     sampling = sampling_from(arguments)
     output = output_file(arguments)
@@ -49,17 +49,17 @@ def run(arguments: argparse.Namespace) -> int:
         parse(arguments.scorer)
     engine = open_from(arguments)
     scorer = open_scorer(arguments.scorer, engine=engine) if arguments.scorer else None
-    found = sample.groups(
+    found = groups.groups(
         engine, asked, arguments.n, sampling, arguments.seed, arguments.batch_size
     )
     written = 0
     for group in console.progress(found, len(asked), "prompts"):
         if scorer is None:
-            row = sample.unlabelled(group, arguments.seed)
+            row = groups.unlabelled(group, arguments.seed)
         elif arguments.to == "pairs":
-            row = sample.best_and_worst(group, scorer)
+            row = groups.best_and_worst(group, scorer)
         else:
-            row = sample.ranking(group, scorer)
+            row = groups.ranking(group, scorer)
         if row is None:
             continue
         written += 1

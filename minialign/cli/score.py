@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
-from minialign.cli.sampling import model_arguments
+from minialign.cli.answer_flags import model_arguments
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
     from minialign.records import Record
-    from minialign.tasks.score import Scored, Scorer
+    from minialign.rewards.score import Scored, Scorer
 
 EPILOG = """\
 minialign score pairs.jsonl --adapter dpo-1          # DPO's implicit reward of each answer
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def summary(found: "list[Scored]") -> Iterator[str]:
     """How often each measure ranks the chosen response above the rejected one; a tie is wrong."""
-    from minialign.stats import share_text
+    from minialign.statistics.shares import share_text
 
     pairs: dict[int, dict[str, dict[str, Any]]] = {}
     for one in found:
@@ -104,8 +104,8 @@ def summary(found: "list[Scored]") -> Iterator[str]:
 
 def _records(arguments: argparse.Namespace) -> "list[Record]":
     from minialign import formats
+    from minialign.data.check import find, parse_map
     from minialign.records import Prompted, Ranking, as_prompt
-    from minialign.tasks.data import find, parse_map
 
     if arguments.prompt is not None:
         if arguments.files:
@@ -147,7 +147,7 @@ def _records(arguments: argparse.Namespace) -> "list[Record]":
 
 def _open(arguments: argparse.Namespace) -> "Scorer":
     from minialign.cli.models import fetch_progress
-    from minialign.tasks.score import open_scorer
+    from minialign.rewards.score import open_scorer
 
     progress, done = fetch_progress()
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
-from minialign.cli.sampling import (
+from minialign.cli.answer_flags import (
     check_place,
     model_arguments,
     open_from,
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from minialign.engine import Engine
-    from minialign.tasks.synth import Event, Judge
-    from minialign.tasks.writer import Desk, Step, Writer
+    from minialign.synth.make import Event, Judge
+    from minialign.synth.writers import Desk, Step, Writer
 
 EPILOG = """\
 minialign synth self-instruct seeds.txt --count 100 -o new.jsonl          # instructions, answers
@@ -116,9 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Make data, or print a text."""
     if arguments.action == "texts":
         return _texts(arguments.name)
+    from minialign.synth.make import beside, kept
     from minialign.synth.similarity import rapidfuzz
-    from minialign.tasks.synth import beside, kept
-    from minialign.tasks.writer import Desk, Journal
+    from minialign.synth.writers import Desk, Journal
 
     rapidfuzz()  # it is missed now, not after the first answers
     output = Path(arguments.output).expanduser()
@@ -175,16 +175,16 @@ def _check(arguments: argparse.Namespace, output: Path, journal: Path) -> None:
 
 
 def _asked(arguments: argparse.Namespace) -> list[Any]:
-    from minialign.tasks.generate import read_questions
+    from minialign.samples.generate import read_questions
 
     asked = read_questions(arguments.file, getattr(arguments, "system", None))
     return asked[: arguments.limit]
 
 
 def _self_instruct(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from minialign.synth import make as synth
     from minialign.synth.instructions import Pool, showable
     from minialign.synth.texts import read_text
-    from minialign.tasks import synth
 
     if not 0 < arguments.similarity <= 1:
         raise UserError(f"--similarity {arguments.similarity}", "above 0, at most 1")
@@ -217,7 +217,7 @@ def _self_instruct(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def _respond(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    from minialign.tasks import synth
+    from minialign.synth import make as synth
 
     asked = _asked(arguments)
 
@@ -228,7 +228,7 @@ def _respond(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def _prefer(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    from minialign.tasks import synth
+    from minialign.synth import make as synth
 
     asked = _asked(arguments)
     sampling = sampling_from(arguments)
@@ -246,8 +246,8 @@ def _prefer(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def _critique(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    from minialign.synth import make as synth
     from minialign.synth.texts import read_text
-    from minialign.tasks import synth
 
     asked = _asked(arguments)
     names = ("constitution", "critique", "revision")
@@ -268,7 +268,7 @@ MAKERS = {
 
 
 def _writer(arguments: argparse.Namespace) -> "tuple[Writer, Engine | None]":
-    from minialign.tasks import writer
+    from minialign.synth import writers as writer
 
     sampling = sampling_from(arguments)
     if arguments.url:
@@ -278,8 +278,8 @@ def _writer(arguments: argparse.Namespace) -> "tuple[Writer, Engine | None]":
 
 
 def _judge(arguments: argparse.Namespace, engine: "Engine | None") -> "Judge":
-    from minialign.tasks.judge import judge_duels, open_judge
-    from minialign.tasks.synth import beside
+    from minialign.judge.ask import judge_duels, open_judge
+    from minialign.synth.make import beside
 
     own = arguments.judge is None and engine is not None
     judge = open_judge(
@@ -302,7 +302,7 @@ class Counts:
 
 def _told(events: "Iterator[Event]") -> Counts:
     """The counts of all events; steps become a line with the time that is left."""
-    from minialign.tasks.synth import Dropped, Row
+    from minialign.synth.make import Dropped, Row
 
     counts, line = Counts(), console.Line()
     begun, first = time.monotonic(), 0
@@ -337,7 +337,7 @@ def _progress(step: "Step", counts: Counts, elapsed: float, first: int) -> str:
 def _report(
     arguments: argparse.Namespace, output: Path, counts: Counts, desk: "Desk", seconds: float
 ) -> None:
-    from minialign.tasks.synth import beside
+    from minialign.synth.make import beside
 
     dropped = sorted(counts.dropped.items(), key=lambda one: -one[1])
     if arguments.json:

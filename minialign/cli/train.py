@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli.console import Line, duration, emit, next_steps, say, size
+from minialign.cli.dataclass_flags import add_fields, read_config, to_toml
 from minialign.cli.models import fetch_progress
-from minialign.cli.options import add_fields, read_config, to_toml
 
 if TYPE_CHECKING:
     from minialign.methods import Method
-    from minialign.runs import Run
-    from minialign.tasks.session import Event
+    from minialign.run_folder import Run
+    from minialign.training.prepare import Event
 
     Start = Callable[..., tuple[Run, Iterator[Event]]]
 
@@ -33,7 +33,7 @@ def add_method_arguments(
     parser: argparse.ArgumentParser, method: "Method", without: Collection[str] = ()
 ) -> None:
     """The same, for a method that need not be in the registry, and may have no use for some."""
-    from minialign.tasks.settings import Settings
+    from minialign.training.settings import Settings
 
     parser.description = f"{parser.description}. Rows: {method.needs}."
     parser.add_argument("-c", "--config", metavar="FILE", help="settings in TOML or mlx-lm's YAML")
@@ -61,8 +61,8 @@ def run_method(
     """The same, for a method that need not be in the registry, that may have a ``start`` of its own
     (settings, config, stop, progress), and other defaults of the common settings."""
     from minialign.config import check_keys, resolve
-    from minialign.tasks.settings import Settings
-    from minialign.tasks.train import start
+    from minialign.training.offline import start
+    from minialign.training.settings import Settings
 
     begin = begin or functools.partial(start, method)
     typed = vars(arguments)
@@ -181,7 +181,7 @@ def _step_text(event: "Event") -> str:
 
 
 def _eval_text(event: "Event") -> str:
-    from minialign.stats import share_text
+    from minialign.statistics.shares import share_text
 
     values = event.values
     text = f"held out, step {event.step}: loss {values['loss']:.4f}"

@@ -1,7 +1,7 @@
 """What makes MLX fast on a plain CPU; nothing above this room knows how.
 
-``activate()`` is called by ``minialign.ops`` at import, ``prepare(model)`` after a model is loaded.
-Both do nothing on a machine whose default device is a GPU.
+``activate()`` is called by ``minialign.learn.selected_logps`` at import, ``prepare(model)`` after a
+model is loaded. Both do nothing on a machine whose default device is a GPU.
 """
 
 import contextlib

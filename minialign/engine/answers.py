@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from minialign.engine.sampling import choose, sample_seed, uniforms
+from minialign.engine.next_token import choose, sample_seed, uniforms
 from minialign.sampling import Sampling
 
 

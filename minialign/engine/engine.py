@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minialign.batch import Example, collate
 from minialign.engine.answers import Answer, Completion, Piece, Request, draw, requests
 from minialign.engine.kv import BatchRows
 from minialign.engine.native import NativeRows, native_rows
 from minialign.engine.prefill import Progress, Prompts, common_length, prefill
 from minialign.engine.rows import OneRow, Rows, Writing, last_logits, ragged_agrees
 from minialign.errors import UserError
-from minialign.forward import Policy, plain_cache, response_logps
+from minialign.learn.batch import Example, collate
+from minialign.learn.forward import Policy, plain_cache, response_logps
 from minialign.sampling import Sampling
 
 if TYPE_CHECKING:

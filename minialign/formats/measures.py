@@ -10,7 +10,7 @@ from typing import Any
 
 from minialign.formats.kinds import answers_of, kind_name, made, prompt_of
 from minialign.records import Demonstration, Pair, Prompt, Record
-from minialign.stats import wilson
+from minialign.statistics.shares import wilson
 
 TokenCount = Callable[[Prompt, list[str]], tuple[int, list[int]]]  # (prompt's, each answer's)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minialign.batch import TokenizerLike
 from minialign.errors import UserError
 from minialign.judge.judge import Reading
+from minialign.learn.batch import TokenizerLike
 
 
 @dataclass(frozen=True)

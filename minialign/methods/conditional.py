@@ -14,14 +14,14 @@ from typing import Any, Literal
 import mlx.core as mx
 import numpy as np
 
-from minialign.batch import Batch, Example, TokenizerLike, TooLong
-from minialign.control import Control, Controlled
 from minialign.errors import UserError
-from minialign.forward import Policy, token_logps
+from minialign.learn.batch import Batch, Example, TokenizerLike, TooLong
+from minialign.learn.fit import Loss
+from minialign.learn.forward import Policy, token_logps
 from minialign.methods.method import Method, encode_each
 from minialign.methods.ratings import check_rows
+from minialign.models.control import Control, Controlled
 from minialign.records import Ranking, Rated, reasons_of
-from minialign.train import Loss
 
 
 @dataclass(frozen=True)

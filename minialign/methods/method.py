@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from minialign.batch import Batch, Example, TokenizerLike, TooLong, encode
-from minialign.control import Control
 from minialign.errors import UserError
+from minialign.learn.batch import Batch, Example, TokenizerLike, TooLong, encode
+from minialign.learn.fit import Loss
+from minialign.models.control import Control
 from minialign.records import Ranking, Record
-from minialign.train import Loss
 
 # (rows, tokenizer, most tokens of a prompt with a response, config) -> one for each row
 Encode = Callable[[Sequence[Any], TokenizerLike, int, Any], list[Example | TooLong]]

@@ -16,14 +16,14 @@ from typing import Any, Literal
 import mlx.core as mx
 import numpy as np
 
-from minialign import losses
-from minialign.batch import Batch, Example, TokenizerLike, TooLong, collate, encode_prompt
 from minialign.errors import UserError
-from minialign.forward import Policy, response_hidden
+from minialign.learn import losses
+from minialign.learn.batch import Batch, Example, TokenizerLike, TooLong, collate, encode_prompt
+from minialign.learn.fit import Loss
+from minialign.learn.forward import Policy, response_hidden
+from minialign.learn.selected_logps import selected_logps
 from minialign.methods.method import Method, require
-from minialign.ops import selected_logps
 from minialign.records import Prompted
-from minialign.train import Loss
 
 # common settings that are usual here, where they are not what other methods take
 DEFAULTS: dict[str, Any] = {

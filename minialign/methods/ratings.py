@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from minialign.batch import Example, TokenizerLike, TooLong
 from minialign.errors import UserError
+from minialign.learn.batch import Example, TokenizerLike, TooLong
 from minialign.methods.method import encode_texts
 from minialign.records import Rated
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from minialign import losses
-from minialign.batch import Batch
 from minialign.errors import UserError
-from minialign.forward import Policy, last_hidden
+from minialign.learn import losses
+from minialign.learn.batch import Batch
+from minialign.learn.fit import Loss
+from minialign.learn.forward import Policy, last_hidden
 from minialign.methods.method import Method
 from minialign.records import Pair
-from minialign.train import Loss
 
 
 @dataclass(frozen=True)

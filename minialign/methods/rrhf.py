@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from minialign import losses
-from minialign.batch import Batch
 from minialign.errors import UserError
-from minialign.forward import Policy, response_logps
+from minialign.learn import losses
+from minialign.learn.batch import Batch
+from minialign.learn.fit import Loss
+from minialign.learn.forward import Policy, response_logps
 from minialign.methods.method import Method, require
 from minialign.records import Ranking
-from minialign.train import Loss
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Literal
 
 import mlx.core as mx
 
-from minialign.batch import Batch
-from minialign.forward import Policy, token_logps
+from minialign.learn.batch import Batch
+from minialign.learn.fit import Loss
+from minialign.learn.forward import Policy, token_logps
 from minialign.methods.method import Method
 from minialign.records import Demonstration
-from minialign.train import Loss
 
 
 @dataclass(frozen=True)

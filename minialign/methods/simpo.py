@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from minialign import losses
-from minialign.batch import Batch
-from minialign.forward import Policy, response_logps
+from minialign.learn import losses
+from minialign.learn.batch import Batch
+from minialign.learn.fit import Loss
+from minialign.learn.forward import Policy, response_logps
 from minialign.methods.method import Method, require
 from minialign.methods.pairs import pair_metrics
 from minialign.records import Pair
-from minialign.train import Loss
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from minialign import losses
-from minialign.batch import Batch, Example, TokenizerLike, TooLong
 from minialign.errors import UserError
 from minialign.formats.kinds import made
-from minialign.forward import Policy, response_logps
+from minialign.learn import losses
+from minialign.learn.batch import Batch, Example, TokenizerLike, TooLong
+from minialign.learn.fit import Loss
+from minialign.learn.forward import Policy, response_logps
 from minialign.methods.method import Method, encode_each, encode_texts, require
 from minialign.methods.pairs import pair_metrics
 from minialign.methods.reference_texts import key, reference_texts
 from minialign.records import Demonstration, Pair
-from minialign.train import Loss
 
 
 @dataclass(frozen=True)

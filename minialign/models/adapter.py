@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten
 
 from minialign import cpu
 from minialign.errors import UserError
-from minialign.runs import Run, write_atomic
+from minialign.run_folder import Run, write_atomic
 
 LEAVES = ("lora_a", "lora_b", "m")
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"

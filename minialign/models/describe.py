@@ -7,8 +7,9 @@ from typing import Any
 
 from minialign import cpu
 from minialign.errors import UserError, nearest
-from minialign.models import fetch, names, weights_file
-from minialign.models.tokenizer import Tokenizer
+from minialign.models import names, weights_file
+from minialign.models.sources import fetch
+from minialign.models.tokens.tokenizer import Tokenizer
 
 
 def overview() -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ import mlx.nn as nn
 
 from minialign import cpu, home
 from minialign.errors import UserError
-from minialign.models.fetch import ensure
-from minialign.models.tokenizer import Tokenizer
+from minialign.models.sources.fetch import ensure
+from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.models.weights_file import check_folder
 
 

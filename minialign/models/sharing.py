@@ -4,7 +4,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from minialign.control import Controlled
+from minialign.models.control import Controlled
 from minialign.models.load import Model
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from measuring import arguments, report
 
 from minialign.engine import Engine, Sampling
+from minialign.machine.bench import Endless, random_ids
 from minialign.models.load import load
-from minialign.tasks.bench import Endless, random_ids
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ def minialign(given) -> None:
     from dataclasses import replace
 
     from minialign.engine import Engine
+    from minialign.machine.bench import Endless, decode_rate
     from minialign.models.load import load
-    from minialign.tasks.bench import Endless, decode_rate
 
     model = load(given.model)
     engine = Engine(replace(model, tokenizer=Endless(model.tokenizer)))

@@ -32,14 +32,14 @@ def minialign(given, batches: list[list[dict]]) -> None:
         os.environ["MINIALIGN_NATIVE"] = "0"
     import mlx.core as mx
 
-    from minialign.batch import Batch, Example, collate
-    from minialign.forward import checkpoint_layers, response_logps
+    from minialign.learn.batch import Batch, Example, collate
+    from minialign.learn.fit import adamw, fit, joined
+    from minialign.learn.forward import checkpoint_layers, response_logps
     from minialign.methods import METHODS
     from minialign.models.adapter import Lora, adapter_off, attach
     from minialign.models.load import load
-    from minialign.tasks.reference import reference_logps
-    from minialign.tasks.session import make_policy
-    from minialign.train import adamw, fit, joined
+    from minialign.training.prepare import make_policy
+    from minialign.training.reference_logps import reference_logps
 
     model = load(given.model)
     policy = make_policy(model)
@@ -96,7 +96,7 @@ def minialign(given, batches: list[list[dict]]) -> None:
 
 
 def _example(pair: dict):
-    from minialign.batch import Example
+    from minialign.learn.batch import Example
 
     responses = [pair["chosen_ids"], pair["rejected_ids"]]
     return Example(pair["prompt_ids"], responses, [[1] * len(ids) for ids in responses])
@@ -106,7 +106,7 @@ def _full_logits() -> None:
     """Put the usual way in place of selected log-probs: all logits of all response positions."""
     import mlx.core as mx
 
-    from minialign import forward
+    from minialign.learn import forward
 
     def token_logps(policy, batch):
         predicting, _ = forward.response_hidden(policy, batch)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from measuring import arguments, report
 
-from minialign.batch import Example
+from minialign.learn.batch import Example
 from minialign.methods import dpo, reward
 
 LIMIT = 1e-5

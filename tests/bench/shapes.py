@@ -34,7 +34,7 @@ def folder(shape: str, tokenizer_of: str) -> Path:
     from mlx.utils import tree_flatten
     from mlx_lm.models.llama import Model, ModelArgs
 
-    from minialign.models.fetch import ensure
+    from minialign.models.sources.fetch import ensure
 
     path = _cache("shape", (shape, GROUP))
     if (path / "config.json").exists():
@@ -70,9 +70,9 @@ def folder(shape: str, tokenizer_of: str) -> Path:
 def decode(given, path: Path) -> None:
     """One answer, greedy."""
     from minialign.engine import Engine
+    from minialign.machine.bench import Endless, decode_rate, random_ids
+    from minialign.machine.roofline import machine
     from minialign.models.load import load
-    from minialign.tasks.bench import Endless, decode_rate, random_ids
-    from minialign.tasks.roofline import machine
 
     model = load(str(path))
     engine = Engine(replace(model, tokenizer=Endless(model.tokenizer)))
@@ -87,8 +87,8 @@ def decode(given, path: Path) -> None:
 def context(given, path: Path) -> None:
     """The time of a token, for several lengths of what is before it."""
     from minialign.engine import Engine
+    from minialign.machine.bench import Endless, decode_rate, random_ids
     from minialign.models.load import load
-    from minialign.tasks.bench import Endless, decode_rate, random_ids
 
     model = load(str(path))
     engine = Engine(replace(model, tokenizer=Endless(model.tokenizer)))
@@ -103,14 +103,14 @@ def dpo(given, path: Path) -> None:
     """A step on 2 pairs of 512 tokens (half of them prompt), LoRA rank 8 on all linear layers."""
     import mlx.core as mx
 
-    from minialign.batch import Example, collate
-    from minialign.forward import checkpoint_layers
+    from minialign.learn.batch import Example, collate
+    from minialign.learn.fit import adamw, fit, joined
+    from minialign.learn.forward import checkpoint_layers
+    from minialign.machine.bench import random_ids
     from minialign.methods import METHODS
     from minialign.models.adapter import Lora, attach
     from minialign.models.load import load
-    from minialign.tasks.bench import random_ids
-    from minialign.tasks.session import make_policy
-    from minialign.train import adamw, fit, joined
+    from minialign.training.prepare import make_policy
 
     model = load(str(path))
     policy = make_policy(model)

@@ -1,0 +1,1 @@
+"""How good a judge or a scorer is: accuracy against people, agreement, biases."""

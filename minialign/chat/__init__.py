@@ -1,0 +1,1 @@
+"""A conversation with the model, and where conversations are kept."""

@@ -1,0 +1,121 @@
+"""What the commands that sample share: flags of model and sampling, their file, safe printing."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minialign.errors import UserError
+
+if TYPE_CHECKING:
+    from minialign.engine import Engine, Sampling
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--model`` and ``--adapter``."""
+    parser.add_argument(
+        "-m", "--model", metavar="NAME",
+        help="a name of `minialign models list`, a hub id, a folder or a GGUF file "
+        "(the adapter's model, or smollm2-135m-4bit)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--adapter", "--adapter-path", metavar="RUN", help="a run's name, or an adapter's folder"
+    )
+
+
+def sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """A flag for each field of ``Sampling``; only flags that are typed are in the arguments."""
+    from minialign.config import field_help
+    from minialign.sampling import Sampling
+
+    default, texts = Sampling(), field_help(Sampling)
+    group = parser.add_argument_group("sampling")
+    for name, kind in (
+        ("temperature", float), ("top_p", float), ("top_k", int), ("min_p", float),
+        ("repetition_penalty", float), ("max_tokens", int),
+    ):  # fmt: skip
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(
+            *(["--temp", flag] if name == "temperature" else [flag]), type=kind, dest=name,
+            metavar="N" if kind is int else "X", default=argparse.SUPPRESS,
+            help=f"{texts[name] or 'most tokens of an answer'} ({getattr(default, name):g})",
+        )  # fmt: skip
+    group.add_argument(
+        "--stop", action="append", metavar="TEXT", default=argparse.SUPPRESS, help=texts["stop"]
+    )
+
+
+def answer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Who answers many prompts, and how."""
+    model_arguments(parser)
+    parser.add_argument("--system", metavar="TEXT", help="a system prompt")
+    sampling_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the samples (0)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="answers written at once (16)"
+    )
+
+
+def check_place(path: Path) -> None:
+    """Raise a UserError when no file can be written there."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"cannot write {path}", "give a file in a folder that exists")
+
+
+def output_file(arguments: argparse.Namespace) -> Path | None:
+    """``--output``: a file that is new or empty, or with ``--resume`` gone on with.
+
+    Raises:
+        UserError: when it is not, or no file can be there.
+    """
+    resuming = getattr(arguments, "resume", False)
+    if not arguments.output:
+        if resuming:
+            raise UserError("--resume needs the file to go on with", "-o FILE --resume")
+        return None
+    output = Path(arguments.output).expanduser()
+    check_place(output)
+    if not resuming and output.exists() and output.stat().st_size:
+        how = "go on with it: --resume; or " if "resume" in arguments else ""
+        raise UserError(f"{output} is there already", f"{how}choose another file")
+    return output
+
+
+def sampling_from(arguments: argparse.Namespace) -> "Sampling":
+    """The settings that were typed, over the defaults."""
+    from dataclasses import fields
+
+    from minialign.sampling import Sampling
+
+    typed = {f.name: getattr(arguments, f.name) for f in fields(Sampling) if f.name in arguments}
+    if "stop" in typed:
+        typed["stop"] = tuple(typed["stop"])
+    return Sampling(**typed)
+
+
+def open_from(arguments: argparse.Namespace) -> "Engine":
+    """The engine that ``--model`` and ``--adapter`` name; a download shows its progress."""
+    from minialign.cli.models import fetch_progress
+    from minialign.samples.generate import open_engine
+
+    progress, done = fetch_progress()
+    try:
+        return open_engine(arguments.model, arguments.adapter, progress)
+    finally:
+        done()
+
+
+def short(text: str, most: int = 60) -> str:
+    """The text in one line, cut."""
+    text = " ".join(text.split())
+    return printable(text if len(text) <= most else text[: most - 1] + "…")
+
+
+def printable(text: str) -> str:
+    """The text for a terminal, where control characters of a model's must not act; elsewhere as
+    it is."""
+    if not sys.stdout.isatty():
+        return text
+    return "".join(
+        "�" if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 else c for c in text
+    )

@@ -1,0 +1,1 @@
+"""Training methods on equal terms: one start, one budget, one judge."""

@@ -1,0 +1,253 @@
+"""What a comparison is asked to do: one TOML file, checked before anything is run."""
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minialign.compare.tables import (
+    FREE,
+    METHODS,
+    ROWS,
+    TABLES,
+    Answers,
+    Budget,
+    Files,
+    Kind,
+    Sampled,
+    Scorers,
+    Top,
+)
+from minialign.config import check_keys, resolve
+from minialign.errors import UserError, nearest
+from minialign.formats.kinds import digest
+from minialign.records import as_prompt
+from minialign.samples.groups import read_prompts
+from minialign.sampling import Sampling
+from minialign.scoring.open import parse
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison, all paths whole."""
+
+    path: Path
+    text: str
+    top: Top
+    data: Files
+    scorers: Scorers
+    budget: Budget
+    sampled: Sampled
+    sampling: Answers
+    training: dict[str, Any]
+    start: dict[str, Any]
+    reward: dict[str, Any]
+    kinds: dict[str, Kind]  # of each method that is asked for
+    own: dict[str, dict[str, Any]]  # a method's own settings
+
+    def where(self, table: str, key: str = "") -> str:
+        """ "FILE:LINE: [table]", for messages."""
+        line = line_of(self.text, table, key)
+        return f"{self.path}{f':{line}' if line else ''}{f' [{table}]' if table else ''}"
+
+
+def line_of(text: str, table: str, key: str = "") -> int:
+    """The line, from 1, of a key in a table of a TOML text, or of the table's header; 0 when it is
+    not written in one line of its own."""
+    here, header = "", 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := re.match(r"\s*\[([^\[\]]+)\]", line):
+            here = re.sub(r"[\s\"']", "", found[1])
+            header = number if here == table else header
+        elif here == table and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+            return number
+    return 0 if key else header
+
+
+def read(path: Path) -> Comparison:
+    """The comparison that a file describes.
+
+    Raises:
+        UserError: for what cannot be run, with the file and the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as reason:
+        said = getattr(reason, "strerror", None) or str(reason)
+        raise UserError(f"{path}: {said}", "minialign compare FILE.toml") from None
+    except tomllib.TOMLDecodeError as reason:
+        raise UserError(f"{path}: {reason}", "TOML: key = value, tables in [brackets]") from None
+    tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+    for name in tables:
+        if name not in (*TABLES, *FREE):
+            known = nearest(name, (*TABLES, *FREE))
+            raise UserError(f"{path}:{line_of(text, name)}: unknown table [{name}]", known)
+    loose = {name: value for name, value in values.items() if name not in tables}
+    for name in loose:
+        if name in (*TABLES, *FREE):
+            raise UserError(f"{path}:{line_of(text, '', name)}: {name} is a table", f"[{name}]")
+    top = _filled(Top, loose, path, text, "")
+    parts = {
+        name: _filled(kind, tables.get(name, {}), path, text, name) for name, kind in TABLES.items()
+    }
+    kinds, own = _methods(top, tables.get("method", {}), path, text)
+    free: dict[str, Any] = {name: dict(tables.get(name, {})) for name in FREE if name != "method"}
+    parts["data"] = _whole(parts["data"], path)
+    parts["scorers"] = dataclasses.replace(
+        parts["scorers"],
+        proxy=_scorer(parts["scorers"].proxy, path), gold=_scorer(parts["scorers"].gold, path),
+    )  # fmt: skip
+    found = Comparison(path, text, top, **parts, **free, kinds=kinds, own=own)
+    _check(found)
+    return found
+
+
+def _filled(kind: type, values: Mapping[str, Any], path: Path, text: str, table: str) -> Any:
+    """An instance of a table's dataclass; errors name the line of the key."""
+    for key, value in values.items():
+        line = line_of(text, table, key)
+        where = f"{path}{f':{line}' if line else ''}{f' [{table}]' if table else ''}"
+        check_keys({key: value}, (kind,), where)
+        resolve(kind, {key: value}, {}, where)
+    return resolve(kind, values, {}, str(path))
+
+
+def _methods(
+    top: Top, tables: Mapping[str, Any], path: Path, text: str
+) -> tuple[dict[str, Kind], dict[str, dict[str, Any]]]:
+    """(the kind of each method asked for, its own settings). ``[method.NAME]`` with a ``command``
+    is another variant: ``[method.dpo-ipo]``, command = "dpo", loss = "ipo"."""
+    for name, values in tables.items():
+        where = f"{path}:{line_of(text, f'method.{name}')}"
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: [method] {name} = {values!r}", f"[method.{name}]")
+        if name not in METHODS and "command" not in values:
+            raise UserError(
+                f"{where}: there is no method {name!r}: {nearest(name, METHODS)}",
+                'a variant of another needs the line: command = "dpo"',
+            )
+    kinds: dict[str, Kind] = {}
+    own: dict[str, dict[str, Any]] = {}
+    for name in top.methods:
+        values = dict(tables.get(name, {}))
+        command = values.pop("command", None)
+        if command is None and name not in METHODS:
+            where = f"{path}:{line_of(text, '', 'methods')}"
+            raise UserError(
+                f"{where}: there is no method {name!r}", nearest(name, {*METHODS, *tables})
+            )
+        if command is not None and command not in METHODS:
+            where = f"{path}:{line_of(text, f'method.{name}', 'command')}"
+            raise UserError(f"{where}: no method {command!r}", nearest(str(command), METHODS))
+        kind = METHODS[command or name]
+        rows = values.pop("rows", kind.rows)
+        if rows != kind.rows and ({rows, kind.rows} & {"prompts", ""} or rows not in ROWS):
+            where = f"{path}:{line_of(text, f'method.{name}', 'rows')}"
+            raise UserError(
+                f"{where}: rows = {rows!r}: {name} learns from {kind.rows or 'nothing'}",
+                "known: demonstrations, pairs, sampled",
+            )
+        kinds[name] = dataclasses.replace(kind, rows=rows)
+        own[name] = values
+    return kinds, own
+
+
+def _whole(data: Files, path: Path) -> Files:
+    """Paths relative to the file become whole; hub ids stay."""
+
+    def whole(name: str) -> str:
+        beside = (path.parent / Path(name).expanduser()).resolve()
+        return str(beside) if name and beside.exists() else name
+
+    texts: dict[str, Any] = {f.name: whole(value) for f in dataclasses.fields(Files)
+             if isinstance(value := getattr(data, f.name), str)}  # fmt: skip
+    return dataclasses.replace(data, **texts)
+
+
+def _scorer(spec: str, path: Path) -> str:
+    """``python:FILE.py:function`` with a whole path."""
+    kind, _, rest = spec.partition(":")
+    file, _, function = rest.rpartition(":")
+    if kind == "python" and file:
+        beside = (path.parent / Path(file).expanduser()).resolve()
+        return f"python:{beside}:{function}" if beside.exists() else spec
+    return spec
+
+
+def _check(one: Comparison) -> None:
+    scorers = one.scorers
+    for table, key, wanted in (
+        ("data", "prompts", "prompts to sample from"),
+        ("data", "heldout", "prompts to judge on"),
+        ("data", "pairs", "pairs to learn from"),
+        ("scorers", "gold", "the scorer that judges"),
+    ):
+        if not getattr(getattr(one, table), key):
+            raise UserError(f"{one.where(table)}: {key} is missing", f"{key} = …: {wanted}")
+    if scorers.proxy != "reward":
+        _parsed(one, "proxy")
+    _parsed(one, "gold")
+    if scorers.proxy == scorers.gold and not scorers.allow_same:
+        raise UserError(
+            f"{one.where('scorers', 'gold')}: proxy and gold are both {scorers.gold!r}: a method "
+            "would be judged by what it was trained to please",
+            "judge by another scorer, or write allow_same = true",
+        )
+    if bool(one.budget.tokens) == bool(one.budget.minutes):
+        raise UserError(
+            f"{one.where('budget')}: one budget is needed, in tokens or in minutes",
+            "[budget] tokens = 24000",
+        )
+    for table, key, low in (
+        ("budget", "tokens", 0), ("budget", "minutes", 0), ("sampled", "n", 2),
+        ("sampled", "prompts", 0), ("sampling", "batch_size", 1), ("sampling", "best_of", 2),
+        ("data", "heldout_limit", 0),
+    ):  # fmt: skip
+        value = getattr(getattr(one, table), key)
+        if value < low:
+            where = one.where(table, key)
+            raise UserError(f"{where}: {key} = {value}", f"it must be at least {low}")
+    Sampling(one.sampling.temperature, one.sampling.top_p, max_tokens=one.sampling.max_tokens)
+    for key in ("seeds", "methods"):
+        given = getattr(one.top, key)
+        if not given or len(set(given)) < len(given):
+            raise UserError(f"{one.where('', key)}: {key} = {list(given)}", "each once")
+    if any(seed < 0 for seed in one.top.seeds):
+        raise UserError(f"{one.where('', 'seeds')}: seeds = {list(one.top.seeds)}", "from 0")
+    if one.sampling.temperature == 0:
+        raise UserError(f"{one.where('sampling', 'temperature')}: temperature = 0",
+                        "methods that sample need different answers: above 0")  # fmt: skip
+    _check_prompts(one)
+
+
+def _parsed(one: Comparison, key: str) -> None:
+    try:
+        if parse(getattr(one.scorers, key))[0] == "judge":
+            raise UserError("a judge only compares answers; it has no score for one alone",
+                            "train a reward head on its verdicts, and name that")  # fmt: skip
+    except UserError as reason:
+        raise UserError(f"{one.where('scorers', key)}: {reason.problem}", reason.hint) from None
+
+
+def _check_prompts(one: Comparison) -> None:
+    """Refuse held-out prompts that something is trained on."""
+    held = {digest(as_prompt(q.prompt)) for q in held_out(one)}
+    for key in ("prompts", "pairs", "demonstrations"):
+        if not (name := getattr(one.data, key)) or not Path(name).exists():
+            continue
+        same = [q for q in read_prompts(name) if digest(as_prompt(q.prompt)) in held]
+        if same:
+            raise UserError(
+                f"{one.where('data', key)}: {len(same)} of its prompts are among the held-out ones,"
+                f" the first in {same[0].source or name}",
+                "take them out of one of the files",
+            )
+
+
+def held_out(one: Comparison) -> list[Any]:
+    """The held-out prompts with their rows' other keys."""
+    return read_prompts(one.data.heldout)[: one.data.heldout_limit or None]

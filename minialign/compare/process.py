@@ -1,0 +1,105 @@
+"""The process of one part: started, listened to, stopped, and what it took.
+
+It inherits a lock and holds it for as long as it lives, so that a later comparison waits for a
+process whose own comparison was killed, and never runs a second one beside it.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from minialign.compare.plan import Part
+from minialign.run_folder import write_atomic
+
+
+@dataclass(frozen=True)
+class Happened:
+    """ "reused", "started", "says", "waits", "finished", "failed" or "skipped"."""
+
+    kind: str
+    part: Part
+    text: str = ""
+    left: float = 0.0  # seconds, of the whole comparison
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def record_of(part: Part) -> dict[str, Any]:
+    """What is known of a part from its folder; {} when it never began."""
+    try:
+        found = json.loads((part.folder / "part.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def child(
+    part: Part, words: list[str], lock: int, stop: threading.Event
+) -> Generator[Happened, None, int]:
+    """The process of a part, with what it says; the iterator returns its exit code."""
+    record = record_of(part) or {"name": part.name, "tries": []}
+    if words[:2] != ["runs", "resume"]:
+        record["command"] = words
+    began = time.time()
+    record["tries"].append({"words": words, "began": began, "seconds": None})
+    write_atomic(part.folder / "part.json", json.dumps(record, indent=1) + "\n")
+    with open(part.folder / "log.txt", "ab") as log:
+        log.write(f"$ minialign {shlex.join(words)}\n".encode())
+        log.flush()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "minialign", *words], stdin=subprocess.DEVNULL, stdout=log,
+            stderr=log, start_new_session=True, pass_fds=(lock,),
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+    told, last, usage = False, "", None
+    try:
+        while usage is None:
+            found, status, rusage = os.wait4(process.pid, os.WNOHANG)
+            if found:
+                process.returncode, usage = os.waitstatus_to_exitcode(status), rusage
+                break
+            if stop.is_set() and not told:
+                process.send_signal(signal.SIGINT)  # once: it saves
+                told = True
+            if (said := tail(part)) != last:
+                last = said
+                yield Happened("says", part, said)
+            time.sleep(0.1)
+    finally:
+        if usage is None:  # nobody wants the rest
+            process.kill()
+            process.wait()
+        else:
+            unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+            record["tries"][-1] |= {
+                "seconds": time.time() - began, "peak_memory": usage.ru_maxrss * unit,
+                "cpu_seconds": usage.ru_utime + usage.ru_stime, "code": process.returncode,
+            }  # fmt: skip
+            write_atomic(part.folder / "part.json", json.dumps(record, indent=1) + "\n")
+    return process.returncode
+
+
+def tail(part: Part, characters: int = 160) -> str:
+    """The last line that a part said; more characters give more of its end."""
+    with contextlib.suppress(OSError), open(part.folder / "log.txt", "rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - 4000))
+        text = log.read().decode("utf-8", "replace").strip()
+        return text[-characters:] if characters > 160 else text.rpartition("\n")[2][:160]
+    return ""

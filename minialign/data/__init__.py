@@ -1,0 +1,1 @@
+"""What `minialign data` does with files of rows: check, show, write; prompts; holding rows out."""

@@ -1,0 +1,128 @@
+"""Data files as a list to choose from, and what one holds: counts, first rows, what is wrong.
+
+The list is what the home has itself, what runs were trained on, and what the user added, which
+``datafiles.json`` in the home remembers.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minialign.errors import UserError
+from minialign.home import home, labels_file
+from minialign.run_folder import list_runs, write_atomic
+
+FIRST = 5  # rows that are shown
+METHODS = {"pairs": "dpo", "messages": "sft", "ratings": "kto", "rankings": "rrhf"}
+LABELLED = ("pairs", "prompts", "rankings")  # what a person can be asked about
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a data file holds."""
+
+    path: Path
+    bytes: int
+    report: Any  # tasks.data.Report
+    rows: list[tuple[str, str, list[str]]]  # (kind, prompt, answers) of the first
+    longer: float | None  # the share of pairs whose chosen answer is the longer one
+
+    @property
+    def kind(self) -> str:
+        """The kind of record that it holds most of; "" for none."""
+        counts: dict[str, int] = {}
+        for file in self.report.files:
+            for kind, count in file.records.items():
+                counts[kind] = counts.get(kind, 0) + count
+        return max(counts, key=lambda name: counts[name], default="")
+
+
+def _remembered() -> list[str]:
+    try:
+        paths = json.loads((home() / "datafiles.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+
+
+def known() -> list[tuple[Path, str]]:
+    """(file or folder, where it is known from), the user's own first; those that are gone are not
+    listed."""
+    found: dict[Path, str] = {Path(path): "added" for path in reversed(_remembered())}
+    for path, why in ((labels_file(), "your votes"), (home() / "ratings.jsonl", "your thumbs")):
+        found.setdefault(path, why)
+    for run in reversed(list_runs()):
+        try:
+            config = run.config
+        except UserError:  # told on the screen of the runs
+            continue
+        for spec in (config.get("data") or [], config.get("eval_data") or []):
+            for each in [spec] if isinstance(spec, str) else spec:
+                found.setdefault(Path(str(each)).expanduser(), f"of {run.name}")
+    return [(path, why) for path, why in found.items() if path.exists()]
+
+
+def remember(path: Path) -> None:
+    """Put a file on the list.
+
+    Raises:
+        UserError: when there is no such file, or the list cannot be written.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file", "give a file, or a folder of data files")
+    _write([*(one for one in _remembered() if one != str(path)), str(path)])
+
+
+def forget(path: Path) -> None:
+    """Take a file off the list; the file stays.
+
+    Raises:
+        UserError: when the list cannot be written.
+    """
+    _write([one for one in _remembered() if one != str(path)])
+
+
+def _write(paths: list[str]) -> None:
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        write_atomic(home() / "datafiles.json", json.dumps(paths, indent=1) + "\n")
+    except OSError as reason:
+        raise UserError(f"cannot write {home() / 'datafiles.json'}: {reason.strerror}") from None
+
+
+def stamp(path: Path) -> object:
+    """Changes when the file does."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def facts(path: Path) -> Facts:
+    """Every row of a file, or of a folder's files, read and checked.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    from minialign import formats
+    from minialign.data.check import check, find
+    from minialign.formats.kinds import answers_of, kind_name, prompt_of
+    from minialign.formats.measures import Measures
+
+    files = find(str(path))
+    report = check(files)
+    rows: list[tuple[str, str, list[str]]] = []
+    measures = Measures()
+    for file in files:
+        for item in formats.stream(file):
+            for record in item.records:
+                measures.add(record)
+                if len(rows) < FIRST:
+                    prompt = "\n".join(turn["content"] for turn in prompt_of(record))
+                    rows.append((kind_name(record), prompt, answers_of(record)))
+    decided = measures.wins["longer"] + measures.wins["shorter"]
+    longer = measures.wins["longer"] / decided if decided else None
+    return Facts(path, sum(file.stat().st_size for file in files), report, rows, longer)

@@ -1,0 +1,157 @@
+"""The whole loop on the embedded model: answer, align with the shipped pairs, answer again.
+
+The pairs prefer a sentence or two, plainly and warmly (``examples/README.md``). Everything that is
+said at the end is measured on held-out pairs and prompts that training never saw.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from minialign import cpu
+from minialign.demo.style import follows
+from minialign.engine import Engine, Sampling
+from minialign.errors import UserError
+from minialign.formats import read
+from minialign.learn.batch import encode_prompt
+from minialign.methods import METHODS
+from minialign.models.load import load
+from minialign.records import Pair, Prompt
+from minialign.run_folder import Run, list_runs, remove_run, write_atomic
+from minialign.training import memory
+from minialign.training.offline import resume, start
+from minialign.training.prepare import Event
+from minialign.training.settings import Settings
+
+NAME = "demo"
+SAMPLING = Sampling(temperature=0.7, max_tokens=80)
+
+
+def examples_folder() -> Path:
+    """The shipped examples: in the checkout, or where the wheel installs them.
+
+    Raises:
+        UserError: when neither is there.
+    """
+    beside = Path(__file__).resolve().parents[2] / "examples"
+    installed = Path(sys.prefix) / "share" / "minialign" / "examples"
+    for folder in (beside, installed):
+        if (folder / "concise" / "train.jsonl").exists():
+            return folder
+    raise UserError(f"the example pairs are not at {installed}", "pip install --force-reinstall .")
+
+
+def slow_machine() -> bool:
+    """Whether this is a CPU without the native kernels, where the demo does less of everything."""
+    return cpu.on_cpu() and not cpu.native()
+
+
+def settings(model: str) -> Settings:
+    """The demo's training settings; every other one is the default."""
+    folder = examples_folder() / "concise"
+    return Settings(
+        model=model,
+        data=(str(folder / "train.jsonl"),),
+        eval_data=(str(folder / "heldout.jsonl"),),
+        name=NAME,
+        iters=20 if slow_machine() else 32,
+        num_layers=16,
+        learning_rate=1e-3,
+        max_seq_length=512,
+        save_every=10,
+    )
+
+
+def demo(
+    model: str, *, again: bool = False, stop: threading.Event | None = None
+) -> Iterator[Event]:
+    """The events of the demo; the last is "result", with everything it measured.
+
+    A finished demo is shown again, an interrupted one goes on; ``again`` starts anew.
+    """
+    began, stop = time.monotonic(), stop or threading.Event()
+    chosen = settings(model)
+    prompts = _prompts(chosen.eval_data[0])
+    run = next((run for run in list_runs() if run.name == NAME), None)
+    if run is not None and (again or run.config.get("model") != model):
+        remove_run(run)
+        run = None
+    if run is not None and (result := _stored(run)):
+        yield Event("result", values={**result, "reused": True})
+        return
+    method = METHODS["dpo"]
+    yield Event("phase", f"answers to {len(prompts)} held-out prompts, before")
+    before_file = None if run is None else run.path / "answers_before.json"
+    before: list[str] = []
+    if before_file is not None and before_file.exists():
+        before = json.loads(before_file.read_text(encoding="utf-8"))
+    else:
+        for answers in _answers(model, None, prompts):
+            before = answers
+            yield Event("answers", step=len([a for a in answers if a]), total=len(prompts))
+    yield Event("phase", "preference training on the shipped pairs (DPO)")
+    if run is None:
+        run, events = start(method, chosen, method.config(nll_weight=1.0), stop)
+    else:
+        events = resume(run, stop)
+    write_atomic(run.path / "answers_before.json", json.dumps(before))
+    if run.state().status != "finished":
+        for event in events:
+            yield event
+            if event.kind == "end" and event.values["status"] != "finished":
+                return
+    yield Event("phase", f"answers to {len(prompts)} held-out prompts, after")
+    after: list[str] = []
+    for answers in _answers(model, str(run.path), prompts):
+        after = answers
+        yield Event("answers", step=len([a for a in answers if a]), total=len(prompts))
+    result = _result(run, prompts, before, after, time.monotonic() - began)
+    write_atomic(run.path / "demo.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    yield Event("result", values=result)
+
+
+def _stored(run: Run) -> dict[str, Any] | None:
+    file = run.path / "demo.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _prompts(path: str) -> list[Prompt]:
+    records = [record for record in read(path).records if isinstance(record, Pair)]
+    return [record.prompt for record in records[: 24 if slow_machine() else 48]]
+
+
+def _answers(model: str, adapter: str | None, prompts: list[Prompt]) -> Iterator[list[str]]:
+    """One sampled answer to each prompt; yields the list as it fills ("" is not there yet)."""
+    loaded = load(model, adapter)
+    ids = [encode_prompt(prompt, loaded.tokenizer) for prompt in prompts]
+    texts = [""] * len(prompts)
+    for done in Engine(loaded).generate(ids, SAMPLING, seed=1, batch_size=16):
+        texts[done.prompt_index] = done.text.strip() or " "
+        yield texts
+
+
+def _result(
+    run: Run, prompts: list[Prompt], before: list[str], after: list[str], seconds: float
+) -> dict[str, Any]:
+    summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+    return {
+        "run": run.name,
+        "path": str(run.path),
+        "pairs": summary["after"]["rows"],
+        "reward_accuracy": summary["after"]["rewards/accuracies"],
+        "logp_accuracy_before": summary["before"]["logps/accuracies"],
+        "logp_accuracy_after": summary["after"]["logps/accuracies"],
+        "shorter_wins": summary["after"]["shorter_wins"],
+        "prompts": [prompt[-1]["content"] for prompt in prompts],
+        "before": before,
+        "after": after,
+        "style_before": sum(map(follows, before)),
+        "style_after": sum(map(follows, after)),
+        "training_seconds": summary["seconds"],
+        "seconds": seconds,
+        "peak_memory": memory.peak(),
+    }

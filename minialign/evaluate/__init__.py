@@ -1,0 +1,1 @@
+"""Win rates between models, adapters and files of answers."""

@@ -1,0 +1,183 @@
+"""Systems against each other on the same prompts: their answers, the verdicts, the win rates.
+
+A system is a model, an adapter (a run), or a file of answers. Missing answers are written with the
+engine and kept in a folder, from which a stopped evaluation goes on.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+from minialign.engine import Sampling
+from minialign.errors import UserError
+from minialign.evaluate.comparison_files import prompt_key, read_answers, reference_in
+from minialign.judge import decide
+from minialign.judge.ask import Duel
+from minialign.judge.open import weights_of
+from minialign.labels.items import digest
+from minialign.models.adapter import resolve_adapter
+from minialign.models.names import catalog
+from minialign.records import Prompted, Verdict
+from minialign.rewards.scorer import Scorer
+from minialign.run_folder import read_jsonl
+from minialign.samples import generate
+from minialign.samples.generate import Fetching, Question, open_engine, read_questions
+
+ANSWER_FILES = (".jsonl", ".json", ".gz", ".csv", ".tsv", ".parquet")
+
+
+@dataclass
+class System:
+    """Somebody who answers. ``answers`` by ``prompt_key``; a file has them already."""
+
+    name: str
+    spec: str
+    file: Path | None = None  # of answers
+    adapter: str | None = None
+    answers: dict[str, str] = field(default_factory=dict)
+    prompts: list[Question] = field(default_factory=list)  # of a file
+
+
+def read_system(spec: str) -> System:
+    """What a text names: a file of answers, a run or adapter, else a model.
+
+    Raises:
+        UserError: for a file without answers.
+    """
+    path = Path(spec).expanduser()
+    if path.is_file() and path.name.endswith(ANSWER_FILES):
+        return _answered(path)
+    if path.name.endswith(ANSWER_FILES) and not path.exists():
+        raise UserError(f"{spec}: no such file", "a file of answers, a model, or a run")
+    if spec not in catalog():
+        try:
+            resolve_adapter(spec)
+        except UserError:
+            pass
+        else:
+            return System(spec, spec, adapter=spec)
+    return System(spec, spec)
+
+
+def _answered(path: Path) -> System:
+    system = System(path.name.partition(".")[0], str(path), file=path)
+    for (key, before), one in read_answers(path).items():
+        if not before:  # of several samples the first
+            system.answers[key] = one.text
+            system.prompts.append(Question(one.prompt, one.source, one.extra))
+    return system
+
+
+def named_apart(systems: Sequence[System]) -> None:
+    """Give systems of the same name different ones.
+
+    Raises:
+        UserError: when two are the very same.
+    """
+    specs = [system.spec for system in systems]
+    for system in systems:
+        if specs.count(system.spec) > 1:
+            raise UserError(f"{system.spec} against itself", "give two different systems")
+    names = [system.name for system in systems]
+    for system in systems:
+        if names.count(system.name) > 1:
+            system.name = system.spec
+
+
+def read_asked(path: str | None, systems: Sequence[System]) -> list[Question]:
+    """The prompts: of the file, else those that every answer file answers.
+
+    Raises:
+        UserError: when there are none.
+    """
+    files = [system for system in systems if system.file is not None]
+    if path is not None:
+        asked = read_questions(path)
+    elif files:
+        asked = files[0].prompts
+    else:
+        raise UserError("which prompts?", "--prompts FILE (the lines of a .txt, or JSONL)")
+    every = [
+        one for one in asked if all(prompt_key(one.prompt) in system.answers for system in files)
+    ]
+    if not every:
+        names = ", ".join(system.name for system in files)
+        raise UserError(
+            f"{names}: no prompt is answered by all of them",
+            "answers belong together by their prompt",
+        )
+    return list({prompt_key(one.prompt): one for one in every}.values())
+
+
+def write_answers(
+    system: System,
+    asked: Sequence[Question],
+    folder: Path,
+    sampling: Sampling,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Fetching | None = None,
+) -> Iterator[int]:
+    """Answer what is not in the system's file yet; gives how many there are each time one more is
+    there. Other weights, sampling or seed are another file; the model is loaded when it has to be.
+
+    Raises:
+        UserError: no such model, or the file holds answers to other prompts.
+    """
+    model = None if system.adapter else system.spec
+    how = digest([*weights_of(model, system.adapter, progress), repr(sampling), seed])
+    word = re.sub(r"[^\w.-]+", "-", system.name).strip("-")
+    file = folder / f"answers-{word}-{digest([system.spec, how])[:6]}.jsonl"
+    system.answers = _answers(file)
+    if all(prompt_key(one.prompt) in system.answers for one in asked):
+        yield len(asked)
+        return
+    engine = open_engine(model, system.adapter, progress)
+    waiting = generate.planned(engine, asked, 1, seed)
+    left = generate.resume(file, asked, waiting)
+    done = len(waiting) - len(left)
+    yield done
+    origin = {"adapter" if system.adapter else "model": system.spec}
+    with open(file, "a", encoding="utf-8") as out:
+        for _, row in generate.answers(engine, asked, left, sampling, batch_size, origin):
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            out.flush()
+            done += 1
+            yield done
+    system.answers = _answers(file)
+
+
+def _answers(file: Path) -> dict[str, str]:
+    return {prompt_key(row["prompt"]): row["response"] for row in read_jsonl(file)}
+
+
+def duels(systems: Sequence[System], asked: Sequence[Question]) -> list[Duel]:
+    """Every two systems' answers to every prompt."""
+    found = []
+    for first, second in combinations(systems, 2):
+        for one in asked:
+            key = prompt_key(one.prompt)
+            found.append(
+                Duel(
+                    list(one.prompt), first.answers[key], second.answers[key],  # type: ignore[arg-type]
+                    reference_in(one.extra), one.source,
+                    {"model": first.name}, {"model": second.name}, one.extra,
+                )
+            )  # fmt: skip
+    return found
+
+
+def scored(scorer: Scorer, asked: Sequence[Duel]) -> Iterator[Verdict]:
+    """Verdicts by a scorer's numbers, the same in both orders."""
+    for duel in asked:
+        prompt = Prompted(duel.prompt, duel.source, duel.extra)
+        a, b = scorer.score(prompt, [duel.a, duel.b])
+        order = {"a": float(a > b), "b": float(b > a), "tie": float(a == b)}
+        yield Verdict(
+            digest([scorer.name, duel.prompt, duel.a, duel.b]), duel.prompt, duel.a, duel.b,
+            decide([order]), [order, order], scorer.name, "",
+            a_from=duel.a_from, b_from=duel.b_from, source=duel.source,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What a person says of answers: what is asked, the votes, their tally."""

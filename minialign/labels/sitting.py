@@ -1,0 +1,206 @@
+"""A sitting of labelling: which pair is shown next, in which order, and what a vote makes of it.
+
+Sides are drawn at random, and where an answer came from is only written into the vote. Now and then
+a pair is shown again with its sides swapped, to measure how steady the votes are. With ``sure`` the
+pairs come in the order of a scorer's or a judge's doubt (tasks/doubt.py).
+"""
+
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from minialign.errors import UserError
+from minialign.labels.items import Item, Shown, digest
+from minialign.labels.tally import tally
+from minialign.labels.votes import Votes, now
+from minialign.records import Prompt, Vote
+
+AHEAD = 2  # pairs made in advance
+REPEAT_EVERY = 10  # one pair in so many is an old one
+REPEAT_AFTER = 5  # and at least so many votes old
+PAUSE = 120.0  # seconds without a vote that do not count as work
+
+
+class Labelling:
+    """A sitting: what is shown next, and the votes.
+
+    ``take`` gives the next item; one that is a prompt is answered by whoever drives the sitting and
+    comes back with ``offer``. ``current`` is what is shown. ``doubtful``: pairs are taken the least
+    sure first, as far as ``learn`` was told how sure somebody is.
+    """
+
+    def __init__(
+        self,
+        votes: Votes,
+        items: Sequence[Item],
+        waiting: Sequence[Shown] = (),
+        seed: int | None = None,
+        doubtful: bool = False,
+    ):
+        self.votes = votes
+        self.counts = tally(votes.all)
+        self.sure: dict[str, float] | None = {} if doubtful else None
+        self.random = random.Random(seed)
+        self.done = {vote.id.partition(".")[0] for vote in votes.all}
+        answered = {digest(vote.prompt) for vote in votes.all}
+        self._items: deque[Item] = deque(
+            item for item in [*waiting, *items] if not self._is_done(item, answered)
+        )
+        self.ready: deque[Shown] = deque()
+        self.current: Shown | None = None
+        self.asked = 0  # prompts given out and not yet offered back: one at a time
+        self.given = 0  # votes of this sitting
+        self.seconds = 0.0  # spent on them
+        self._since = time.monotonic()
+        self._until_repeat = REPEAT_EVERY
+
+    def _is_done(self, item: Item, answered: set[str]) -> bool:
+        return item.key in self.done if isinstance(item, Shown) else digest(item) in answered
+
+    @property
+    def left(self) -> int:
+        """Pairs still to come, the one that is shown among them."""
+        return len(self._items) + len(self.ready) + self.asked + (self.current is not None)
+
+    def wants(self) -> bool:
+        """Whether another item should be taken now, so that the next pair is there in time. While
+        a prompt is being answered nothing is taken: what comes behind it would overtake it."""
+        # The least sure one is known at the last moment: more are measured meanwhile.
+        most = AHEAD if self.sure is None else int(self.current is None)
+        return bool(self._items) and not self.asked and len(self.ready) < most
+
+    def take(self) -> Prompt | None:
+        """Move the next item up: a pair becomes ready; a prompt is returned, to be answered."""
+        item = self._next()
+        if isinstance(item, Shown):
+            self.ready.append(self._shuffled(item))
+            return None
+        self.asked += 1
+        return item
+
+    def offer(self, pair: Shown | None, prompt: Prompt | None = None) -> None:
+        """What became of a prompt that ``take`` gave; None puts it back."""
+        self.asked -= 1
+        if pair is not None:
+            self.ready.append(self._shuffled(pair))
+        elif prompt is not None:
+            self._items.appendleft(prompt)
+
+    def add_first(self, pairs: Sequence[Shown]) -> None:
+        """Pairs from the chat: they are shown next, in this order."""
+        new = [self._shuffled(pair) for pair in pairs if pair.key not in self.done]
+        self.ready.extendleft(reversed(new))
+
+    def go_on_from(self, before: "Labelling") -> None:
+        """Keep what an earlier sitting shows, and what was written for it and not yet shown, as far
+        as it is among these items: no pair comes twice, and each has its item's place in line."""
+        for pair in [before.current, *before.ready]:
+            if pair is None:
+                continue
+            found = (n for n, item in enumerate(self._items) if _is_of(pair, item))
+            place = next(found, None)
+            if pair is before.current and (place is not None or pair.again):
+                self.current, self._since = pair, before._since
+                if place is not None:
+                    del self._items[place]
+            elif place is not None:
+                self._items[place] = pair
+
+    def _shuffled(self, pair: Shown) -> Shown:
+        return pair.swapped() if self.random.random() < 0.5 else pair
+
+    def _next(self) -> Item:
+        """The first item; or the pair that somebody is least sure of."""
+        if not self.sure:
+            return self._items.popleft()
+        known = [
+            (self.sure[item.key], place)
+            for place, item in enumerate(self._items)
+            if isinstance(item, Shown) and item.key in self.sure
+        ]
+        place = min(known)[1] if known else 0
+        item = self._items[place]
+        del self._items[place]
+        return item
+
+    def pairs(self) -> list[Shown]:
+        """The pairs that are still to come, for somebody to say how sure they are."""
+        return [item for item in self._items if isinstance(item, Shown)]
+
+    def learn(self, key: str, sure: float) -> None:
+        """How sure somebody is about a pair: 0 is not at all."""
+        if self.sure is not None:
+            self.sure[key] = sure
+
+    def show(self) -> Shown | None:
+        """The pair to show now; None while there is none."""
+        if self.current is None:
+            if self._until_repeat <= 0 and (old := self._old()) is not None:
+                self.current, self._until_repeat = old, REPEAT_EVERY
+            elif self.ready:
+                self.current = self.ready.popleft()
+            self._since = time.monotonic()
+        return self.current
+
+    def _old(self) -> Shown | None:
+        known = {vote.id for vote in self.votes.all}
+        found = [
+            vote
+            for vote in self.votes.all[:-REPEAT_AFTER]
+            if vote.choice != "skip" and "." not in vote.id and f"{vote.id}.2" not in known
+        ]
+        if not found:
+            return None
+        vote = self.random.choice(found)
+        shown = Shown(vote.prompt, vote.a, vote.b, vote.a_from, vote.b_from, again=True)
+        return shown.swapped()
+
+    def vote(self, choice: str, edited: str | None = None, note: str = "") -> Vote:
+        """Save a vote on the pair that is shown; it is on disk when this returns.
+
+        Raises:
+            UserError: when nothing is shown, or it cannot be written; the pair is then still shown.
+        """
+        pair = self.current
+        if pair is None:
+            raise UserError("there is no pair to vote on", "wait for the next one")
+        key = pair.key
+        vote = Vote(
+            id=f"{key}.2" if pair.again else key,
+            prompt=pair.prompt, a=pair.a, b=pair.b, choice=choice, edited=edited, note=note,
+            a_from=pair.a_from, b_from=pair.b_from, time=now(),
+        )  # fmt: skip
+        self.votes.add(vote)
+        self.counts.add(vote)
+        self.done.add(key)
+        self.given += 1
+        self.seconds += min(PAUSE, time.monotonic() - self._since)
+        self._until_repeat -= 1
+        self.current = None
+        return vote
+
+    def undo(self) -> Vote | None:
+        """Take the last vote back and show its pair again, as it was; None without a vote."""
+        vote = self.votes.undo()
+        if vote is None:
+            return None
+        self.counts = tally(self.votes.all)
+        if self.current is not None:
+            self.ready.appendleft(self.current)
+        again = "." in vote.id
+        self.current = Shown(vote.prompt, vote.a, vote.b, vote.a_from, vote.b_from, again)
+        self.done.discard(self.current.key)
+        self.given = max(0, self.given - 1)
+        self._until_repeat += 1
+        self._since = time.monotonic()
+        return vote
+
+    def pace(self) -> float | None:
+        """Seconds a vote, of this sitting; None before the first."""
+        return self.seconds / self.given if self.given else None
+
+
+def _is_of(pair: Shown, item: Item) -> bool:
+    """Whether a pair is this item, or was written for it."""
+    return item.key == pair.key if isinstance(item, Shown) else item == pair.prompt

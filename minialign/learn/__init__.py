@@ -1,0 +1,1 @@
+"""From records to gradients: batches, the policy, losses, the one training loop."""

@@ -1,0 +1,278 @@
+"""The one training loop. Every method's loss goes through ``fit``; nobody copies it.
+
+``fit`` is a generator of steps: the command line prints them, a run logs them, a test collects
+them, and closing it stops the training. Evaluation, checkpoints and progress live with its callers.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_map, tree_unflatten
+
+from minialign import cpu
+from minialign.errors import UserError
+from minialign.learn.batch import Batch
+from minialign.learn.forward import Policy, checkpointed, packed
+from minialign.models.adapter import load_arrays, named_arrays, save_weights
+
+JOINED = 1 << 18  # numbers in one vector of the optimizer: more would be more memory at its peak
+
+# (policy, batch) -> (sum of the loss over the batch's units, sums of metrics over the same units)
+Loss = Callable[[Policy, Batch], tuple[mx.array, dict[str, mx.array]]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update: means over its units (trained tokens, or pairs), and what it cost."""
+
+    step: int  # counts from 1
+    loss: float
+    metrics: dict[str, float]
+    tokens: int  # tokens read by the forward pass, padding left out
+    padding: float  # the share of what was computed that was padding
+    grad_norm: float  # before clipping
+    learning_rate: float
+    seconds: float
+
+
+class Diverged(Exception):
+    """The loss or a gradient is NaN or infinite at a step. The weights are the last that are known
+    to be good: those after step ``good``, whose loss was finite."""
+
+    def __init__(self, step: int, what: str, good: int):
+        super().__init__(f"{what} is not finite at step {step}")
+        self.step, self.good = step, good
+
+
+def schedule(kind: str, peak: float, warmup: int, total: int) -> Callable[[int], float]:
+    """Learning rate of step 1, 2, …: linear warm-up, then "constant", "linear" or "cosine" to 0."""
+
+    def rate(step: int) -> float:
+        if step <= warmup:
+            return peak * step / max(warmup, 1)
+        done = (step - warmup - 1) / max(total - warmup, 1)
+        if kind == "linear":
+            return peak * max(0.0, 1 - done)
+        if kind == "cosine":
+            return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return peak
+
+    return rate
+
+
+def adamw(betas: tuple[float, float], weight_decay: float) -> optim.AdamW:
+    """AdamW with bias correction (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+    return optim.AdamW(
+        learning_rate=0.0, betas=list(betas), weight_decay=weight_decay, bias_correction=True
+    )
+
+
+def _groups(tree: Any) -> dict[str, list[tuple[str, mx.array]]]:
+    """(name, array) of every array of a tree in the order of their names, in groups of one type."""
+    groups: dict[str, list[tuple[str, mx.array]]] = {}
+    sizes: dict[str, int] = {}
+    for name, value in sorted(named_arrays(tree).items()):
+        kind = str(value.dtype).rpartition(".")[2]
+        sizes[kind] = sizes.get(kind, 0) + value.size
+        groups.setdefault(f"{kind}-{sizes[kind] // JOINED}", []).append((name, value))
+    return groups
+
+
+def joined(tree: Any) -> dict[str, mx.array]:
+    """The arrays of a tree of parameters or gradients put together to a few long vectors, which is
+    what the optimizer works on: its dozen operations on hundreds of small arrays, one after the
+    other, take longer than the numbers in them."""
+    return {
+        group: mx.concatenate([value.reshape(-1) for _, value in arrays])
+        for group, arrays in _groups(tree).items()
+    }
+
+
+def _parted(vectors: dict[str, mx.array], like: Any) -> Any:
+    """What ``joined`` put together taken apart again: a tree with ``like``'s names and shapes."""
+    named = []
+    for group, arrays in _groups(like).items():
+        ends = list(itertools.accumulate(value.size for _, value in arrays))
+        parts = mx.split(vectors[group], ends[:-1])
+        named += [
+            (name, part.reshape(value.shape))
+            for (name, value), part in zip(arrays, parts, strict=True)
+        ]
+    return tree_unflatten(named)
+
+
+def _reseed(seed: int, step: int) -> None:
+    # Dropout depends on the step alone, so a resumed run draws what the first would have drawn.
+    mx.random.seed((seed * 1_000_003 + step) % 2**63)
+
+
+def _finite(values: Iterable[float]) -> bool:
+    return all(math.isfinite(value) for value in values)
+
+
+def fit(
+    policy: Policy,
+    loss: Loss,
+    batches: Iterator[list[Batch]],
+    optimizer: optim.Optimizer,
+    *,
+    rate: Callable[[int], float],
+    weight: Callable[[Batch], float],
+    clip: float = 1.0,
+    first: int = 1,
+    last: int | None = None,
+    seed: int = 0,
+) -> Iterator[Step]:
+    """Train ``policy.trainable`` in place and yield a ``Step`` after each update.
+
+    Args:
+        optimizer: of vectors as ``joined`` makes them.
+        batches: lists of micro-batches; each list is one update. Sums are divided by the total
+            weight of the list, so accumulation equals one large batch exactly.
+        rate: learning rate by step (1, 2, …).
+        weight: how many units (trained tokens, pairs) a batch's loss is a sum of.
+        clip: largest global norm of the gradient; 0 clips nothing.
+        first, last: the numbers of the first and last step; a resumed run does not start at 1.
+
+    Raises:
+        Diverged: when the loss or the gradient is not finite. The weights are then untouched, or
+            those before the last update when it was this update that broke them.
+    """
+
+    def summed(batch: Batch) -> tuple[mx.array, dict[str, mx.array]]:
+        return loss(policy, batch)
+
+    value_and_grad = nn.value_and_grad(policy.trainable, summed)
+    policy.trainable.train()
+    cpu.keep_memory()
+    step, before = first, None
+    lean = checkpointed(policy.module)
+    while last is None or step <= last:
+        micro = next(batches)
+        start = time.perf_counter()
+        policy.computed = policy.needed = 0
+        _reseed(seed, step)
+        units = sum(weight(batch) for batch in micro)
+        total, gradient = 0.0, None
+        sums: dict[str, float] = {}
+        for number, batch in enumerate(micro, 1):
+            packed(policy, batch)  # tried here: the gradient would keep all that the trial makes
+            (value, parts), grads = value_and_grad(batch)
+            mx.eval(value, parts)
+            total += float(value)
+            if number == len(micro) and math.isfinite(total):
+                before = None  # the last update was good; not needed while gradients are computed
+            if lean:
+                cpu.tidy()
+            mx.eval(grads)  # one graph a micro-batch: memory is that of one
+            gradient = grads if gradient is None else tree_map(mx.add, gradient, grads)
+            mx.eval(gradient)  # the summands go
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0.0) + float(part)
+        clipped, norm = _clipped(joined(gradient), units, clip)
+        del gradient, grads
+        if not math.isfinite(total) and before is not None:
+            policy.trainable.update(before)
+            raise Diverged(step, "the loss", good=step - 2)
+        if not _finite([total, norm]):
+            what = "the gradient" if math.isfinite(total) else "the loss"
+            raise Diverged(step, what, good=step - 1)
+        before = policy.trainable.trainable_parameters()
+        optimizer.learning_rate = rate(step)
+        weights = optimizer.apply_gradients(clipped, joined(before))
+        for group, weight_group in weights.items():  # one after the other takes less memory
+            mx.eval(weight_group, optimizer.state[group])
+        policy.trainable.update(_parted(weights, before))
+        mx.eval(policy.trainable.trainable_parameters(), optimizer.state)
+        del clipped, weights  # not needed while the next step runs
+        if lean:
+            cpu.tidy()
+        yield Step(
+            step=step,
+            loss=total / units,
+            metrics={name: value / units for name, value in sums.items()},
+            tokens=sum(example.tokens for batch in micro for example in batch.examples),
+            padding=1 - policy.needed / max(policy.computed, 1),
+            grad_norm=norm,
+            learning_rate=rate(step),
+            seconds=time.perf_counter() - start,
+        )
+        policy.trainable.train()
+        step += 1
+
+
+def _clipped(
+    gradient: dict[str, mx.array], units: float, most: float
+) -> tuple[dict[str, mx.array], float]:
+    """(the mean gradient of a sum over ``units``, cut to norm ``most``; its norm before)."""
+    gradient = tree_map(lambda g: g / units, gradient)
+    squares = [mx.square(value).sum() for value in gradient.values()]
+    norm = float(mx.sqrt(mx.stack(squares).sum()))
+    if most and norm > most:
+        gradient = tree_map(lambda g: g * (most / norm), gradient)
+    return gradient, norm
+
+
+def evaluate(
+    policy: Policy, loss: Loss, batches: Iterable[Batch], weight: Callable[[Batch], float]
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Means of the loss ("loss") and its metrics, without dropout or gradient.
+
+    Yields (examples so far, means so far) after each batch; the last is the result.
+    """
+    policy.trainable.eval()
+    policy.gradient = False
+    total, units, done = 0.0, 0.0, 0
+    sums: dict[str, float] = {}
+    try:
+        for batch in batches:
+            value, parts = loss(policy, batch)
+            mx.eval(value, parts)
+            total += float(value)
+            units += weight(batch)
+            done += batch.size
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0.0) + float(part)
+            yield done, {"loss": total / units, **{name: s / units for name, s in sums.items()}}
+    finally:
+        policy.gradient = True
+        policy.trainable.train()
+
+
+def save_state(folder: Path, policy: Policy, optimizer: optim.Optimizer) -> None:
+    """Write what resuming needs: trained weights and the optimizer's state, exactly."""
+    save_weights(
+        folder / "trainable.safetensors",
+        named_arrays(policy.trainable.trainable_parameters()),
+    )
+    save_weights(folder / "optimizer.safetensors", named_arrays(optimizer.state))
+
+
+def load_state(folder: Path, policy: Policy, optimizer: optim.Optimizer) -> None:
+    """Put back what ``save_state`` wrote.
+
+    Raises:
+        UserError: when a file is missing or of another model.
+    """
+    weights = load_arrays(folder / "trainable.safetensors")
+    state = load_arrays(folder / "optimizer.safetensors")
+    expected = named_arrays(policy.trainable.trainable_parameters())
+    if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in weights.items()}:
+        raise UserError(f"the checkpoint {folder} is of another model or other LoRA settings")
+    policy.trainable.update(tree_unflatten(list(weights.items())))
+    optimizer.init(joined(policy.trainable.trainable_parameters()))
+    if named_arrays(optimizer.state).keys() != state.keys():
+        raise UserError(
+            f"the checkpoint {folder} was written by an older minialign",
+            "finish that run with the version that began it, or start a new one",
+        )
+    optimizer.state = tree_unflatten(list(state.items()))
+    mx.eval(policy.trainable.trainable_parameters(), optimizer.state)

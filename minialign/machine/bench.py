@@ -1,0 +1,281 @@
+"""How fast this machine reads, writes and trains a model, and which models are practical on it.
+
+Every measure goes through the code that a user's own commands run: the engine that answers, the
+``fit`` that trains. Beside each stands the share of what the machine could reach at most
+(``roofline``). Prompts and answers are random tokens, since speed does not depend on them.
+"""
+
+import itertools
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from minialign.engine import Engine, Sampling
+from minialign.learn.batch import Batch, Example, collate
+from minialign.learn.fit import adamw, fit, joined
+from minialign.learn.forward import response_logps
+from minialign.machine.roofline import Machine, Work, best, machine, work_of
+from minialign.methods import METHODS
+from minialign.models.adapter import Lora, attach
+from minialign.models.load import Model, load
+from minialign.models.names import Name, catalog, held_bytes, with_memory
+from minialign.models.sources.fetch import ensure
+from minialign.training.prepare import make_policy
+
+READING = 5.0  # tokens a second: about as fast as people read
+NIGHT = 12 * 3600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    rows: int = 4  # of a batch to score or to train on
+    width: int = 256  # tokens of each
+    batches: tuple[int, ...] = (1, 4, 16)  # answers written at once
+    written: int = 64  # tokens of each answer
+    samples: int = 16  # of best-of-n
+    prompt: int = 128  # tokens of best-of-n's and DPO's prompts
+    answer: int = 128  # tokens of best-of-n's answers
+    pair: int = 64  # tokens of each response of DPO
+    seconds: float = 1.0  # for each of the machine's own rates
+    repeats: int = 2  # the best counts
+
+
+QUICK = Sizes(2, 32, (1, 4), 8, 4, 16, 8, 16, seconds=0.2, repeats=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure. ``limit`` is what the machine could reach at most, in the same unit."""
+
+    name: str
+    value: float
+    unit: str
+    limit: float | None = None
+    memory: float | None = None  # bytes that MLX held at most, weights included
+    note: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """The part of the limit that is reached; units are rates, so more is better."""
+        return self.value / self.limit if self.limit else None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a model of the catalogue would do here, scaled from the measured one."""
+
+    name: str
+    params: int
+    run_bytes: int
+    train_bytes: int
+    decode: float  # tokens a second, one answer at a time
+    train: float  # tokens a second of LoRA fine-tuning
+    thousand_pairs: float  # seconds of DPO on 1,000 pairs
+    verdict: str
+
+
+def bench(
+    name: str, sizes: Sizes | None = None, progress: Callable[[str], None] = lambda text: None
+) -> Iterator[Machine | Row | Estimate]:
+    """The machine, then each row as it is measured, then what other models would do.
+
+    Args:
+        progress: called with what is being measured next.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    sizes = sizes or Sizes()
+    progress("getting the model")
+    path = ensure(name)
+    progress("memory and cores")
+    here = machine(sizes.seconds)
+    yield here
+    progress("loading")
+    start = time.perf_counter()
+    model = load(str(path))
+    yield Row("load", time.perf_counter() - start, "s")
+    work = work_of(model)
+    rows: dict[str, Row] = {}
+    for label, measure in _measures(model, work, here, sizes):
+        progress(label)
+        mx.reset_peak_memory()
+        row = measure()
+        rows[label] = replace(row, name=label, memory=float(mx.get_peak_memory()))
+        yield rows[label]
+    yield Row("process", _peak(), "bytes", note="the most memory the whole process had")
+    yield from estimates(rows, work, here)
+
+
+def _measures(
+    model: Model, work: Work, here: Machine, sizes: Sizes
+) -> Iterator[tuple[str, Callable[[], Row]]]:
+    engine = Engine(replace(model, tokenizer=Endless(model.tokenizer)))  # type: ignore[arg-type]
+    yield "score", partial(score, engine, work, here, sizes)
+    for batch in sizes.batches:
+        yield f"decode {batch}", partial(decode, engine, batch, work, here, sizes)
+    yield f"best of {sizes.samples}", partial(best_of_n, engine, work, here, sizes)
+    attach(model.module, Lora())
+    yield "sft", partial(sft, model, work, here, sizes)
+    yield "dpo", partial(dpo, model, work, here, sizes)
+
+
+class Endless:
+    """A tokenizer whose answers end only at their greatest length, so that all are as long."""
+
+    eos_ids: frozenset[int] = frozenset()
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def random_ids(vocabulary: int, rows: int, width: int) -> list[list[int]]:
+    """(rows, width) token ids, always the same."""
+    return np.random.default_rng(0).integers(3, vocabulary, (rows, width)).tolist()
+
+
+def _texts(model: Model, rows: int, width: int) -> list[list[int]]:
+    return random_ids(min(model.config.get("vocab_size", 256), 1000), rows, width)
+
+
+def _demonstrations(model: Model, sizes: Sizes) -> Batch:
+    texts = _texts(model, sizes.rows, sizes.width)
+    return collate([Example(ids[:1], [ids[1:]], [[1] * (len(ids) - 1)]) for ids in texts])
+
+
+def score(engine: Engine, work: Work, here: Machine, sizes: Sizes) -> Row:
+    """Log-probs of every token of a batch, without a gradient: what the reference costs."""
+    batch = _demonstrations(engine.model, sizes)
+    tokens = sizes.rows * sizes.width
+    seconds = best(lambda: mx.eval(response_logps(engine.policy, batch)[0]), 0, sizes.repeats)
+    limit = tokens * here.gemm / work.forward(tokens, tokens)
+    return Row("score", tokens / seconds, "tokens/s", limit)
+
+
+def decode(engine: Engine, batch: int, work: Work, here: Machine, sizes: Sizes) -> Row:
+    """Answers written ``batch`` at once, prompts left out."""
+    rate = max(
+        decode_rate(engine, _texts(engine.model, batch, 16), sizes.written)
+        for _ in range(sizes.repeats)
+    )
+    return Row("decode", rate, "tokens/s", batch / work.decode_seconds(here, batch))
+
+
+def decode_rate(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> float:
+    """Tokens a second of one batch, without its prompts' time; greedy, ``tokens`` > 2 each.
+
+    The engine must not stop at an end token (``Endless``).
+    """
+    times: list[float] = []
+
+    def tick() -> bool:  # asked before every step; the prompts are read in the first
+        times.append(time.perf_counter())
+        return False
+
+    wanted = Sampling(temperature=0, max_tokens=tokens)
+    for _ in engine.generate(prompts, wanted, batch_size=len(prompts), cancelled=tick):
+        pass
+    seconds = time.perf_counter() - times[1]  # by then each answer had two tokens
+    return len(prompts) * (tokens - 2) / seconds
+
+
+def best_of_n(engine: Engine, work: Work, here: Machine, sizes: Sizes) -> Row:
+    """n sampled answers to one prompt, which is read once; the time of the prompt counts."""
+    (prompt,) = _texts(engine.model, 1, sizes.prompt)
+    wanted = Sampling(temperature=1.0, max_tokens=sizes.answer)
+    start = time.perf_counter()
+    list(engine.generate([prompt], wanted, n=sizes.samples, batch_size=sizes.samples))
+    seconds = time.perf_counter() - start
+    least = work.forward(sizes.prompt, 1) / here.gemm
+    least += (sizes.answer - 1) * work.decode_seconds(here, sizes.samples)
+    tokens = sizes.samples * sizes.answer
+    return Row("best of n", tokens / seconds, "tokens/s", tokens / least, note=f"{seconds:.1f} s")
+
+
+def sft(model: Model, work: Work, here: Machine, sizes: Sizes) -> Row:
+    """LoRA fine-tuning, rank 8 on every linear layer, every token trained."""
+    seconds = _step_seconds(model, "sft", _demonstrations(model, sizes), sizes.repeats)
+    tokens = sizes.rows * sizes.width
+    limit = tokens * here.gemm / work.update(tokens, tokens)
+    note = f"{seconds:.2f} s a step of {sizes.rows} x {sizes.width} tokens"
+    return Row("sft", tokens / seconds, "tokens/s", limit, note=note)
+
+
+def dpo(model: Model, work: Work, here: Machine, sizes: Sizes) -> Row:
+    """DPO with the prompts computed once; the reference's log-probs are there already."""
+    prompts = _texts(model, sizes.rows, sizes.prompt)
+    responses = _texts(model, 2 * sizes.rows, sizes.pair)
+    mask = [[1] * sizes.pair] * 2
+    examples = [
+        Example(prompt, responses[2 * i : 2 * i + 2], mask) for i, prompt in enumerate(prompts)
+    ]
+    batch = collate(examples)
+    batch.extra["reference"] = mx.zeros((2 * sizes.rows,))
+    seconds = _step_seconds(model, "dpo", batch, sizes.repeats)
+    trained = 2 * sizes.pair * sizes.rows
+    least = work.update(sizes.prompt * sizes.rows + trained, trained) / here.gemm
+    note = f"prompts of {sizes.prompt} tokens, answers of {sizes.pair}"
+    return Row("dpo", sizes.rows / seconds, "pairs/s", sizes.rows / least, note=note)
+
+
+def _step_seconds(model: Model, method: str, batch: Batch, repeats: int) -> float:
+    """The shortest training step on a batch, after one to warm up."""
+    policy, chosen = make_policy(model), METHODS[method]
+    optimizer = adamw((0.9, 0.999), 0.0)
+    optimizer.init(joined(policy.trainable.trainable_parameters()))
+    steps = fit(
+        policy,
+        chosen.loss(chosen.config()),
+        itertools.repeat([batch]),
+        optimizer,
+        rate=lambda step: 1e-6,
+        weight=chosen.weight,
+        last=repeats + 1,
+    )
+    return min([step.seconds for step in steps][1:])
+
+
+def _peak() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else 1024 * peak)
+
+
+def estimates(rows: dict[str, Row], work: Work, here: Machine) -> Iterator[Estimate]:
+    """What the models of the catalogue would do here: decoding by the bytes that a token reads,
+    training by the number of weights; memory by both."""
+    for named in catalog().values():
+        if not named.params:
+            continue
+        named = with_memory(named, here.kept)
+        smaller = work.weights / named.params
+        held = held_bytes(named, here.kept)
+        decode = rows["decode 1"].value * work.held / held
+        train, pairs = rows["sft"].value * smaller, 1000 / (rows["dpo"].value * smaller)
+        yield Estimate(
+            named.name, named.params, named.run_bytes, named.train_bytes, decode, train, pairs,
+            _verdict(named, here, decode, pairs),
+        )  # fmt: skip
+
+
+def _verdict(named: Name, here: Machine, decode: float, pairs: float) -> str:
+    if here.memory and named.run_bytes > here.memory:
+        return "does not fit"
+    if decode < READING:
+        return "slow to read along"
+    if here.memory and named.train_bytes > here.memory:
+        return "to chat; too large to train"
+    if pairs > NIGHT:
+        return "to chat; training takes days"
+    return "to chat and to train"

@@ -1,0 +1,1 @@
+"""GGUF files: their metadata, tokenizers and weights, and their import."""

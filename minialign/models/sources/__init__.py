@@ -1,0 +1,1 @@
+"""Where models come from: the hub, wheels, folders; and making them smaller."""

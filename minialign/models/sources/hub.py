@@ -1,0 +1,265 @@
+"""Download models from the Hugging Face hub into its own cache, which other programs share.
+
+``huggingface_hub`` is the client: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE
+mean what they always mean, and an interrupted download goes on where it stopped. Only weights in
+safetensors, JSON and tokenizer files are taken: no pickles, and no code of the model's.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from pathlib import Path
+from threading import Event, Thread
+
+from minialign.errors import UserError
+from minialign.models.layout import need_space
+from minialign.models.sources.partial_download import LARGE, fetch_blob
+from minialign.models.sources.quantize import WANTED
+from minialign.models.weights_file import is_whole
+
+Progress = Callable[[str, int, int], None]
+
+
+@contextmanager
+def _watched(
+    folder: Path, label: str, total: int, progress: Progress | None
+) -> Iterator[Callable[[], None]]:
+    """Report the bytes in a cache folder, unfinished files included, while the block runs.
+
+    huggingface_hub's own bars differ from version to version; they are switched off meanwhile.
+    What ``progress`` raises, to stop the download, is raised again by the function that the block
+    is given, and at its end.
+    """
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    done = Event()
+    stopped: list[BaseException] = []
+
+    def check() -> None:
+        if stopped:
+            raise stopped[0]
+
+    def present() -> int:
+        files = folder.glob("*") if folder.exists() else ()
+        total_bytes = 0
+        for file in files:
+            with suppress(OSError):  # renamed in this moment
+                total_bytes += file.stat().st_size
+        return total_bytes
+
+    def watch() -> None:
+        while not done.wait(0.3):
+            if progress:
+                try:
+                    progress(label, min(present(), total), total)
+                except BaseException as reason:
+                    stopped.append(reason)
+                    return
+
+    quiet_before = are_progress_bars_disabled()
+    disable_progress_bars()
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield check
+        check()
+    finally:
+        done.set()
+        watcher.join()
+        if not quiet_before:
+            enable_progress_bars()
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def snapshot(hub_id: str, progress: Progress | None = None) -> tuple[Path, str]:
+    """Download ``ORG/REPO``; returns (its folder in the cache, the revision's commit).
+
+    What is in the cache already is not downloaded again; offline, it is all there is.
+
+    Raises:
+        UserError: absent or gated, no network, offline and not in the cache, no safetensors in it,
+            no space.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        if (path := _in_cache(hub_id)) is None:
+            raise UserError(
+                f"{hub_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE is set",
+                "unset HF_HUB_OFFLINE to download it, or use a model that is here:"
+                " minialign models list",
+            )
+        return path, path.name
+    cache = Path(constants.HF_HUB_CACHE)
+    try:
+        info = HfApi(endpoint=_endpoint()).model_info(hub_id, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        _check_files(hub_id, list(sizes))
+        wanted = {
+            name: size
+            for name, size in sizes.items()
+            if any(fnmatch(name, pattern) for pattern in WANTED)
+        }
+        total = sum(wanted.values())
+        need_space(cache, total - _cached_bytes(hub_id, str(info.sha), wanted))
+        blobs = cache / f"models--{hub_id.replace('/', '--')}" / "blobs"
+        with _watched(blobs, f"downloading {hub_id}", total, progress) as check:
+            for name, size in wanted.items():
+                if size > LARGE:
+                    fetch_blob(hub_id, name, str(info.sha), _endpoint(), blobs, check)
+            path = Path(
+                snapshot_download(
+                    hub_id,
+                    allow_patterns=list(WANTED),
+                    endpoint=_endpoint(),
+                    max_workers=4,
+                )
+            )
+    except UserError:
+        raise
+    except Exception as reason:
+        # The HTTP client's own errors (httpx, requests) differ between versions of the hub client.
+        known = (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError)
+        network = type(reason).__module__.split(".")[0] in (
+            "httpx",
+            "httpx2",
+            "httpcore",
+            "requests",
+        )
+        if not isinstance(reason, known) and not network:
+            raise
+        if not isinstance(reason, HfHubHTTPError) and (cached := _in_cache(hub_id)) is not None:
+            return cached, cached.name
+        raise _explained(hub_id, reason) from None
+    return path, path.name  # the folder of a revision is named by its commit
+
+
+def _in_cache(hub_id: str) -> Path | None:
+    """The folder of a model that is whole in the cache: main's, else the newest commit's.
+
+    A program that downloaded a commit by its hash (``hf download --revision``, a pinned pipeline)
+    left no name for it, so what ``refs/main`` says may be old, cut short or not there at all.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    commits = sorted(folder.glob("*"), key=lambda path: -path.stat().st_mtime)
+    for revision in (None, *(path.name for path in commits)):
+        try:
+            path = Path(
+                snapshot_download(
+                    hub_id, revision=revision, allow_patterns=list(WANTED), local_files_only=True
+                )
+            )
+        except (OSError, ValueError):  # absent, or cut short
+            continue
+        if is_whole(path):
+            return path
+    return None
+
+
+def forget(hub_id: str) -> int:
+    """Delete a model's files from the Hugging Face cache; returns the bytes freed."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        cache = scan_cache_dir()
+    except CacheNotFound:
+        return 0
+    commits = [
+        revision.commit_hash
+        for repo in cache.repos
+        if repo.repo_id == hub_id and repo.repo_type == "model"
+        for revision in repo.revisions
+    ]
+    strategy = cache.delete_revisions(*commits)
+    strategy.execute()
+    return strategy.expected_freed_size
+
+
+def _cached_bytes(hub_id: str, revision: str, wanted: dict[str, int]) -> int:
+    """How many of the bytes are in the cache, in whole files."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return sum(
+        size
+        for name, size in wanted.items()
+        if isinstance(try_to_load_from_cache(hub_id, name, revision=revision), str)
+    )
+
+
+def _check_files(hub_id: str, names: list[str]) -> None:
+    """Raise UserError unless the repository has what a model folder needs."""
+    if any(fnmatch(name, "model*.safetensors") for name in names) and "config.json" in names:
+        return
+    found = {Path(name).suffix for name in names}
+    if ".gguf" in found:
+        raise UserError(
+            f"{hub_id} has no config.json and model*.safetensors, but GGUF files",
+            f"download one (hf download {hub_id} FILE.gguf), then: minialign models import FILE",
+        )
+    if found & {".bin", ".pt", ".pth"}:
+        raise UserError(
+            f"{hub_id} has its weights only as pickles (.bin), which can run code",
+            "pickles are never read here: look for a safetensors version (mlx-community has many)",
+        )
+    raise UserError(
+        f"{hub_id} has no config.json and model*.safetensors",
+        "a language model in MLX or Hugging Face layout is needed",
+    )
+
+
+def _explained(hub_id: str, reason: Exception) -> Exception:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
+
+    text = " ".join(str(reason).split())[:200]
+    if isinstance(reason, UserError):
+        return reason
+    if isinstance(reason, GatedRepoError):
+        return UserError(
+            f"{hub_id} is gated: its owner asks you to accept its terms first",
+            f"accept them at {_endpoint()}/{hub_id}, then log in (hf auth login, or HF_TOKEN=…)",
+        )
+    if isinstance(reason, RepositoryNotFoundError):
+        return UserError(
+            f"there is no {hub_id} on {_endpoint()}, or it is private",
+            "check the spelling; for a private one log in (hf auth login, or HF_TOKEN=…)",
+        )
+    if isinstance(reason, HFValidationError):
+        return UserError(f"{hub_id!r} is no hub id: {text}", "a hub id is ORG/REPO")
+    if isinstance(reason, OSError) and reason.errno == 28:
+        return UserError(
+            f"the disk filled up while downloading {hub_id}",
+            "make room and pull again: it goes on where it stopped",
+        )
+    if isinstance(reason, HfHubHTTPError) and reason.response is not None:
+        code = reason.response.status_code
+        if code in (401, 403):
+            return UserError(
+                f"{_endpoint()} refuses {hub_id} ({code})", "log in: hf auth login, or HF_TOKEN=…"
+            )
+        if code >= 400:
+            return UserError(
+                f"{_endpoint()} answered {code} for {hub_id}: {text}",
+                "try again later: what is downloaded is kept",
+            )
+    return UserError(
+        f"{hub_id} could not be downloaded from {_endpoint()}: {text}",
+        "check the network (or set HF_ENDPOINT to a mirror) and pull again: it goes on where it"
+        " stopped; smollm2-135m-4bit comes from the Python package index instead",
+    )

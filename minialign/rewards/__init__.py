@@ -1,0 +1,1 @@
+"""A number for one answer: reward runs, verifiers, length. Never asks a judge."""

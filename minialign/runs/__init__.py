@@ -1,0 +1,1 @@
+"""Looking at runs, and starting them in a process of their own."""

@@ -1,0 +1,146 @@
+"""Training runs as processes of their own: start, resume, stop, and the end of their log.
+
+A run started here has its own process group and session, so closing whatever started it, or its
+terminal, ends nothing. What it says goes to ``logs/NAME.log`` in the home.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minialign.errors import UserError
+from minialign.home import folder, home
+from minialign.run_folder import Run
+
+TAIL = 64_000  # bytes of a log that are looked at
+
+
+@dataclass
+class Launched:
+    """A process that was started from here."""
+
+    name: str
+    log: Path
+    process: subprocess.Popen[bytes]
+    began_at: int  # where in the log this process begins
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.process.poll()
+
+    def said(self) -> str:
+        """What it said, from its log."""
+        with contextlib.suppress(OSError), open(self.log, "rb") as file:
+            file.seek(self.began_at)
+            return file.read(TAIL).decode("utf-8", "replace")
+        return ""
+
+
+def flags(options: Mapping[str, Any]) -> list[str]:
+    """Options as the command line has them; None is left out."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is None or value == ():
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, list | tuple):
+            words += [flag, *map(str, value)]
+        else:
+            words.append(f"{flag}={value}")
+    return words
+
+
+def free_name(method: str) -> str:
+    """METHOD-N, the first that neither a run nor a log has."""
+    number = 1
+    while any(
+        path.exists()
+        for path in (
+            home() / "runs" / f"{method}-{number}", log_path(f"{method}-{number}"),
+        )
+    ):  # fmt: skip
+        number += 1
+    return f"{method}-{number}"
+
+
+def log_path(name: str) -> Path:
+    """Where the log of a run of that name is, if it was started from here."""
+    return home() / "logs" / f"{name}.log"
+
+
+def start(method: str, options: Mapping[str, Any]) -> Launched:
+    """Start a training run with these options; it is named when they do not name it.
+
+    Raises:
+        UserError: when the process cannot be started.
+    """
+    name = str(options.get("name") or free_name(method))
+    return _spawn(name, [method, *flags({**options, "name": name})])
+
+
+def resume(run: Run) -> Launched:
+    """Go on with a run that was stopped or killed.
+
+    Raises:
+        UserError: when it is being trained, or is finished.
+    """
+    status = run.state().status
+    if status in ("running", "finished"):
+        raise UserError(f"run {run.name} is {status}", "only what was stopped can go on")
+    return _spawn(run.name, ["runs", "resume", str(run.path)])
+
+
+def stop(run: Run) -> None:
+    """Ask a run to stop after the step under way; it saves a checkpoint.
+
+    Raises:
+        UserError: when nobody trains it.
+    """
+    pid = run.pid()
+    if pid is None:
+        raise UserError(f"run {run.name} is not being trained", "there is nothing to stop")
+    try:
+        os.kill(pid, signal.SIGINT)
+    except OSError as reason:
+        raise UserError(
+            f"cannot stop run {run.name}: {reason.strerror}", f"kill -INT {pid}"
+        ) from None
+
+
+def _spawn(name: str, words: list[str]) -> Launched:
+    try:
+        folder("logs")
+        with open(log_path(name), "ab") as log:
+            log.write(f"$ minialign {' '.join(words)}\n".encode())
+            log.flush()
+            began_at = log.tell()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "minialign", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+    except OSError as reason:
+        raise UserError(f"cannot start the run: {reason}", "is there room on the disk?") from None
+    return Launched(name, log_path(name), process, began_at)
+
+
+def tail(name: str, lines: int) -> list[str]:
+    """The last lines of a run's log; [] when it was not started from here."""
+    with contextlib.suppress(OSError), open(log_path(name), "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL))
+        text = file.read().decode("utf-8", "replace")
+        return text.replace("\r", "\n").splitlines()[-lines:]
+    return []

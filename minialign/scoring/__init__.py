@@ -1,0 +1,1 @@
+"""The door of `--scorer`: whatever gives numbers to answers, judges included."""

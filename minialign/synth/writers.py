@@ -1,0 +1,208 @@
+"""Texts written by a model on request, each of them kept: what was written once is never again.
+
+A command that makes data is a plain function of its inputs and of the texts that a model wrote.
+The texts are in a journal beside its output, so going on after a kill is running it again: what
+the journal has comes from there, and the output comes out the same.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minialign.engine import Engine, Request, Sampling
+from minialign.errors import UserError
+from minialign.judge.endpoint import at_once
+from minialign.judge.http_chat import KEY_VARIABLE, ChatServer, Refused
+from minialign.labels.votes import Lines
+from minialign.models.adapter import adapter_hash, resolve_adapter
+from minialign.records import Prompt
+from minialign.samples.generate import origin_of
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One text to be written: an answer to ``prompt`` that begins with ``opening``."""
+
+    prompt: Prompt
+    seed: int
+    opening: str = ""
+
+    @property
+    def key(self) -> str:
+        """Stands for it in the journal."""
+        value = json.dumps([self.prompt, self.opening, self.seed], ensure_ascii=False)
+        return hashlib.blake2b(value.encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text, without its opening."""
+
+    text: str
+    finish_reason: str  # "stop" | "stop_string" | "length" | "too long": the prompt
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far it is; ``fresh`` texts were written by this process, the others were there."""
+
+    label: str
+    done: int
+    total: int
+    fresh: int
+
+
+# (what is asked, how many at once) -> (place, text), in the order in which they are ready
+Write = Callable[[Sequence[Ask], int], Iterator[tuple[int, Written]]]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who writes; ``identity`` is what the texts depend on, ``origin`` what is said of them."""
+
+    write: Write
+    origin: dict[str, Any]
+    identity: dict[str, Any]
+
+
+def local(engine: Engine, sampling: Sampling, adapter: str | None = None) -> Writer:
+    """A loaded model as the writer."""
+
+    def write(asks: Sequence[Ask], batch_size: int) -> Iterator[tuple[int, Written]]:
+        waiting = []
+        for place, ask in enumerate(asks):
+            ids = engine.tokenizer.render(ask.prompt, True) + engine.tokenizer.encode(ask.opening)
+            if engine.context and len(ids) >= engine.context:
+                yield place, Written("", "too long")
+            else:
+                waiting.append(Request(tuple(ids), place, 0, ask.seed))
+        for one in engine.complete(waiting, sampling, batch_size):
+            yield one.prompt_index, Written(one.text, one.finish_reason, len(one.ids))
+
+    origin = origin_of(engine, adapter)
+    identity = {**origin, "fingerprint": engine.model.fingerprint, **_drawn(sampling)}
+    if adapter:
+        identity["adapter_hash"] = adapter_hash(resolve_adapter(adapter))
+    return Writer(write, origin, identity)
+
+
+def remote(url: str, model: str, sampling: Sampling) -> Writer:
+    """A model behind an OpenAI-compatible server as the writer. An opening cannot be put into its
+    mouth, so it is shown, to be gone on with. The key is in ``MINIALIGN_JUDGE_KEY``.
+
+    Raises:
+        UserError: the address is none, or a setting is not of that protocol.
+    """
+    for name in ("top_k", "min_p", "repetition_penalty"):
+        if getattr(sampling, name) != getattr(Sampling(), name):
+            raise UserError(
+                f"--{name.replace('_', '-')}: the endpoint's protocol has no such setting",
+                "--temperature, --top-p, --stop and --max-tokens are",
+            )
+    server = ChatServer(url, model, os.environ.get(KEY_VARIABLE) or None, logprobs=False)
+    options: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    if sampling.stop:
+        options["stop"] = list(sampling.stop)
+
+    def write(asks: Sequence[Ask], batch_size: int) -> Iterator[tuple[int, Written]]:
+        halt = threading.Event()
+
+        def answer(ask: Ask) -> Written:
+            last = ask.prompt[-1]
+            if ask.opening:
+                content = f"{last['content']}\n\nGo on with this list:\n\n{ask.opening}"
+                last = {**last, "content": content}
+            drawn = {**options, "seed": ask.seed % 2**31}
+            messages = [*ask.prompt[:-1], last]
+            try:
+                reply = server.chat(messages, sampling.max_tokens, halt, drawn)
+            except Refused as refused:
+                if "context" not in refused.problem:
+                    raise
+                return Written("", "too long")
+            return Written(reply.text, reply.finish_reason, reply.count)
+
+        try:
+            yield from at_once(answer, list(enumerate(asks)))
+        finally:
+            halt.set()
+
+    origin = {"model": model, "url": server.url}
+    return Writer(write, origin, {**origin, **_drawn(sampling)})
+
+
+def _drawn(sampling: Sampling) -> dict[str, Any]:
+    return {**asdict(sampling), "stop": list(sampling.stop)}
+
+
+class Journal:
+    """The file of all texts written so far: a line of settings, then a line a text.
+
+    Raises:
+        UserError: when it is another command's, or was begun with other settings.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self._lines = Lines.open(path)
+        self._texts: dict[str, Written] = {}
+        if not self._lines.rows:
+            self._lines.append({"settings": settings})
+        try:
+            before = self._lines.rows[0]["settings"]
+            for row in self._lines.rows[1:]:
+                values = {key: value for key, value in row.items() if key != "key"}
+                self._texts[row["key"]] = Written(**values)
+        except (KeyError, TypeError):
+            raise UserError(f"{path}: synth did not write it", "choose another -o FILE") from None
+        for key in {**before, **settings}:
+            if before.get(key) != settings.get(key):
+                raise UserError(
+                    f"{path}: begun with {key} = {before.get(key)!r}, now {settings.get(key)!r}",
+                    "go on with what it was begun with, or choose another -o FILE",
+                )
+
+    def get(self, key: str) -> Written | None:
+        """The text that was written for that request."""
+        return self._texts.get(key)
+
+    def add(self, key: str, written: Written) -> None:
+        """Keep a text, on disk when this returns."""
+        self._texts[key] = written
+        self._lines.append({"key": key, **asdict(written)})
+
+
+@dataclass
+class Desk:
+    """A writer with its journal."""
+
+    writer: Writer
+    journal: Journal
+    seed: int = 0
+    batch_size: int = 16
+    fresh: int = field(default=0, init=False)
+    tokens: int = field(default=0, init=False)
+
+    def write(
+        self, asks: Sequence[Ask], label: str, done: int, total: int, unit: int = 1
+    ) -> Generator[Step, None, list[Written]]:
+        """The texts in the order of ``asks``, from the journal or written now; yields a step for
+        each new one, counted from ``done`` on (``unit`` 0: it stands still)."""
+        found = [self.journal.get(ask.key) for ask in asks]
+        missing = [place for place, one in enumerate(found) if one is None]
+        done += unit * (len(asks) - len(missing))
+        yield Step(label, done, total, self.fresh)
+        for index, one in self.writer.write([asks[place] for place in missing], self.batch_size):
+            ask = asks[missing[index]]
+            self.journal.add(ask.key, one)
+            found[missing[index]] = one
+            self.fresh += 1
+            self.tokens += one.tokens
+            done += unit
+            yield Step(label, done, total, self.fresh)
+        return [one for one in found if one is not None]

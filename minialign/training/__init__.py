@@ -1,0 +1,1 @@
+"""Runs of training, as streams of events."""

@@ -1,0 +1,186 @@
+"""From files to examples: read, convert, hold out, encode; what is left out is counted by name."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from minialign import formats
+from minialign.data.check import BadRows, good_items, parse_map
+from minialign.errors import UserError
+from minialign.formats.folders import data_files
+from minialign.formats.kinds import answers_of, digest, opening_of
+from minialign.formats.reading import files_of
+from minialign.home import labels_file
+from minialign.learn.batch import Example, TooLong
+from minialign.methods import Method
+from minialign.records import Demonstration, Pair, Prompted, Record, as_prompt
+from minialign.training.settings import Settings
+
+
+@dataclass
+class Rows:
+    """Examples to train and to evaluate on, and what happened on the way."""
+
+    train: list[Example]
+    held_out: list[Example]
+    notes: list[str] = field(default_factory=list)
+
+
+def hold_out(
+    records: Sequence[Record], share: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """(training rows, held-out rows): about ``share`` of the rows, no opening in both."""
+    openings = [digest(opening_of(record)) for record in records]
+    sizes = Counter(openings)
+    groups = list(sizes)
+    random.Random(seed).shuffle(groups)
+    wanted, count = round(share * len(records)), 0
+    held: set[bytes] = set()
+    for group in groups[1:]:  # one stays to train on
+        if count >= wanted:
+            break
+        held.add(group)
+        count += sizes[group]
+    pairs = list(zip(records, openings, strict=True))
+    return (
+        [record for record, opening in pairs if opening not in held],
+        [record for record, opening in pairs if opening in held],
+    )
+
+
+def check_data(settings: Settings) -> None:
+    """Raise a UserError for data that are not there: before a model is fetched and a run begun."""
+    from minialign.data.hub import check_spec
+
+    for spec in (*settings.data, *settings.eval_data):
+        check_spec(spec)
+    if not settings.data:
+        _labelled()
+
+
+def _local(path: str) -> Path:
+    found = Path(path).expanduser()
+    if found.exists():
+        return found
+    from minialign.data.hub import fetch_dataset
+
+    return fetch_dataset(path)
+
+
+def _read(
+    paths: Sequence[Path], settings: Settings, method: Method, split: str, rows: Rows
+) -> list[Record]:
+    bad = BadRows(keep=settings.skip_bad)
+    mapping = parse_map(settings.map)
+    found: list[Record] = []
+    for path in paths:
+        if path.suffix == ".txt" and method.record is Prompted:
+            from minialign.samples.generate import read_questions
+
+            found += [Prompted(as_prompt(one.prompt), one.source) for one in read_questions(path)]
+            continue
+        for item in good_items(files_of(path, split), mapping, bad):
+            if item.unlabelled:
+                raise UserError(
+                    f"{item.source}: an unlabelled pair, its answers are in random order",
+                    f"say which is better first: minialign label {path}",
+                )
+            found += item.records
+    bad.check()
+    if bad.problems:
+        files = ", ".join(map(str, bad.files.values()))
+        rows.notes.append(f"{len(bad.problems)} bad rows left out, kept in {files}")
+    if method.record is Prompted:
+        found = [_answered(record) for record in found]
+    records, unused = formats.as_kind(found, method.record)
+    if unused:
+        rows.notes.append(f"{unused} rows left out: {method.name} needs {method.needs}")
+    same = [r for r in records if isinstance(r, Pair) and r.chosen.strip() == r.rejected.strip()]
+    if same:
+        rows.notes.append(f"{len(same)} pairs left out: chosen and rejected are the same")
+        names = {id(record) for record in same}
+        records = [record for record in records if id(record) not in names]
+    if empty := sum(not all(text.strip() for text in answers_of(record)) for record in records):
+        rows.notes.append(f"{empty} rows have an empty response (kept)")
+    return list(records)
+
+
+def _answered(record: Record) -> Record:
+    """A demonstration as a prompt that keeps its answer, for scorers that compare with one."""
+    if not isinstance(record, Demonstration) or record.messages[-1]["role"] != "assistant":
+        return record
+    extra = {"answer": record.messages[-1]["content"]}
+    return Prompted(record.messages[:-1], record.source, extra)
+
+
+def _encoded(
+    records: Sequence[Record], tokenizer: Any, settings: Settings, method: Method, config: Any,
+    rows: Rows,
+) -> list[Example]:  # fmt: skip
+    coded = method.encode(records, tokenizer, settings.max_seq_length, config)
+    long = [row for row in coded if isinstance(row, TooLong)]
+    examples = [row for row in coded if isinstance(row, Example)]
+    if long:
+        named = ", ".join(row.source for row in long[:3]) + (" …" if len(long) > 3 else "")
+        rows.notes.append(
+            f"{len(long)} rows left out: a response does not fit into {settings.max_seq_length} "
+            f"tokens ({named})"
+        )
+    if cut := sum(example.cut > 0 for example in examples):
+        rows.notes.append(f"{cut} prompts cut from the left to fit")
+    if dropped := sum(example.meta.get("dropped_turns", 0) for example in examples):
+        rows.notes.append(f"{dropped} early assistant turns left out to fit")
+    return examples
+
+
+def load_rows(settings: Settings, method: Method, config: Any, tokenizer: Any) -> Rows:
+    """The examples of a run.
+
+    Held out are the rows of ``eval_data``, else those of a data folder's own validation files,
+    else a share of the data.
+
+    Raises:
+        UserError: for a bad row (unless ``skip_bad``), or when nothing is left to train on.
+    """
+    rows = Rows([], [])
+    if other := method.other_record(config):
+        method = replace(method, record=other)
+    paths = [_local(path) for path in settings.data] or [_labelled()]
+    records = _read(paths, settings, method, "train", rows)
+    held_paths = [_local(path) for path in settings.eval_data]
+    own = [path for path in paths if path.is_dir() and "valid" in data_files(path)]
+    if held_paths or own:
+        held = _read(held_paths or own, settings, method, "train" if held_paths else "valid", rows)
+        known = {digest(opening_of(record)) for record in held}
+        kept = [record for record in records if digest(opening_of(record)) not in known]
+        if len(kept) < len(records):
+            rows.notes.append(
+                f"{len(records) - len(kept)} training rows left out: they share a prompt with "
+                "the evaluation rows"
+            )
+        records = kept
+    else:
+        records, held = hold_out(records, settings.eval_split, settings.seed)
+    if records:
+        method.check_rows(records, config)
+    rows.train = _encoded(records, tokenizer, settings, method, config, rows)
+    rows.held_out = _encoded(held, tokenizer, settings, method, config, rows)
+    if not rows.train:
+        raise UserError(
+            f"nothing to train on: {len(records)} rows, none usable",
+            "; ".join(rows.notes) or f"{method.name} needs {method.needs}",
+        )
+    return rows
+
+
+def _labelled() -> Path:
+    file = labels_file()
+    if not file.exists() or not file.stat().st_size:
+        raise UserError(
+            "no --data, and no pairs labelled here yet",
+            "give a file: --data pairs.jsonl   (examples/concise/train.jsonl is one)",
+        )
+    return file

@@ -1,0 +1,1 @@
+"""Methods that sample, select and train in rounds."""

@@ -1,0 +1,208 @@
+"""What a round samples: candidates to train on and answers to held-out prompts, each with a score.
+
+They are appended to files in the run's ``rounds/`` as they come, and what is there is never made
+again. The policy of round k is that before any training (0), or what the k-th training run gave.
+"""
+
+import gc
+import random
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from minialign.data.write import json_line
+from minialign.engine import Engine
+from minialign.engine.next_token import sample_seed
+from minialign.errors import UserError
+from minialign.formats.kinds import digest, opening_of
+from minialign.methods.rounds import Loop, RoundSettings
+from minialign.rewards.scorer import Scorer
+from minialign.run_folder import Run, read_jsonl
+from minialign.samples import best_of_n
+from minialign.samples.generate import Question, open_engine
+from minialign.samples.groups import prompted, read_prompts
+from minialign.scoring.open import open_scorer
+from minialign.training.budget import spent
+from minialign.training.examples import hold_out
+from minialign.training.prepare import Event
+from minialign.training.settings import Settings
+
+Row = dict[str, Any]
+READS = {"reward": 1, "dpo": 2}  # forward passes of these scorers over a candidate
+
+
+def tokens_read(scorer: str, n: int, prompt: int, written: int) -> int:
+    """About how many tokens a scorer reads of a prompt's n candidates, ``written`` tokens in all;
+    of a judge's questions without the words of its template."""
+    kind = scorer.partition(":")[0]
+    if kind == "judge":  # every two of them, in both orders
+        return n * (n - 1) * prompt + 2 * (n - 1) * written
+    return READS.get(kind, 0) * (n * prompt + written)
+
+
+class Stopped(Exception):
+    """The user asked to stop; what was reached."""
+
+
+@dataclass
+class Job:
+    """A run of rounds at work."""
+
+    run: Run
+    loop: Loop
+    settings: Settings
+    plan: RoundSettings
+    config: Any
+    stop: threading.Event
+    prompts: list[Question] = field(default_factory=list)
+    held_out: list[Question] = field(default_factory=list)
+    open: tuple[int, Engine, Scorer] | None = None  # of which policy
+    peak: int = 0  # bytes, of sampling
+
+    def file(self, name: str) -> Path:
+        """A path among the run's rounds."""
+        return self.run.path / "rounds" / name
+
+    def policy(self, k: int) -> str | None:
+        """The adapter of the policy behind round k; None for the bare model."""
+        return str(self.file(f"round-{k}")) if k else self.settings.adapter
+
+    def models(self, k: int) -> tuple[Engine, Scorer]:
+        """The policy behind round k and the scorer; the last ones are closed before."""
+        if self.open is None or self.open[0] != k:
+            self.close()
+            engine = open_engine(self.settings.model, self.policy(k))
+            self.open = k, engine, open_scorer(self.plan.scorer, engine=engine)
+        return self.open[1:]
+
+    def close(self) -> None:
+        """Give the memory of the policy and the scorer back, before training takes its own."""
+        if self.open is not None:
+            self.peak = max(self.peak, mx.get_peak_memory())
+        self.open = None
+        gc.collect()
+        mx.clear_cache()
+
+    def check_stop(self, reached: str) -> None:
+        """Raise ``Stopped`` when that is asked for."""
+        if self.stop.is_set():
+            raise Stopped(reached)
+
+    def used(self) -> dict[str, float]:
+        """Tokens and seconds of all sampling and training so far, from the files."""
+        rows = [row for f in self.file("").glob("candidates-*.jsonl") for row in read_jsonl(f)]
+        rows = [{"tokens": row["used"], "seconds": row["seconds"]} for row in rows]
+        rows += [row for f in self.file("").glob("round-*") for row in Run(f).metrics("train")]
+        return {name: sum(row[name] for row in rows) for name in ("tokens", "seconds")}
+
+
+def read_asked(job: Job) -> None:
+    """The prompts to train on and those held out, of which none is among the first."""
+
+    def read(paths: Sequence[str]) -> list[Question]:
+        return [one for path in paths for one in read_prompts(path, job.plan.system)]
+
+    records = [prompted(one) for one in read(job.settings.data)]
+    held: list[Any] = [prompted(one) for one in read(job.settings.eval_data)]
+    if held:
+        known = {digest(opening_of(one)) for one in held}
+        kept: list[Any] = [one for one in records if digest(opening_of(one)) not in known]
+    else:
+        parts: Any = hold_out(records, job.settings.eval_split, job.settings.seed)
+        kept, held = parts
+    if not kept:
+        raise UserError("no prompts are left to train on", "they are all among the held-out ones")
+    if not held and job.settings.select == "best":
+        raise UserError("select = best needs held-out prompts", "--eval-data FILE")
+    made = [[Question(one.prompt, one.source, one.extra) for one in part] for part in (kept, held)]
+    job.prompts, job.held_out = made
+
+
+def _sampled(
+    job: Job, k: int, what: str, asked: Sequence[Question], n: int, seed: int, path: Path
+) -> Generator[Event, None, list[Row]]:
+    """The scored samples of the policy behind round k, from the file or fresh, by prompt."""
+    job.check_stop(f"before {what}")
+    rows = best_of_n.on_disk(path, asked, n, job.plan.scorer, seed=seed)
+    limited = what.endswith("candidates") and (job.settings.max_tokens or job.settings.max_minutes)
+    before = job.used() if limited else {}
+    if len(rows) < len(asked):
+        engine, scorer = job.models(k)
+        found = best_of_n.best_of_n(
+            engine, asked, scorer, n, job.plan.sampling(), seed=seed,
+            batch_size=job.plan.rollout_batch, done=rows,
+        )  # fmt: skip
+        fresh, began, last = 0, time.monotonic(), time.monotonic()
+        for row in found:
+            prompt = len(asked[row["prompt_index"]].ids(engine.tokenizer))
+            made = sum(row["tokens"])
+            row["used"] = prompt + made + tokens_read(scorer.name, n, prompt, made)
+            now = time.monotonic()
+            row["seconds"], last, fresh = now - last, now, fresh + 1
+            rows.append(row)
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json_line(row))
+            eta = (now - began) / fresh * (len(asked) - len(rows))
+            text = f"{what}: {len(rows)}/{len(asked)} prompts"
+            yield Event("sampling", text, len(rows), len(asked), {"eta": eta, "policy": k})
+            if limited:
+                before["tokens"] += row["used"]
+                before["seconds"] += row["seconds"]
+                if spent(job.settings, **before):
+                    break
+            if len(rows) < len(asked):
+                job.check_stop(f"in {what}, {len(rows)} of {len(asked)} prompts")
+    return sorted(rows, key=lambda row: row["prompt_index"])
+
+
+def candidates(job: Job, k: int) -> Generator[Event, None, list[Row]]:
+    """The candidates of round k, which the policy behind the round before writes."""
+    asked, count = job.prompts, job.plan.prompts_per_round
+    if 0 < count < len(asked):
+        order = random.Random(job.settings.seed).sample(range(len(asked)), len(asked))
+        asked = [asked[order[(k * count - count + i) % len(asked)]] for i in range(count)]
+    seed = sample_seed(job.settings.seed, k, 0)
+    path = job.file(f"candidates-{k}.jsonl")
+    what = f"round {k}, candidates"
+    return (yield from _sampled(job, k - 1, what, asked, job.plan.n, seed, path))
+
+
+def measured(job: Job, k: int) -> Iterator[Event]:
+    """The policy behind round k on the held-out prompts, with the same seeds for every k."""
+    if not job.held_out or k in [row["step"] for row in job.run.metrics("eval")]:
+        return
+    seed, path = sample_seed(job.settings.seed, 0, 1), job.file(f"heldout-{k}.jsonl")
+    what = f"held-out prompts after round {k}" if k else "held-out prompts, before"
+    rows = yield from _sampled(job, k, what, job.held_out, job.plan.heldout_n, seed, path)
+    values = rewards(rows)
+    job.run.log("eval", k, values)
+    text = f"held out, {f'after round {k}' if k else 'before'}: reward {reward_text(values)}"
+    yield Event("note", text, k, values=values)
+
+
+def rewards(rows: Sequence[Row]) -> dict[str, float]:
+    """The mean score, the mean of each prompt's best, the mean's standard error, and the share of
+    answers that ended in time: of the others no end is learned."""
+    means = [float(np.mean(row["scores"])) for row in rows]
+    error = float(np.std(means, ddof=1)) / len(means) ** 0.5 if len(means) > 1 else 0.0
+    tokens = [count for row in rows for count in row["tokens"]]
+    ended = [reason != "length" for row in rows for reason in row["finish_reasons"]]
+    return {
+        "reward/mean": float(np.mean(means)),
+        "reward/best": float(np.mean([max(row["scores"]) for row in rows])),
+        "reward/error": error,
+        "response_length": float(np.mean(tokens)),
+        "ended": float(np.mean(ended)),
+        "prompts": len(rows),
+    }
+
+
+def reward_text(values: dict[str, float]) -> str:
+    best = f"best {values['reward/best']:.4g}, {100 * values['ended']:.0f} % ended"
+    return f"{values['reward/mean']:.4g} ± {values['reward/error']:.2g}, {best}"

@@ -1,0 +1,130 @@
+"""What a round trains: the rows selected from its candidates, and an ordinary training run on them.
+
+The reference, where there is one, is the policy as the round starts or as the run started.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+import mlx.core as mx
+
+from minialign import formats
+from minialign.data.write import json_line
+from minialign.errors import UserError
+from minialign.formats.kinds import written
+from minialign.methods import METHODS
+from minialign.models.adapter import CONFIG, attach, save_adapter
+from minialign.models.load import load
+from minialign.records import Demonstration, Ranking, Record, noted
+from minialign.run_folder import Run, read_jsonl, write_atomic
+from minialign.samples.generate import Question
+from minialign.samples.groups import prompted
+from minialign.training import offline
+from minialign.training.prepare import Event
+from minialign.training.rounds.candidates import Job, Row, Stopped
+from minialign.training.settings import Settings
+
+
+def selected(job: Job, k: int, rows: Sequence[Row]) -> int:
+    """Write the rows that round k trains on, unless they are there; returns how many were selected.
+
+    Raises:
+        UserError: when in the first round nothing is.
+    """
+    path = job.file(f"train-{k}.jsonl")
+    chance = random.Random(f"{job.settings.seed} {k}")
+    found: list[Record] = []
+    for row in rows:
+        ends = row["finish_reasons"]
+        each = zip(row["scores"], ends, strict=True)
+        scores = [score - job.plan.eos_penalty * (end == "length") for score, end in each]
+        prompt = prompted(Question(row["prompt"])).prompt
+        ranking = Ranking(prompt, row["responses"], scores, finish_reasons=noted(ends))
+        found += job.loop.select(ranking, job.config, chance)
+    if not found and k == 1:
+        scores = sorted(score for row in rows for score in row["scores"])
+        raise UserError(
+            f"nothing to learn: in {len(rows)} prompts no candidate was selected; the scores are "
+            f"{scores[0]:g} to {scores[-1]:g}",
+            "more candidates (--n), a higher --temperature, or a scorer that tells them apart",
+        )
+    count = len(found)
+    if count and not path.exists():
+        if mixed := demonstrations(job):
+            share = job.config.mix_share
+            found += chance.sample(mixed, min(len(mixed), round(count * share / (1 - share))))
+        write_atomic(path, "".join(json_line(written(record)) for record in found))
+    return count
+
+
+def demonstrations(job: Job) -> list[Demonstration]:
+    """The demonstrations of ``--mix``."""
+    found: list[Demonstration] = []
+    for path in getattr(job.config, "mix", ()):
+        read = formats.read(path)
+        if read.problems:
+            raise UserError(str(read.problems[0]), "mend the row, or take it out")
+        found += formats.as_kind(read.records, Demonstration)[0]
+    return found
+
+
+def trained(job: Job, k: int) -> Iterator[Event]:
+    """The training run of round k, to its end."""
+    folder, stop = job.file(f"round-{k}"), job.stop
+    job.check_stop(f"before the training of round {k}")
+    job.close()
+    if not (folder / "config.json").exists():
+        method = METHODS[job.loop.trains]
+        settings, config = _settings(job, k), job.loop.method_config(job.config)
+        inner, events = offline.start(method, settings, config, stop)
+    else:
+        inner = Run(folder)
+        if inner.state().status == "finished":
+            return
+        events = offline.resume(inner, stop)
+    for event in events:
+        if event.kind != "end":
+            yield replace(event, values={**event.values, "round": k})
+    if inner.state().status != "finished":
+        raise Stopped(f"in the training of round {k}")
+
+
+def _settings(job: Job, k: int) -> Settings:
+    """What the training run of round k is told."""
+    settings, used = job.settings, job.used()
+    data = job.file(f"train-{k}.jsonl")
+    own: dict[str, Any] = {}
+    if settings.max_tokens or settings.max_minutes:  # a cap here, and no reason to train longer
+        each = settings.batch_size * settings.grad_accumulation_steps
+        count = len(list(read_jsonl(data)))
+        own["iters"] = settings.iters or max(1, round(settings.epochs * ceil(count / each)))
+        if settings.max_tokens:
+            own["max_tokens"] = max(1, settings.max_tokens - round(used["tokens"]))
+        if settings.max_minutes:
+            own["max_minutes"] = max(1e-6, settings.max_minutes - used["seconds"] / 60)
+    before = job.policy(0 if job.loop.fresh(job.config) else k - 1)
+    if job.loop.fixed_reference(job.config):
+        first = origin(job)
+        before = before or first
+        own["reference_adapter"] = None if before == first else first
+    return replace(
+        settings, data=(str(data),), eval_data=(), eval_split=0.0, adapter=before, name=None,
+        out=str(job.file(f"round-{k}")), select="last", seed=settings.seed + k, **own,
+    )  # fmt: skip
+
+
+def origin(job: Job) -> str:
+    """The adapter that the run starts from; for the bare model a fresh one, which is the same."""
+    if job.settings.adapter:
+        return job.settings.adapter
+    folder = job.file("start")
+    if not (folder / CONFIG).exists():
+        folder.mkdir(exist_ok=True)
+        model, lora = load(job.settings.model), job.settings.lora()
+        mx.random.seed(job.settings.seed)
+        attach(model.module, lora)
+        save_adapter(folder, model.module, lora, str(model.path))
+    return str(folder)

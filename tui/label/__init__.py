@@ -1,0 +1,1 @@
+"""The screen on which two answers are compared."""

@@ -1,0 +1,1 @@
+"""What several screens show: the bar, dialogs, help."""
