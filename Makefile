@@ -36,7 +36,7 @@ lint: $(VENV)/.installed-lint
 	$(VENV)/bin/mypy
 
 pictures: $(VENV)/.installed-test
-	$(VENV)/bin/python tests/screens.py examples/pictures
+	PYTHONPATH=tests $(VENV)/bin/python -m support.screens examples/pictures
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

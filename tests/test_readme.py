@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MODEL_HOME, ROOT
+from support.places import MODEL_HOME, ROOT
 
 README = ROOT / "README.md"
 

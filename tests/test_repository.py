@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import PurePosixPath
 
 import pytest
-from conftest import ROOT
+from support.places import ROOT
 
 TOP_LEVEL = {
     "minialign", "tui", "examples", "tests",

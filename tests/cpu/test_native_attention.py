@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from native_reference import assert_close, assert_same, native, needs_native, normal
+from support.native_reference import assert_close, assert_same, native, needs_native, normal
 
 pytestmark = needs_native
 

@@ -5,7 +5,7 @@ import itertools
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from native_reference import assert_close, needs_native
+from support.native_reference import assert_close, needs_native
 from test_native_modules import ROPE_SCALING, tiny_llama
 
 from minialign import cpu

@@ -9,7 +9,14 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from native_reference import assert_close, lora_linear, native, needs_native, normal, quantized
+from support.native_reference import (
+    assert_close,
+    lora_linear,
+    native,
+    needs_native,
+    normal,
+    quantized,
+)
 
 pytestmark = needs_native
 

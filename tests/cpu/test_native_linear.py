@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from native_reference import (
+from support.native_reference import (
     assert_close,
     assert_same,
     lora_linear,

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
-from native_reference import assert_close, needs_native
+from support.native_reference import assert_close, needs_native
 
 from minialign import cpu
 

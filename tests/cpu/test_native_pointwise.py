@@ -3,7 +3,14 @@
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from native_reference import assert_close, assert_same, native, needs_native, normal, quantized
+from support.native_reference import (
+    assert_close,
+    assert_same,
+    native,
+    needs_native,
+    normal,
+    quantized,
+)
 
 pytestmark = needs_native
 

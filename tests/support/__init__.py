@@ -1,0 +1,1 @@
+"""What several tests share: tiny models, stand-ins for servers and people, processes."""

@@ -1,0 +1,15 @@
+"""What a file of verdicts holds, and an engine that must not be opened."""
+
+from pathlib import Path
+
+from minialign.judge.plans import verdict_of
+from minialign.labels.votes import Lines
+
+
+def kept_in(file: Path):
+    """Every verdict of a file, in its order."""
+    return [one for row in Lines.open(file).rows if (one := verdict_of(row))]
+
+
+def forbidden(*arguments, **options):
+    raise AssertionError("the model is opened")
