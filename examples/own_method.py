@@ -16,7 +16,8 @@ import mlx.core as mx
 
 from minialign.errors import UserError
 from minialign.learn.batch import Batch
-from minialign.learn.forward import Policy, response_logps
+from minialign.learn.forward import response_logps
+from minialign.learn.policy import Policy
 from minialign.methods import Method
 from minialign.records import Pair
 

@@ -146,3 +146,27 @@ def to_json(record: Any) -> dict[str, Any]:
         for key, value in asdict(record).items()
         if key != "source" and value is not None and value != {}
     }
+
+
+CHOICES = ("a", "b", "tie", "both_bad", "skip")
+
+
+def vote_of(row: dict[str, Any]) -> Vote | None:
+    """The vote in a row; None when the row holds none."""
+    try:
+        vote = Vote(
+            id=str(row["id"]),
+            prompt=[{"role": str(m["role"]), "content": str(m["content"])} for m in row["prompt"]],
+            a=row["a"],
+            b=row["b"],
+            choice=row["choice"],
+            edited=row.get("edited"),
+            note=str(row.get("note", "")),
+            a_from=dict(row.get("a_from") or {}),
+            b_from=dict(row.get("b_from") or {}),
+            time=str(row.get("time", "")),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    sound = isinstance(vote.a, str) and isinstance(vote.b, str) and vote.choice in CHOICES
+    return vote if sound and vote.prompt else None

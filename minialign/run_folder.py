@@ -18,11 +18,12 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from minialign.durable import read_jsonl, write_atomic
 from minialign.errors import UserError, nearest
 from minialign.home import folder, home
 
@@ -62,28 +63,6 @@ class State:
     message: str = ""
     step: int = 0
     total: int = 0
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a small text file so that it is never seen half-written, and survives a power cut."""
-    draft = path.with_name(f".{path.name}.tmp")
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file that this program appends to; a line cut by a kill is skipped."""
-    if not path.exists():
-        return
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            with contextlib.suppress(json.JSONDecodeError):
-                row = json.loads(line)
-                if isinstance(row, dict):
-                    yield row
 
 
 class Run:
@@ -418,3 +397,19 @@ def remove_run(run: Run) -> None:
             "move them away, or delete the folder yourself",
         )
     shutil.rmtree(run.path)
+
+
+def flags(options: Mapping[str, Any]) -> list[str]:
+    """Options as the command line has them; None is left out."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is None or value == ():
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, list | tuple):
+            words += [flag, *map(str, value)]
+        else:
+            words.append(f"{flag}={value}")
+    return words

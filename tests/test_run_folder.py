@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from minialign.durable import read_jsonl, write_atomic
 from minialign.errors import UserError
-from minialign.run_folder import FILES, Run, list_runs, read_jsonl, remove_run, write_atomic
+from minialign.run_folder import FILES, Run, list_runs, remove_run
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -26,7 +27,7 @@ def process(code: str, *arguments: object) -> subprocess.Popen:
 
 HOLD = """
 import sys, time
-from minialign.runs import Run
+from minialign.run_folder import Run
 with Run.open(sys.argv[1]).locked():
     print("locked", flush=True)
     time.sleep(60)
@@ -184,7 +185,7 @@ def test_rows_that_are_none_are_skipped():
 
 LOG = """
 import sys
-from minialign.runs import Run
+from minialign.run_folder import Run
 run = Run.open(sys.argv[1])
 first = len(run.metrics())
 for step in range(first + 1, 10**6):
@@ -209,7 +210,7 @@ def test_kill_while_logging_loses_no_acknowledged_line():
 
 SAVE = """
 import sys
-from minialign.runs import Run
+from minialign.run_folder import Run
 run = Run.open(sys.argv[1])
 step = (run.checkpoints() or [0])[-1]
 def write(folder):

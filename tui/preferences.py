@@ -5,8 +5,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from minialign.durable import write_atomic
 from minialign.home import home
-from minialign.run_folder import write_atomic
 
 
 @dataclass

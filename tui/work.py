@@ -149,9 +149,9 @@ def warm(which: Which) -> Work:
     item is whether it did."""
 
     def work(engines: Engines, ticket: Ticket) -> Iterator[bool]:
+        from minialign.engine.open import base_of
         from minialign.models.names import DEFAULT
         from minialign.models.sources.fetch import find
-        from minialign.samples.generate import base_of
 
         if find(which.model or base_of(which.adapter) or DEFAULT) is None:
             yield False

@@ -9,7 +9,7 @@ from minialign.audit.gold_sets import SWAPPED, Gold, key_of, read_gold, turned
 from minialign.errors import UserError
 from minialign.judge import Judge, decide
 from minialign.judge.ask import Duel, judge_duels
-from minialign.judge.plans import read_verdicts
+from minialign.judge.verdict_files import read_verdicts
 from minialign.records import Prompted, Verdict
 from minialign.rewards.scorer import Scorer
 from minialign.statistics import agreement

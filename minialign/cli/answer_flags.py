@@ -96,7 +96,7 @@ def sampling_from(arguments: argparse.Namespace) -> "Sampling":
 def open_from(arguments: argparse.Namespace) -> "Engine":
     """The engine that ``--model`` and ``--adapter`` name; a download shows its progress."""
     from minialign.cli.models import fetch_progress
-    from minialign.samples.generate import open_engine
+    from minialign.engine.open import open_engine
 
     progress, done = fetch_progress()
     try:

@@ -104,7 +104,8 @@ def _judged(
     arguments: argparse.Namespace, items: "list[Gold]", output: Path | None
 ) -> "Iterator[Judged]":
     from minialign.audit import judged
-    from minialign.scoring.open import KINDS, open_scorer
+    from minialign.rewards.spec import KINDS
+    from minialign.scoring.open import open_scorer
 
     spec = arguments.judge
     file = Path(spec).expanduser()

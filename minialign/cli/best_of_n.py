@@ -65,7 +65,7 @@ def scorer_help() -> str:
 
 def read_asked(arguments: argparse.Namespace) -> list[Any]:
     """The prompts that are asked for."""
-    from minialign.samples.groups import read_prompts
+    from minialign.data.prompts import read_prompts
 
     if arguments.n < 1:
         raise UserError(f"n is {arguments.n}", "1 or more samples of each prompt")
@@ -77,9 +77,10 @@ def read_asked(arguments: argparse.Namespace) -> list[Any]:
 def run(arguments: argparse.Namespace) -> int:
     """Sample, score, write, and say what n buys."""
     from minialign.cli.plots import PICTURES
+    from minialign.engine.open import origin_of
+    from minialign.rewards.spec import parse
     from minialign.samples import best_of_n
-    from minialign.samples.generate import origin_of
-    from minialign.scoring.open import open_scorer, parse
+    from minialign.scoring.open import open_scorer
 
     sampling = sampling_from(arguments)
     output = output_file(arguments)

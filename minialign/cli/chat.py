@@ -94,7 +94,7 @@ def _check_best_of(arguments: argparse.Namespace, sampling: "Sampling") -> None:
         raise UserError(f"--best-of {arguments.best_of}", "1 answer or more")
     if arguments.best_of > 1 and sampling.greedy:
         raise UserError("answers at temperature 0 are all the same", "--temperature 0.7")
-    from minialign.scoring.open import parse
+    from minialign.rewards.spec import parse
 
     parse(arguments.scorer)
 

@@ -186,7 +186,7 @@ def _show(event: "Happened", line: console.Line, where: str, failed: dict[str, s
 def _report(made: "Plan", failed: dict[str, str], *, as_json: bool) -> int:
     from minialign.compare import markdown
     from minialign.compare import report as compare_report
-    from minialign.run_folder import write_atomic
+    from minialign.durable import write_atomic
 
     found = compare_report.results(made, failed)
     if not found["methods"]:

@@ -13,10 +13,10 @@ from minialign.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from minialign.data.prompts import Question
     from minialign.evaluate.systems import System
     from minialign.judge.ask import Duel
     from minialign.records import Verdict
-    from minialign.samples.generate import Question
 
 EPILOG = """\
 minialign evaluate dpo-1 smollm2-135m-4bit --prompts prompts.txt          # adapter against base
@@ -103,8 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _folder(arguments: argparse.Namespace, asked: "list[Question]") -> Path:
+    from minialign.durable import digest
     from minialign.home import folder
-    from minialign.labels.items import digest
 
     if arguments.out:
         path = Path(arguments.out).expanduser()

@@ -18,8 +18,8 @@ from minialign.cli.answer_flags import (
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
+    from minialign.data.prompts import Question
     from minialign.engine import Engine, Request, Sampling
-    from minialign.samples.generate import Question
 
 EPILOG = """\
 minialign generate "Why is the sky blue?"
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _questions(arguments: argparse.Namespace) -> "list[Question]":
-    from minialign.samples.generate import questions, read_questions
+    from minialign.data.prompts import questions, read_questions
 
     texts = [*arguments.prompts, *arguments.more]
     if not texts and not arguments.file:
@@ -122,7 +122,8 @@ def _answer(
     import contextlib
     import json
 
-    from minialign.samples.generate import answers, origin_of
+    from minialign.engine.open import origin_of
+    from minialign.samples.generate import answers
 
     if len(waiting) == 1 and not arguments.json and output is None:
         return _stream(engine, waiting[0], sampling)

@@ -149,7 +149,8 @@ def _report(judge: "Judge", verdicts: "list[Verdict]", *, as_json: bool) -> None
 
 
 def _write_pairs(verdicts: "list[Verdict]", path: Path) -> None:
-    from minialign.data.write import json_line, written_whole
+    from minialign.data.write import written_whole
+    from minialign.durable import json_line
     from minialign.judge.ask import verdicts_to_pairs
     from minialign.records import to_json
 

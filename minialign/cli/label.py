@@ -160,8 +160,9 @@ class _Answers:
                 self._asked.append((prompt, self._write(prompt)))
 
     def _write(self, prompt: "Prompt") -> "Ticket":
+        from minialign.durable import digest
         from minialign.engine.mlx_thread import Engines, Lane, Ticket, Which
-        from minialign.labels.items import digest, two_answers
+        from minialign.labels.items import two_answers
 
         if self.lane is None:
             self.lane = Lane()

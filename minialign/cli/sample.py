@@ -35,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Sample and write a row for each prompt."""
+    from minialign.rewards.spec import parse
     from minialign.samples import groups
-    from minialign.scoring.open import open_scorer, parse
+    from minialign.scoring.open import open_scorer
 
     sampling = sampling_from(arguments)
     output = output_file(arguments)

@@ -175,7 +175,7 @@ def _check(arguments: argparse.Namespace, output: Path, journal: Path) -> None:
 
 
 def _asked(arguments: argparse.Namespace) -> list[Any]:
-    from minialign.samples.generate import read_questions
+    from minialign.data.prompts import read_questions
 
     asked = read_questions(arguments.file, getattr(arguments, "system", None))
     return asked[: arguments.limit]

@@ -16,7 +16,7 @@ from minialign.cli.models import fetch_progress
 if TYPE_CHECKING:
     from minialign.methods import Method
     from minialign.run_folder import Run
-    from minialign.training.prepare import Event
+    from minialign.training.events import Event
 
     Start = Callable[..., tuple[Run, Iterator[Event]]]
 

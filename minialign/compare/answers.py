@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from minialign.data.prompts import Question, prompted, read_prompts
+from minialign.durable import read_jsonl, write_atomic
 from minialign.engine import Engine, Sampling
+from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.learn.batch import Example, collate, index_batches
 from minialign.methods.ppo import token_values
 from minialign.records import Prompted
 from minialign.rewards.scorer import Scorer
-from minialign.run_folder import read_jsonl, write_atomic
 from minialign.samples import generate
-from minialign.samples.generate import Question, open_engine
-from minialign.samples.groups import prompted, read_prompts
 from minialign.scoring.open import open_scorer
 
 ANSWERS, SCORES, PHASES = "answers.jsonl", "scores.json", "phases.json"

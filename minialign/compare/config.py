@@ -22,12 +22,12 @@ from minialign.compare.tables import (
     Top,
 )
 from minialign.config import check_keys, resolve
+from minialign.data.prompts import read_prompts
 from minialign.errors import UserError, nearest
 from minialign.formats.kinds import digest
 from minialign.records import as_prompt
-from minialign.samples.groups import read_prompts
+from minialign.rewards.spec import parse
 from minialign.sampling import Sampling
-from minialign.scoring.open import parse
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from minialign.compare.config import Comparison, Kind, held_out
 from minialign.config import check_keys, resolve
 from minialign.errors import UserError, nearest
 from minialign.methods import METHODS as TRAINERS
-from minialign.runs.launch import flags
+from minialign.run_folder import flags
 from minialign.training.settings import Settings
 from minialign.training.settings import check as check_settings
 

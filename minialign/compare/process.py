@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minialign.compare.plan import Part
-from minialign.run_folder import write_atomic
+from minialign.durable import write_atomic
 
 
 @dataclass(frozen=True)

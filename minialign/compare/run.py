@@ -18,13 +18,13 @@ from typing import Any
 from minialign.compare.answers import SCORES
 from minialign.compare.plan import Part, Plan
 from minialign.compare.process import Happened, child, locked, record_of, tail
+from minialign.data.prompts import Question
+from minialign.durable import read_jsonl, write_atomic
 from minialign.errors import UserError
 from minialign.models.sources.fetch import ensure
 from minialign.models.tokens.tokenizer import Tokenizer
-from minialign.run_folder import Run, read_jsonl, write_atomic
-from minialign.runs.launch import flags
-from minialign.samples.generate import Question
-from minialign.training.rounds.candidates import tokens_read
+from minialign.run_folder import Run, flags
+from minialign.training.budget import tokens_read
 
 RATES = {"train": 220.0, "sample": 220.0, "answers": 300.0}  # tokens a second, to begin with
 STARTING = 6.0  # seconds until a process works

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minialign.durable import write_atomic
 from minialign.errors import UserError
 from minialign.home import home, labels_file
-from minialign.run_folder import list_runs, write_atomic
+from minialign.run_folder import list_runs
 
 FIRST = 5  # rows that are shown
 METHODS = {"pairs": "dpo", "messages": "sft", "ratings": "kto", "rankings": "rrhf"}

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import json
 import os
 import tempfile
 from collections import Counter
@@ -10,24 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from minialign import formats
 from minialign.data.check import BadRows, good_items
+from minialign.durable import json_line
 from minialign.errors import UserError
 from minialign.formats import Item
 from minialign.formats.findings import Findings, kept
 from minialign.formats.kinds import digest, kind_name, made, opening_of, written
-
-
-def json_line(row: Any) -> str:
-    """A row as a line; characters that UTF-8 cannot hold stay escaped."""
-    text = json.dumps(row, ensure_ascii=False, default=str)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        text = json.dumps(row, default=str)
-    return text + "\n"
 
 
 @dataclass

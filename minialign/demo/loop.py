@@ -14,6 +14,7 @@ from typing import Any
 
 from minialign import cpu
 from minialign.demo.style import follows
+from minialign.durable import write_atomic
 from minialign.engine import Engine, Sampling
 from minialign.errors import UserError
 from minialign.formats import read
@@ -21,10 +22,10 @@ from minialign.learn.batch import encode_prompt
 from minialign.methods import METHODS
 from minialign.models.load import load
 from minialign.records import Pair, Prompt
-from minialign.run_folder import Run, list_runs, remove_run, write_atomic
+from minialign.run_folder import Run, list_runs, remove_run
 from minialign.training import memory
+from minialign.training.events import Event
 from minialign.training.offline import resume, start
-from minialign.training.prepare import Event
 from minialign.training.settings import Settings
 
 NAME = "demo"

@@ -21,7 +21,8 @@ from minialign.engine.prefill import Progress, Prompts, common_length, prefill
 from minialign.engine.rows import OneRow, Rows, Writing, last_logits, ragged_agrees
 from minialign.errors import UserError
 from minialign.learn.batch import Example, collate
-from minialign.learn.forward import Policy, plain_cache, response_logps
+from minialign.learn.forward import response_logps
+from minialign.learn.policy import Policy, plain_cache
 from minialign.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Engine:
     """A loaded model, for inference."""
 
     def __init__(self, model: "Model"):
-        from minialign.models.load import split_head
+        from minialign.models.module import split_head
 
         self.model = model
         self.tokenizer = model.tokenizer

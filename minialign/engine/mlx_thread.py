@@ -227,6 +227,6 @@ def leave(code: int) -> int:
 
 
 def _load(which: Which, progress: Callable[[str, int, int], None]) -> "Engine":
-    from minialign.samples.generate import open_engine
+    from minialign.engine.open import open_engine
 
     return open_engine(which.model, which.adapter, progress)

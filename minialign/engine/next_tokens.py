@@ -16,7 +16,8 @@ from minialign import cpu
 from minialign.engine.engine import Engine
 from minialign.engine.prefill import SHARED, common_length, shared_prefix
 from minialign.errors import UserError
-from minialign.learn.forward import WORTH, Behind, Recorder
+from minialign.learn.forward import WORTH
+from minialign.learn.prompt_cache import Behind, Recorder
 from minialign.models.adapter import named_arrays
 
 # Of one forward pass, padding included; a single group may have more. On a CPU two answers in both

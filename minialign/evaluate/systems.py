@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from minialign.data.prompts import Question, read_questions
+from minialign.durable import digest, read_jsonl
 from minialign.engine import Sampling
+from minialign.engine.identity import weights_of
+from minialign.engine.open import Fetching, open_engine
 from minialign.errors import UserError
 from minialign.evaluate.comparison_files import prompt_key, read_answers, reference_in
 from minialign.judge import decide
 from minialign.judge.ask import Duel
-from minialign.judge.open import weights_of
-from minialign.labels.items import digest
 from minialign.models.adapter import resolve_adapter
 from minialign.models.names import catalog
 from minialign.records import Prompted, Verdict
 from minialign.rewards.scorer import Scorer
-from minialign.run_folder import read_jsonl
 from minialign.samples import generate
-from minialign.samples.generate import Fetching, Question, open_engine, read_questions
 
 ANSWER_FILES = (".jsonl", ".json", ".gz", ".csv", ".tsv", ".parquet")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from minialign.durable import digest
 from minialign.judge import decide
 from minialign.judge.ask import Duel
-from minialign.labels.items import digest
 from minialign.records import Verdict
 from minialign.statistics import bias, bradley_terry
 from minialign.statistics.bootstrap import Interval, share_interval

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from minialign.durable import Lines, digest, now
 from minialign.errors import UserError
-from minialign.home import home
 from minialign.judge.judge import Judge, Question, Reading, decide, paired, valued
+from minialign.judge.memory import Memory
 from minialign.judge.open import open_judge
-from minialign.judge.plans import verdict_of
-from minialign.labels.items import digest
-from minialign.labels.votes import Lines, now
+from minialign.judge.verdict_files import verdict_of
 from minialign.records import Message, Pair, Prompt, Verdict, to_json
 
 __all__ = ["Duel", "judge_duels", "open_judge", "verdicts_to_pairs"]
@@ -35,33 +34,6 @@ class Duel:
     a_from: dict[str, Any] = field(default_factory=dict)
     b_from: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
-
-
-class Memory:
-    """What a judge said, by question; on disk as it comes, for judges with an identity."""
-
-    def __init__(self, judge: Judge):
-        self.lines: Lines | None = None
-        self.said: dict[str, Reading | str] = {}
-        if not judge.identity:
-            return
-        self.lines = Lines.open(home() / "cache" / "judge" / f"{judge.identity}.jsonl")
-        for row in self.lines.rows:
-            if isinstance(row.get("text"), str) and isinstance(row.get("key"), str):
-                whole = "mass" in row
-                self.said[row["key"]] = (
-                    Reading(row.get("shares"), row["mass"], row["text"]) if whole else row["text"]
-                )
-
-    def keep(self, key: str, said: Reading | str) -> None:
-        self.said[key] = said
-        if self.lines is None:
-            return
-        if isinstance(said, str):
-            self.lines.append({"key": key, "text": said})
-        else:
-            row = {"key": key, "shares": said.shares, "mass": said.mass, "text": said.text}
-            self.lines.append(row)
 
 
 def judge_duels(

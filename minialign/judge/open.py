@@ -1,6 +1,5 @@
 """From the words behind ``--judge`` to a judge: a loaded model, a server, a reward head."""
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -8,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import numpy as np
-
+from minialign.durable import digest
 from minialign.engine import Engine
+from minialign.engine.identity import _weights, weights_of
+from minialign.engine.open import Fetching, open_engine
 from minialign.errors import UserError
 from minialign.judge.endpoint import EndpointReader
 from minialign.judge.http_chat import KEY_VARIABLE, RETRIES, TIMEOUT, ChatServer
@@ -19,24 +18,12 @@ from minialign.judge.judge import Judge, Question, Reader, Reading
 from minialign.judge.local import LocalReader
 from minialign.judge.templates import read_template
 from minialign.judge.values import ValueReader
-from minialign.labels.items import digest
-from minialign.models import control
-from minialign.models.adapter import (
-    WEIGHTS,
-    adapter_modules,
-    adapter_weights,
-    load_arrays,
-    read_lora,
-    resolve_adapter,
-)
-from minialign.models.control import Controlled
+from minialign.models.adapter import resolve_adapter
 from minialign.models.head import FILE as HEAD
-from minialign.models.load import fingerprint
 from minialign.models.names import DEFAULT, catalog
-from minialign.models.sources.fetch import ensure
-from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.records import Prompted
-from minialign.samples.generate import Fetching, base_of, open_engine
+from minialign.rewards.runs import run_scorer
+from minialign.rewards.spec import parse
 
 
 def open_judge(
@@ -119,40 +106,6 @@ class WhenAsked:
         return self.opened().write(questions, max_tokens, stop)
 
 
-def weights_of(
-    model: str | None, adapter: str | None, progress: Fetching | None = None
-) -> list[str]:
-    """What tells the answers of ``open_engine(model, adapter)`` from another's: its weights as they
-    are on disk, its template, its control text. The model is fetched, but not loaded.
-
-    Raises:
-        UserError: there is no such model or adapter.
-    """
-    folder = resolve_adapter(adapter) if adapter is not None else None
-    path = ensure(model or base_of(adapter) or DEFAULT, progress)
-    template, adapted, words = Tokenizer.load(path).template_hash, "", None
-    if folder is not None:
-        adapted = _hash(load_arrays(folder / WEIGHTS), read_lora(folder).scale)
-        words = control.read(folder)
-    return [fingerprint(path), adapted, repr(words), template]
-
-
-def _weights(engine: Engine) -> list[str]:
-    """The same of an engine: its adapter may be in training."""
-    tokenizer, module = engine.tokenizer, engine.model.module
-    words = tokenizer.control if isinstance(tokenizer, Controlled) else None
-    scales = [part.scale for part in adapter_modules(module)]
-    adapted = _hash(adapter_weights(module), scales[0]) if scales else ""
-    return [engine.model.fingerprint, adapted, repr(words), tokenizer.template_hash]
-
-
-def _hash(adapter: dict[str, mx.array], scale: float) -> str:
-    found = hashlib.sha256(f"{float(scale)}".encode())
-    for name, value in sorted(adapter.items()):
-        found.update(name.encode() + np.array(value.astype(mx.float32)).tobytes())
-    return found.hexdigest()
-
-
 def _is_run(spec: str) -> bool:
     if spec in catalog():
         return False
@@ -179,8 +132,6 @@ def _valuing(
     spec: str, template: str | None, explain: bool, debias: bool, progress: Fetching | None
 ) -> Judge:
     """A reward head, or a DPO run's implicit reward."""
-    from minialign.scoring.open import open_scorer, parse
-
     if template or explain:
         raise UserError(f"{spec} reads no template and explains nothing", "leave them out")
     kind, run = parse(spec)
@@ -190,7 +141,7 @@ def _valuing(
               if file.exists()]  # fmt: skip
 
     def opened() -> ValueReader:
-        scorer = open_scorer(spec, progress)
+        scorer = run_scorer(spec, progress)
         return ValueReader(lambda prompt, texts: scorer.score(Prompted(prompt), texts))
 
     return Judge(spec, digest(stamp), WhenAsked(opened), None, debias=debias)

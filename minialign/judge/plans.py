@@ -11,17 +11,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from minialign.durable import digest, now, write_atomic
 from minialign.errors import UserError
 from minialign.home import folder, home
 from minialign.judge import decide
-from minialign.labels.items import Shown, digest, read_items
-from minialign.labels.votes import Votes, now, vote_of
-from minialign.records import Pair, Verdict, Vote, to_json
-from minialign.run_folder import read_jsonl, write_atomic
+from minialign.judge.verdict_files import SIDES, key_of
+from minialign.labels.items import Shown, read_items
+from minialign.labels.votes import Votes
+from minialign.records import Pair, Verdict, Vote, to_json, vote_of
 from minialign.statistics.shares import wilson
 
 LABELS = "labels"  # in place of a file: the pairs that the user voted on
-SIDES = ("a", "b", "tie")
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,6 @@ def plans() -> list[Plan]:
     return [plan for _, plan in sorted(found, key=lambda entry: -entry[0])]
 
 
-def key_of(pair: Any) -> str:
-    """The same for the same prompt and two answers, in any order; votes and verdicts alike."""
-    return digest([pair.prompt, *sorted([pair.a, pair.b])])
-
-
 def same_pair(one: Any, other: Any) -> bool:
     """Whether two votes or verdicts are on the same two answers."""
     return one.prompt == other.prompt and {one.a, one.b} == {other.a, other.b}
@@ -108,32 +103,6 @@ def pairs_of(plan: Plan) -> list[Shown]:
             "minialign sample makes pairs of a model's own answers",
         )
     return list(pairs.values())
-
-
-def verdict_of(row: dict[str, Any]) -> Verdict | None:
-    """The verdict in a row of a file; None when the row holds none."""
-    known = {field.name for field in fields(Verdict)}
-    try:
-        verdict = Verdict(**{key: value for key, value in row.items() if key in known})
-    except TypeError:
-        return None
-    texts = (verdict.id, verdict.a, verdict.b, verdict.choice)
-    orders = verdict.orders if isinstance(verdict.orders, list) else []
-    sound = all(isinstance(text, str) for text in texts) and len(orders) == 2
-    return verdict if sound and all(map(_sound, orders)) else None
-
-
-def _sound(order: Any) -> bool:
-    return isinstance(order, dict) and (
-        "unparsed" in order or all(isinstance(order.get(side), int | float) for side in SIDES)
-    )
-
-
-def read_verdicts(file: Path) -> tuple[dict[str, Verdict], int]:
-    """(the last verdict on each pair by ``key_of``, how many rows are none); a line cut by a kill
-    is skipped."""
-    found = [verdict_of(row) for row in read_jsonl(file)]
-    return {key_of(one): one for one in found if one is not None}, found.count(None)
 
 
 def opinions(votes: Iterable[Vote]) -> dict[str, Vote]:

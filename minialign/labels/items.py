@@ -1,16 +1,14 @@
 """What is labelled: pairs from the chat or a file, and prompts that a model answers twice."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minialign.durable import Lines, digest
 from minialign.errors import UserError
 from minialign.home import home
-from minialign.labels.votes import Lines
 from minialign.records import Prompt, as_prompt
 
 if TYPE_CHECKING:
@@ -66,12 +64,6 @@ class Shown:
         return replace(self, a=self.b, b=self.a, a_from=self.b_from, b_from=self.a_from)
 
 
-def digest(value: Any) -> str:
-    """16 letters that stand for a JSON value."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
 Item = Shown | Prompt  # a pair, or a prompt to be answered twice
 
 
@@ -83,7 +75,7 @@ def read_items(path: str | Path) -> list[Item]:
     """
     path = Path(path).expanduser()
     if path.suffix == ".txt":
-        from minialign.samples.generate import read_questions
+        from minialign.data.prompts import read_questions
 
         return [list(asked.prompt) for asked in read_questions(path) if asked.prompt]  # type: ignore[arg-type]
     from minialign import formats

@@ -10,10 +10,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from minialign.durable import digest, now
 from minialign.errors import UserError
-from minialign.labels.items import Item, Shown, digest
+from minialign.labels.items import Item, Shown
 from minialign.labels.tally import tally
-from minialign.labels.votes import Votes, now
+from minialign.labels.votes import Votes
 from minialign.records import Prompt, Vote
 
 AHEAD = 2  # pairs made in advance

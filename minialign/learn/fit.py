@@ -20,7 +20,9 @@ from mlx.utils import tree_map, tree_unflatten
 from minialign import cpu
 from minialign.errors import UserError
 from minialign.learn.batch import Batch
-from minialign.learn.forward import Policy, checkpointed, packed
+from minialign.learn.checkpointing import checkpointed
+from minialign.learn.forward import packed
+from minialign.learn.policy import Policy
 from minialign.models.adapter import load_arrays, named_arrays, save_weights
 
 JOINED = 1 << 18  # numbers in one vector of the optimizer: more would be more memory at its peak

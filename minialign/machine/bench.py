@@ -21,13 +21,13 @@ from minialign.engine import Engine, Sampling
 from minialign.learn.batch import Batch, Example, collate
 from minialign.learn.fit import adamw, fit, joined
 from minialign.learn.forward import response_logps
+from minialign.learn.policy import make_policy
 from minialign.machine.roofline import Machine, Work, best, machine, work_of
 from minialign.methods import METHODS
 from minialign.models.adapter import Lora, attach
 from minialign.models.load import Model, load
 from minialign.models.names import Name, catalog, held_bytes, with_memory
 from minialign.models.sources.fetch import ensure
-from minialign.training.prepare import make_policy
 
 READING = 5.0  # tokens a second: about as fast as people read
 NIGHT = 12 * 3600.0  # seconds

@@ -20,7 +20,8 @@ import numpy as np
 
 from minialign import cpu
 from minialign.machine.doctor import chip_name, gemm_gflops, memory, usable_cores
-from minialign.models.load import Model, TiedHead, split_head
+from minialign.models.load import Model
+from minialign.models.module import TiedHead, split_head
 
 READ_BYTES = 128 << 20  # by each thread: far more than a cache holds
 

@@ -17,7 +17,8 @@ import numpy as np
 from minialign.errors import UserError
 from minialign.learn.batch import Batch, Example, TokenizerLike, TooLong
 from minialign.learn.fit import Loss
-from minialign.learn.forward import Policy, token_logps
+from minialign.learn.forward import token_logps
+from minialign.learn.policy import Policy
 from minialign.methods.method import Method, encode_each
 from minialign.methods.ratings import check_rows
 from minialign.models.control import Control, Controlled

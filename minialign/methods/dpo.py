@@ -13,7 +13,8 @@ from minialign.errors import UserError
 from minialign.learn import losses
 from minialign.learn.batch import Batch
 from minialign.learn.fit import Loss
-from minialign.learn.forward import Policy, response_logps
+from minialign.learn.forward import response_logps
+from minialign.learn.policy import Policy
 from minialign.methods.method import Method
 from minialign.records import Pair
 

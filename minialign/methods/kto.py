@@ -13,7 +13,8 @@ import mlx.core as mx
 from minialign.learn import losses
 from minialign.learn.batch import Batch
 from minialign.learn.fit import Loss
-from minialign.learn.forward import Policy, response_logps
+from minialign.learn.forward import response_logps
+from minialign.learn.policy import Policy
 from minialign.methods.method import Method, require
 from minialign.methods.ratings import check_rows, encode_with_mismatched
 from minialign.records import Rated

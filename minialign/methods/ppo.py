@@ -20,7 +20,8 @@ from minialign.errors import UserError
 from minialign.learn import losses
 from minialign.learn.batch import Batch, Example, TokenizerLike, TooLong, collate, encode_prompt
 from minialign.learn.fit import Loss
-from minialign.learn.forward import Policy, response_hidden
+from minialign.learn.forward import response_hidden
+from minialign.learn.policy import Policy
 from minialign.learn.selected_logps import selected_logps
 from minialign.methods.method import Method, require
 from minialign.records import Prompted

@@ -10,7 +10,8 @@ import mlx.core as mx
 
 from minialign.learn.batch import Batch
 from minialign.learn.fit import Loss
-from minialign.learn.forward import Policy, token_logps
+from minialign.learn.forward import token_logps
+from minialign.learn.policy import Policy
 from minialign.methods.method import Method
 from minialign.records import Demonstration
 

@@ -15,7 +15,8 @@ from minialign.formats.kinds import made
 from minialign.learn import losses
 from minialign.learn.batch import Batch, Example, TokenizerLike, TooLong
 from minialign.learn.fit import Loss
-from minialign.learn.forward import Policy, response_logps
+from minialign.learn.forward import response_logps
+from minialign.learn.policy import Policy
 from minialign.methods.method import Method, encode_each, encode_texts, require
 from minialign.methods.pairs import pair_metrics
 from minialign.methods.reference_texts import key, reference_texts

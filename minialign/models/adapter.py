@@ -21,8 +21,9 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from minialign import cpu
+from minialign.durable import write_atomic
 from minialign.errors import UserError
-from minialign.run_folder import Run, write_atomic
+from minialign.run_folder import Run
 
 LEAVES = ("lora_a", "lora_b", "m")
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"

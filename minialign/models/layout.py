@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,40 @@ class Shards:
                 "weight_map": {key: names[i] for key, i in sorted(self.index.items())},
             },
         )
+
+
+# What a model folder may hold; everything else (pickles, code, other formats) is left behind.
+WANTED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "LICENSE*",
+)
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether the folder's config says that its weights are quantized."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return bool(config.get("quantization") or config.get("quantization_config"))
+
+
+def copy_folder(source: Path, folder: Path, *, weights: bool = True) -> None:
+    """Copy a model folder's files into the existing ``folder``."""
+    files = [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file()
+        and any(fnmatch(path.name, pattern) for pattern in WANTED)
+        and (weights or not path.name.startswith("model"))
+    ]
+    need_space(folder, sum(path.stat().st_size for path in files))
+    for path in files:
+        shutil.copyfile(path, folder / path.name)

@@ -11,16 +11,15 @@ from typing import Any
 import mlx.core as mx
 
 from minialign.engine import Engine
+from minialign.engine.open import Fetching, base_of, open_engine
 from minialign.errors import UserError
 from minialign.learn.batch import Batch, Example, TooLong, collate, encode
-from minialign.learn.forward import Policy, last_hidden, response_logps
-from minialign.methods import METHODS
+from minialign.learn.forward import last_hidden, response_logps
+from minialign.learn.policy import Policy, add_reward_head, make_policy
 from minialign.models.adapter import adapter_off, load_adapter, resolve_adapter
 from minialign.models.head import FILE as HEAD
 from minialign.models.load import Model, load
 from minialign.records import Pair, Prompted, Rated, Record
-from minialign.samples.generate import Fetching, base_of, open_engine
-from minialign.training.prepare import add_reward_head, make_policy
 
 TOKENS = 4096  # tokens of one batch, padding included
 WINDOW = 64  # rows that are sorted by length and scored together
@@ -90,7 +89,7 @@ def reward_policy(run: str | Path, model: Model) -> Policy:
     if not (folder / HEAD).exists():
         raise UserError(f"{run} has no reward head", "train one: minialign reward --data FILE")
     load_adapter(model.module, folder)
-    policy = make_policy(model, METHODS["reward"])
+    policy = make_policy(model, reward_head=True)
     policy.gradient = False
     add_reward_head(policy, folder)
     return policy

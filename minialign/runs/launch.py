@@ -16,7 +16,7 @@ from typing import Any
 
 from minialign.errors import UserError
 from minialign.home import folder, home
-from minialign.run_folder import Run
+from minialign.run_folder import Run, flags
 
 TAIL = 64_000  # bytes of a log that are looked at
 
@@ -41,22 +41,6 @@ class Launched:
             file.seek(self.began_at)
             return file.read(TAIL).decode("utf-8", "replace")
         return ""
-
-
-def flags(options: Mapping[str, Any]) -> list[str]:
-    """Options as the command line has them; None is left out."""
-    words: list[str] = []
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is None or value == ():
-            continue
-        if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-        elif isinstance(value, list | tuple):
-            words += [flag, *map(str, value)]
-        else:
-            words.append(f"{flag}={value}")
-    return words
 
 
 def free_name(method: str) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minialign.durable import read_jsonl
 from minialign.errors import UserError, nearest
-from minialign.run_folder import FILES, Run, read_jsonl
+from minialign.run_folder import FILES, Run
 
 ACCURACY = "rewards/accuracies"
 HIDDEN = ("kind", "step", "time")  # the columns of a metrics row that are not metrics

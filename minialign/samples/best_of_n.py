@@ -6,12 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from minialign.data.prompts import Question, prompted
+from minialign.durable import whole_lines
 from minialign.engine import Engine, Sampling
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
 from minialign.rewards.scorer import Scorer
-from minialign.samples.generate import Question, whole_lines
-from minialign.samples.groups import Group, groups, prompted
+from minialign.samples.groups import Group, groups
 from minialign.samples.selection import Point, curve
 
 Row = dict[str, Any]

@@ -3,17 +3,16 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from minialign import formats
+from minialign.data.prompts import Question, prompted
 from minialign.engine import Completion, Engine, Request, Sampling
 from minialign.errors import UserError
 from minialign.formats.kinds import written
 from minialign.methods import winners
-from minialign.records import Demonstration, Prompted, Ranking, marked
+from minialign.records import Ranking, marked
 from minialign.rewards.scorer import Scorer
-from minialign.samples.generate import Question, planned, read_questions
+from minialign.samples.generate import planned
 
 
 @dataclass(frozen=True)
@@ -41,34 +40,6 @@ class Group:
     def tokens(self) -> int:
         """Tokens generated in all."""
         return sum(len(sample.ids) for sample in self.samples)
-
-
-def read_prompts(path: str | Path, system: str | None = None) -> list[Question]:
-    """The prompts of a file with the other keys of their rows. A demonstration's own answer becomes
-    the key "answer", for scorers that compare with a reference.
-
-    Raises:
-        UserError: for a missing or empty file, and for bad rows with their line.
-    """
-    asked = read_questions(path, system)
-    if Path(path).suffix == ".txt":
-        return asked
-    rows = [row for row in formats.read(path).records if formats.as_kind([row], Prompted)[0]]
-    answers = [
-        {"answer": row.messages[-1]["content"]} if isinstance(row, Demonstration) else {}
-        for row in rows
-    ]
-    return [
-        Question(question.prompt, question.source, {**answer, **question.extra})
-        for question, answer in zip(asked, answers, strict=True)
-    ]
-
-
-def prompted(question: Question) -> Prompted:
-    """What a scorer is given."""
-    prompt = question.prompt
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    return Prompted(turns, question.source, question.extra)
 
 
 def groups(

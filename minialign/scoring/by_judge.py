@@ -5,13 +5,14 @@ from dataclasses import replace
 from itertools import combinations
 
 from minialign.engine import Engine
+from minialign.engine.open import Fetching
 from minialign.errors import UserError
 from minialign.judge import Judge
-from minialign.judge.ask import Duel, Memory, judge_duels
+from minialign.judge.ask import Duel, judge_duels
+from minialign.judge.memory import Memory
 from minialign.judge.open import open_judge
 from minialign.records import Prompted
 from minialign.rewards.scorer import Scorer
-from minialign.samples.generate import Fetching
 
 
 def judge_scorer(

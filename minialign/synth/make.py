@@ -12,11 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from minialign.data.prompts import Question
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
 from minialign.judge.ask import Duel
 from minialign.records import Prompt, Verdict, as_prompt, marked
-from minialign.samples.generate import Question
 from minialign.synth import answers, instructions
 from minialign.synth.instructions import Pool
 from minialign.synth.texts import Text

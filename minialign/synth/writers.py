@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minialign.durable import Lines
 from minialign.engine import Engine, Request, Sampling
+from minialign.engine.open import origin_of
 from minialign.errors import UserError
 from minialign.judge.endpoint import at_once
 from minialign.judge.http_chat import KEY_VARIABLE, ChatServer, Refused
-from minialign.labels.votes import Lines
 from minialign.models.adapter import adapter_hash, resolve_adapter
 from minialign.records import Prompt
-from minialign.samples.generate import origin_of
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from typing import Any
 
 import mlx.core as mx
 
+from minialign.durable import write_atomic
 from minialign.errors import UserError
 from minialign.learn.fit import Diverged, Step, schedule
 from minialign.models.adapter import CONFIG, WEIGHTS
-from minialign.run_folder import Run, take_back, write_atomic
+from minialign.run_folder import Run, take_back
 from minialign.training import memory
 from minialign.training.budget import spent
-from minialign.training.prepare import Event
+from minialign.training.events import Event
 from minialign.training.settings import Settings
 
 

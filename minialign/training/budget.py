@@ -40,3 +40,15 @@ def steps_ahead(settings: Settings, step: int, seconds: float, total: int) -> in
         return total
     allowed = (step - 1) * 60 * settings.max_minutes / seconds if seconds else 100
     return min(total, max(step, round(allowed)))
+
+
+READS = {"reward": 1, "dpo": 2}  # forward passes of these scorers over a candidate
+
+
+def tokens_read(scorer: str, n: int, prompt: int, written: int) -> int:
+    """About how many tokens a scorer reads of a prompt's n candidates, ``written`` tokens in all;
+    of a judge's questions without the words of its template."""
+    kind = scorer.partition(":")[0]
+    if kind == "judge":  # every two of them, in both orders
+        return n * (n - 1) * prompt + 2 * (n - 1) * written
+    return READS.get(kind, 0) * (n * prompt + written)

@@ -1,7 +1,5 @@
 """From files to examples: read, convert, hold out, encode; what is left out is counted by name."""
 
-import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 from minialign import formats
 from minialign.data.check import BadRows, good_items, parse_map
+from minialign.data.hold_out import hold_out
 from minialign.errors import UserError
 from minialign.formats.folders import data_files
 from minialign.formats.kinds import answers_of, digest, opening_of
@@ -27,28 +26,6 @@ class Rows:
     train: list[Example]
     held_out: list[Example]
     notes: list[str] = field(default_factory=list)
-
-
-def hold_out(
-    records: Sequence[Record], share: float, seed: int
-) -> tuple[list[Record], list[Record]]:
-    """(training rows, held-out rows): about ``share`` of the rows, no opening in both."""
-    openings = [digest(opening_of(record)) for record in records]
-    sizes = Counter(openings)
-    groups = list(sizes)
-    random.Random(seed).shuffle(groups)
-    wanted, count = round(share * len(records)), 0
-    held: set[bytes] = set()
-    for group in groups[1:]:  # one stays to train on
-        if count >= wanted:
-            break
-        held.add(group)
-        count += sizes[group]
-    pairs = list(zip(records, openings, strict=True))
-    return (
-        [record for record, opening in pairs if opening not in held],
-        [record for record, opening in pairs if opening in held],
-    )
 
 
 def check_data(settings: Settings) -> None:
@@ -78,7 +55,7 @@ def _read(
     found: list[Record] = []
     for path in paths:
         if path.suffix == ".txt" and method.record is Prompted:
-            from minialign.samples.generate import read_questions
+            from minialign.data.prompts import read_questions
 
             found += [Prompted(as_prompt(one.prompt), one.source) for one in read_questions(path)]
             continue

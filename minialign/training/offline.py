@@ -16,6 +16,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 
 from minialign.config import resolve
+from minialign.durable import write_atomic
 from minialign.errors import UserError
 from minialign.learn.batch import Batch, Example, collate, endless, index_batches
 from minialign.learn.fit import Step, adamw, evaluate, fit, joined, load_state, save_state
@@ -28,12 +29,13 @@ from minialign.models.head import FILE as HEAD
 from minialign.models.head import save_head
 from minialign.models.sources.fetch import ensure
 from minialign.records import Pair
-from minialign.run_folder import Run, write_atomic
+from minialign.run_folder import Run
 from minialign.statistics.shares import wilson
 from minialign.training.bookkeeping import Course, finished, follow, under_lock
 from minialign.training.budget import steps_ahead
+from minialign.training.events import Event
 from minialign.training.examples import check_data
-from minialign.training.prepare import Event, Session, prepare
+from minialign.training.prepare import Session, prepare
 from minialign.training.settings import Settings, check, own_whole_paths, with_whole_paths
 
 

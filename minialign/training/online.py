@@ -27,8 +27,9 @@ from minialign.config import resolve
 from minialign.engine import Engine
 from minialign.errors import UserError
 from minialign.learn.batch import Batch
+from minialign.learn.checkpointing import checkpoint_layers
 from minialign.learn.fit import Step, adamw, fit, joined, load_state, save_state
-from minialign.learn.forward import Policy, checkpoint_layers, plain_cache
+from minialign.learn.policy import Policy, make_policy, plain_cache
 from minialign.methods import ppo
 from minialign.methods.ppo import METHOD, Answers, Config
 from minialign.models import control
@@ -45,13 +46,15 @@ from minialign.models.head import VALUE_FILE, RewardHead, load_value_head
 from minialign.models.load import load
 from minialign.models.sharing import bare_copy
 from minialign.models.sources.fetch import ensure
+from minialign.rewards.spec import parse, with_whole_path
 from minialign.run_folder import Run
-from minialign.scoring.open import open_scorer, parse, with_whole_path
+from minialign.scoring.open import open_scorer
 from minialign.training import memory
 from minialign.training.bookkeeping import Course, finished, follow, under_lock
 from minialign.training.budget import steps_ahead
+from minialign.training.events import UNKNOWN, Event
 from minialign.training.examples import check_data, load_rows
-from minialign.training.prepare import UNKNOWN, Event, make_policy, same_data, shape_lost
+from minialign.training.prepare import same_data, shape_lost
 from minialign.training.rollouts import Learner, Phase, evaluated, next_phase, save_result, updates
 from minialign.training.settings import Settings, check, with_whole_paths
 

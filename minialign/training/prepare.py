@@ -5,16 +5,16 @@ import itertools
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
+from minialign.durable import write_atomic
 from minialign.errors import UserError
 from minialign.learn.batch import Example, endless
-from minialign.learn.forward import Policy, checkpoint_layers, plain_cache
+from minialign.learn.checkpointing import checkpoint_layers
+from minialign.learn.policy import Policy, add_reward_head, make_policy, plain_cache
 from minialign.methods import Method
 from minialign.models import control
 from minialign.models.adapter import (
@@ -26,28 +26,14 @@ from minialign.models.adapter import (
     read_lora,
     resolve_adapter,
 )
-from minialign.models.head import FILE as HEAD
-from minialign.models.head import RewardHead, load_head
-from minialign.models.load import Model, load, split_head
-from minialign.run_folder import Run, write_atomic
+from minialign.models.load import Model, load
+from minialign.run_folder import Run
 from minialign.training import memory
 from minialign.training.budget import steps_within
+from minialign.training.events import UNKNOWN, Event
 from minialign.training.examples import Rows, load_rows
 from minialign.training.reference_logps import example_key, reference_logps
 from minialign.training.settings import Settings
-
-UNKNOWN = 10**9  # steps of a run that only its minutes end
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened: "note", "reference", "step", "evaluating", "eval", "saved" or "end"."""
-
-    kind: str
-    text: str = ""
-    step: int = 0
-    total: int = 0
-    values: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -116,7 +102,7 @@ def prepare(
     base = other or start_from
     if base is not None:
         load_adapter(model.module, base)
-    policy = make_policy(model, method)
+    policy = make_policy(model, method.reward_head)
     if method.reference:
         key = f"{model.fingerprint} {adapter_hash(base)}"
         needed = _visited(rows.train, settings, total) + rows.held_out
@@ -127,7 +113,7 @@ def prepare(
     if other is not None:
         # The reference's log-probs are in the examples now; training starts from its own adapter.
         model = load(settings.model)
-        policy = make_policy(model, method)
+        policy = make_policy(model, method.reward_head)
         if start_from is not None:
             load_adapter(model.module, start_from)
     if start_from is None:
@@ -163,43 +149,6 @@ def _visited(examples: list[Example], settings: Settings, total: int) -> list[Ex
     whole = math.ceil(len(examples) / settings.batch_size)  # the batches of an epoch hold all
     batches = itertools.islice(order, min(total * settings.grad_accumulation_steps, whole))
     return [examples[i] for i in sorted({i for batch in batches for i in batch})]
-
-
-def make_policy(model: Model, method: Method | None = None) -> Policy:
-    """The model as training and scoring see it.
-
-    Raises:
-        UserError: when a method with a reward head gets an architecture without hidden states.
-    """
-    parts = split_head(model.module)
-    if parts is None:
-        if method is not None and method.reward_head:
-            raise UserError(
-                f"{model.name}: this architecture shows no hidden states to put a reward head on",
-                "use a Llama, Qwen, Mistral or SmolLM model",
-            )
-        parts = (model.module, _identity)  # its own logits then stand for hidden states
-    backbone, head = parts
-    module = model.module
-    return Policy(module, backbone, head, module, share_prompts=plain_cache(module))
-
-
-def _identity(logits: mx.array) -> mx.array:
-    return logits
-
-
-def add_reward_head(policy: Policy, folder: Path | None) -> None:
-    """Put a reward head on a policy: the one in ``folder`` if there is one, else a fresh one."""
-    dims = policy.backbone(mx.array([[0]])).shape[-1]
-    container = nn.Module()
-    container.model = policy.module
-    container.reward_head = (
-        RewardHead(dims)
-        if folder is None or not (folder / HEAD).exists()
-        else load_head(folder, dims)
-    )
-    policy.trainable = container
-    policy.reward = container.reward_head
 
 
 def same_data(run: Run, rows: Rows) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 import mlx.core as mx
 import numpy as np
 
+from minialign.durable import read_jsonl
 from minialign.home import folder
 from minialign.learn.batch import Example, collate, index_batches
-from minialign.learn.forward import Policy, response_logps
-from minialign.run_folder import read_jsonl
+from minialign.learn.forward import response_logps
+from minialign.learn.policy import Policy
 
 TOKENS = 8192  # tokens in one batch; there is no gradient, so batches may be large
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from minialign.methods.rounds import LOOPS
 from minialign.run_folder import Run
 from minialign.training import offline, online
-from minialign.training.prepare import Event
+from minialign.training.events import Event
 from minialign.training.rounds import run as rounds
 
 

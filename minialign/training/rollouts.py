@@ -14,10 +14,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from minialign.data.prompts import Question, prompted
+from minialign.durable import read_jsonl, write_atomic
 from minialign.engine import Engine, Sampling
 from minialign.engine.next_token import sample_seed
 from minialign.learn.batch import Example, collate, index_batches
-from minialign.learn.forward import Policy
+from minialign.learn.policy import Policy
 from minialign.methods import ppo
 from minialign.methods.ppo import Answers, Config
 from minialign.models import control
@@ -25,13 +27,12 @@ from minialign.models.adapter import Lora, save_adapter
 from minialign.models.head import save_value_head
 from minialign.models.load import Model
 from minialign.rewards.scorer import Scorer
-from minialign.run_folder import Run, read_jsonl, write_atomic
-from minialign.samples.generate import Question
-from minialign.samples.groups import Group, groups, prompted
+from minialign.run_folder import Run
+from minialign.samples.groups import Group, groups
 from minialign.statistics.bootstrap import mean_interval
+from minialign.training.budget import READS
+from minialign.training.events import Event
 from minialign.training.examples import Rows
-from minialign.training.prepare import Event
-from minialign.training.rounds.candidates import READS
 from minialign.training.settings import Settings
 
 SAMPLES = "samples.jsonl"

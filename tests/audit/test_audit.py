@@ -14,8 +14,8 @@ from minialign.cli import main
 from minialign.errors import UserError
 from minialign.home import labels_file
 from minialign.judge import decide
-from minialign.labels.votes import Votes, vote_of
-from minialign.records import Verdict, to_json
+from minialign.labels.votes import Votes
+from minialign.records import Verdict, to_json, vote_of
 from minialign.rewards.scorer import Scorer
 
 

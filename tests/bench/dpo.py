@@ -33,12 +33,13 @@ def minialign(given, batches: list[list[dict]]) -> None:
     import mlx.core as mx
 
     from minialign.learn.batch import Batch, Example, collate
+    from minialign.learn.checkpointing import checkpoint_layers
     from minialign.learn.fit import adamw, fit, joined
-    from minialign.learn.forward import checkpoint_layers, response_logps
+    from minialign.learn.forward import response_logps
+    from minialign.learn.policy import make_policy
     from minialign.methods import METHODS
     from minialign.models.adapter import Lora, adapter_off, attach
     from minialign.models.load import load
-    from minialign.training.prepare import make_policy
     from minialign.training.reference_logps import reference_logps
 
     model = load(given.model)

@@ -21,12 +21,12 @@ def tokens(rows: int, width: int) -> list[list[int]]:
 def minialign(given) -> None:
     """Our own step, by the code that every run uses."""
     from minialign.learn.batch import Example, collate
+    from minialign.learn.checkpointing import checkpoint_layers
     from minialign.learn.fit import adamw, fit, joined
-    from minialign.learn.forward import checkpoint_layers
+    from minialign.learn.policy import make_policy
     from minialign.methods import METHODS
     from minialign.models.adapter import Lora, attach
     from minialign.models.load import load
-    from minialign.training.prepare import make_policy
 
     model = load(given.model)
     policy = make_policy(model)

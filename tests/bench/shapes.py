@@ -104,13 +104,13 @@ def dpo(given, path: Path) -> None:
     import mlx.core as mx
 
     from minialign.learn.batch import Example, collate
+    from minialign.learn.checkpointing import checkpoint_layers
     from minialign.learn.fit import adamw, fit, joined
-    from minialign.learn.forward import checkpoint_layers
+    from minialign.learn.policy import make_policy
     from minialign.machine.bench import random_ids
     from minialign.methods import METHODS
     from minialign.models.adapter import Lora, attach
     from minialign.models.load import load
-    from minialign.training.prepare import make_policy
 
     model = load(str(path))
     policy = make_policy(model)

@@ -24,12 +24,12 @@ from minialign.errors import UserError
 from minialign.judge import open as judges
 from minialign.judge.ask import Duel, judge_duels, open_judge, verdicts_to_pairs
 from minialign.judge.judge import Reading, decide, paired, valued
-from minialign.judge.plans import standing, verdict_of
+from minialign.judge.plans import standing
 from minialign.judge.templates import known_templates, read_template
+from minialign.judge.verdict_files import verdict_of
 from minialign.judge.verdict_tokens import verdict_tokens
 from minialign.models.load import load
 from minialign.records import Pair, Prompted, to_json
-from minialign.scoring import open as scorers
 from minialign.scoring.open import open_scorer
 
 
@@ -449,7 +449,7 @@ def test_what_was_asked_before_needs_no_model(tiny_model, home, tmp_path, monkey
     specs = (str(tiny_model), str(run), reward)
     before = [list(judge_duels(open_judge(spec), DUELS)) for spec in specs]
     monkeypatch.setattr(judges, "open_engine", forbidden)
-    monkeypatch.setattr(scorers, "open_scorer", forbidden)
+    monkeypatch.setattr(judges, "run_scorer", forbidden)
     for spec, said in zip(specs, before, strict=True):
         again = list(judge_duels(open_judge(spec), DUELS))
         assert [one.orders for one in again] == [one.orders for one in said]

@@ -17,12 +17,13 @@ from support.places import ROOT
 
 from minialign import formats
 from minialign.cli import main
+from minialign.durable import Lines
 from minialign.errors import UserError
 from minialign.home import labels_file
 from minialign.labels.items import Shown, Waiting, read_items, starters, two_answers
 from minialign.labels.sitting import REPEAT_EVERY, Labelling
 from minialign.labels.tally import tally
-from minialign.labels.votes import Lines, Votes, rate
+from minialign.labels.votes import Votes, rate
 from minialign.records import Pair, Rated
 from minialign.scoring.uncertainty import doubts
 

@@ -8,6 +8,7 @@ import pytest
 from support.places import written as write
 
 from minialign import formats
+from minialign.data.prompts import Question
 from minialign.engine import Completion
 from minialign.formats.findings import Findings
 from minialign.formats.kinds import as_kind, written
@@ -18,7 +19,6 @@ from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.records import Demonstration, Pair, Prompted, Ranking, Rated, noted
 from minialign.rewards.scorer import Scorer
 from minialign.samples import groups
-from minialign.samples.generate import Question
 from minialign.training.reference_logps import example_key
 
 P = [{"role": "user", "content": "hi"}]

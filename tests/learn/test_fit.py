@@ -11,6 +11,7 @@ from support.places import written
 from support.processes import killed
 
 from minialign.cli import main
+from minialign.data.hold_out import hold_out
 from minialign.errors import UserError
 from minialign.learn.batch import collate
 from minialign.learn.fit import (
@@ -23,13 +24,13 @@ from minialign.learn.fit import (
     save_state,
     schedule,
 )
+from minialign.learn.policy import add_reward_head, make_policy
 from minialign.methods import METHODS
 from minialign.models.adapter import WEIGHTS, Lora, attach
 from minialign.models.load import load
 from minialign.run_folder import Run
-from minialign.training.examples import hold_out, load_rows
+from minialign.training.examples import load_rows
 from minialign.training.offline import resume, start
-from minialign.training.prepare import add_reward_head, make_policy
 from minialign.training.settings import Settings
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps", "yes"]
@@ -73,7 +74,7 @@ def prepared(tiny_model, pairs, method="dpo", **changes):
     rows = load_rows(chosen, METHODS[method], config, model.tokenizer)
     mx.random.seed(0)
     attach(model.module, chosen.lora())
-    policy = make_policy(model, METHODS[method])
+    policy = make_policy(model, METHODS[method].reward_head)
     if METHODS[method].reward_head:
         add_reward_head(policy, None)
     for row in rows.train:

@@ -8,17 +8,14 @@ from mlx.utils import tree_flatten
 from support.tiny import make_tiny_model
 
 from minialign import cpu
-from minialign.learn import forward, selected_logps
+from minialign.learn import checkpointing, selected_logps
 from minialign.learn.batch import Example, collate
-from minialign.learn.forward import (
-    Policy,
-    checkpoint_layers,
-    last_hidden,
-    response_hidden,
-    response_logps,
-)
+from minialign.learn.checkpointing import checkpoint_layers
+from minialign.learn.forward import last_hidden, response_hidden, response_logps
+from minialign.learn.policy import Policy
 from minialign.models.adapter import Lora, adapter_modules, attach
-from minialign.models.load import load, split_head
+from minialign.models.load import load
+from minialign.models.module import split_head
 
 
 def examples(lengths, seed=0):
@@ -113,7 +110,7 @@ def test_checkpointed_layers_drop_the_same_when_they_run_again(tiny_model, monke
         return value.item(), dict(tree_flatten(grads))
 
     again = gradient()
-    monkeypatch.setattr(forward, "recomputed", lambda function: function)
+    monkeypatch.setattr(checkpointing, "recomputed", lambda function: function)
     assert_equal(gradient(), again)
 
 

@@ -11,7 +11,8 @@ from test_forward import LENGTHS, adapted, assert_equal, examples, make_policy
 from minialign import cpu
 from minialign.learn import packing
 from minialign.learn.batch import Example, collate
-from minialign.learn.forward import checkpoint_layers, packed, response_logps
+from minialign.learn.checkpointing import checkpoint_layers
+from minialign.learn.forward import packed, response_logps
 
 
 def test_the_layout_by_hand():

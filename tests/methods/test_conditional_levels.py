@@ -6,13 +6,14 @@ import pytest
 from support.places import written
 
 from minialign.cli import main
+from minialign.data.prompts import questions
 from minialign.engine import Engine
+from minialign.engine.open import open_engine
 from minialign.methods.conditional import Config, levels
 from minialign.models import control
 from minialign.records import Pair, Prompted, as_prompt
 from minialign.rewards.score import open_scorer as open_measures
 from minialign.run_folder import Run
-from minialign.samples.generate import open_engine, questions
 from minialign.scoring.open import open_scorer
 
 

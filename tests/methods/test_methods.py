@@ -15,11 +15,14 @@ from support.places import ROOT, written
 from support.processes import command, ended
 
 from minialign.chat.turns import Conversation, reply
+from minialign.data.prompts import questions
 from minialign.engine import Engine, Sampling
+from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.learn import losses
 from minialign.learn.batch import collate, encode_prompt
 from minialign.learn.forward import response_logps
+from minialign.learn.policy import make_policy
 from minialign.methods import METHODS
 from minialign.methods.own import load_method
 from minialign.models import control
@@ -29,10 +32,8 @@ from minialign.models.load import load
 from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.records import Pair, Ranking, Rated
 from minialign.run_folder import Run
-from minialign.samples.generate import open_engine, questions
 from minialign.training.examples import load_rows
 from minialign.training.offline import resume, start
-from minialign.training.prepare import make_policy
 from minialign.training.settings import Settings
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps", "yes"]

@@ -6,9 +6,10 @@ from support.tiny import make_tiny_model
 
 from minialign import formats
 from minialign.cli import main
+from minialign.durable import read_jsonl
 from minialign.records import Pair
-from minialign.run_folder import Run, read_jsonl
-from minialign.training.rounds.candidates import tokens_read
+from minialign.run_folder import Run
+from minialign.training.budget import tokens_read
 
 BASE = "--rounds 2 --n 3 --response-length 8 --temperature 1 --learning-rate 0.01 --eval-split 0"
 

@@ -19,6 +19,7 @@ from support.processes import killed
 from minialign.errors import UserError
 from minialign.learn import losses
 from minialign.learn.batch import Example
+from minialign.learn.policy import make_policy
 from minialign.methods import ppo
 from minialign.methods.ppo import Answers, Config
 from minialign.models.adapter import WEIGHTS, attach
@@ -26,7 +27,6 @@ from minialign.models.head import RewardHead, load_value_head, save_value_head
 from minialign.models.load import load
 from minialign.run_folder import Run
 from minialign.training.online import resume, start
-from minialign.training.prepare import make_policy
 from minialign.training.rollouts import chosen_prompts
 from minialign.training.settings import Settings
 

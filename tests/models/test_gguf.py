@@ -18,7 +18,8 @@ from minialign.errors import UserError
 from minialign.models.gguf.config import llama3_scaling
 from minialign.models.gguf.file import Tensor, read_gguf
 from minialign.models.gguf.weights import exact_form, unpermuted
-from minialign.models.load import load, load_module
+from minialign.models.load import load
+from minialign.models.module import load_module
 from minialign.models.sources.fetch import import_model
 
 FIXTURE = json.loads((ROOT / "tests" / "fixtures" / "llama_cpp.json").read_text())

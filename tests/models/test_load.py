@@ -13,7 +13,8 @@ from support.tiny import make_tiny_model
 
 from minialign.errors import UserError
 from minialign.models import names
-from minialign.models.load import fingerprint, load, split_head
+from minialign.models.load import load
+from minialign.models.module import fingerprint, split_head
 from minialign.models.sources import wheel
 
 FIXTURE = json.loads((ROOT / "tests" / "fixtures" / "llama_cpp.json").read_text())

@@ -12,12 +12,12 @@ import pytest
 
 from minialign import formats
 from minialign.cli import main
+from minialign.data.prompts import Question
 from minialign.engine import Engine, Sampling
 from minialign.models.load import load
 from minialign.records import Pair, Ranking
 from minialign.rewards.scorer import Scorer
 from minialign.samples.best_of_n import best_of_n, summary
-from minialign.samples.generate import Question
 from minialign.samples.groups import groups
 from minialign.samples.selection import curve, expected_best, kl_bound, weights
 

@@ -10,10 +10,11 @@ from support.processes import command, ended, wait_until
 
 from minialign import formats
 from minialign.cli import main
+from minialign.data.prompts import Question, questions, read_questions
 from minialign.engine import Engine, Sampling
+from minialign.engine.open import base_of, open_engine
 from minialign.errors import UserError
 from minialign.models.load import load
-from minialign.samples.generate import Question, base_of, open_engine, questions, read_questions
 
 SHORT = ["--max-tokens", "8", "--temp", "1"]
 

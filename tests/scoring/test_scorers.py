@@ -12,6 +12,8 @@ from mlx.utils import tree_flatten
 from support.places import written
 from support.tiny import make_tiny_model
 
+from minialign.data.prompts import prompted, read_prompts
+from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.learn.batch import encode_prompt
 from minialign.methods import METHODS
@@ -21,8 +23,6 @@ from minialign.rewards import exact, ifeval
 from minialign.rewards.english import capital_words, sentences
 from minialign.rewards.score import open_scorer as open_measures
 from minialign.rewards.scorer import Scorer
-from minialign.samples.generate import open_engine
-from minialign.samples.groups import prompted, read_prompts
 from minialign.scoring.open import open_scorer
 from minialign.training.offline import start
 from minialign.training.settings import Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minialign.judge import ask as judge
-from minialign.judge.plans import key_of, read_verdicts
+from minialign.judge.verdict_files import key_of, read_verdicts
 from minialign.records import Verdict, to_json
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from minialign.judge.plans import verdict_of
-from minialign.labels.votes import Lines
+from minialign.durable import Lines
+from minialign.judge.verdict_files import verdict_of
 
 
 def kept_in(file: Path):

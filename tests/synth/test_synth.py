@@ -10,11 +10,11 @@ import pytest
 from support.places import written
 
 from minialign import formats
+from minialign.data.prompts import questions
 from minialign.errors import UserError
 from minialign.formats import as_kind
 from minialign.formats.kinds import answers_of
 from minialign.records import Demonstration, Pair, Prompted, Verdict
-from minialign.samples.generate import questions
 from minialign.synth import answers, instructions
 from minialign.synth import make as synth
 from minialign.synth.instructions import Pool

@@ -14,6 +14,7 @@ from support.processes import command, ended, wait_until
 from minialign import formats
 from minialign.cli import main
 from minialign.config import resolve
+from minialign.durable import read_jsonl
 from minialign.errors import UserError
 from minialign.evaluate.comparison_files import prompt_key
 from minialign.formats.kinds import answers_of, opening_of
@@ -22,7 +23,7 @@ from minialign.methods.rounds import LOOPS, RoundSettings
 from minialign.models.adapter import WEIGHTS
 from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.records import Demonstration, Pair
-from minialign.run_folder import Run, read_jsonl, remove_run
+from minialign.run_folder import Run, remove_run
 from minialign.training.resume import resume
 from minialign.training.rounds.run import start
 from minialign.training.settings import Settings

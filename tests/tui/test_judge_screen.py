@@ -14,7 +14,8 @@ from minialign import formats
 from minialign.errors import UserError
 from minialign.home import labels_file
 from minialign.judge import plans
-from minialign.judge.plans import LABELS, Plan, key_of, opinions, standing
+from minialign.judge.plans import LABELS, Plan, opinions, standing
+from minialign.judge.verdict_files import key_of, read_verdicts
 from minialign.labels.votes import Votes
 from minialign.records import Vote
 from minialign.runs import launch
@@ -152,7 +153,7 @@ def test_stop_keeps_what_is_judged_and_resume_asks_nothing_twice(file, judge):
         await until(pilot, lambda: len(screen.verdicts) == 3)
         await pilot.press("s")
         await until(pilot, lambda: "stopped" in screen_text(app))
-        assert len(plans.read_verdicts(screen.plan.file)[0]) == judge.judged == 3
+        assert len(read_verdicts(screen.plan.file)[0]) == judge.judged == 3
         judge.most = None
         await pilot.press("r")
         await until(pilot, lambda: "✓ all judged" in screen_text(app))
@@ -209,7 +210,7 @@ def test_the_verdicts_are_trained_on_and_the_users_votes_count_in_their_place(
     assert "question 2" not in pairs
     assert pairs["question 5"] == ("good 5 and more and more", "bad 5 x")
     (plan,) = plans.plans()  # the file of pairs is none
-    verdicts = plans.read_verdicts(plan.file)[0]
+    verdicts = read_verdicts(plan.file)[0]
     undecided = {key: replace(one, choice="tie") for key, one in verdicts.items()}
     with pytest.raises(UserError, match="nothing to train on"):
         plans.write_pairs(plan, undecided, {})
@@ -336,7 +337,7 @@ def test_plans_are_found_again_and_damaged_files_are_passed_over(home):
     one.file.with_suffix(".json").write_text('{"judge":')
     assert plans.plans() == [other]
     other.file.write_text('{"id": 1}\nnot json\n')
-    assert plans.read_verdicts(other.file) == ({}, 1)
+    assert read_verdicts(other.file) == ({}, 1)
 
 
 def test_overruling_is_one_vote_a_pair(home):

@@ -118,7 +118,7 @@ def test_tokens_are_seen_within_a_second_and_typing_is_never_blocked(home, size)
 
 WRITER = """
 import sys, time
-from minialign.runs import Run
+from minialign.run_folder import Run
 run = Run.create("dpo", {"model": "m", "total_steps": 100000}, name="dpo-1")
 for step in range(1, 100000):
     run.log("train", step, {"loss": 1 / step, "rewards/margins": step / 9})
@@ -161,11 +161,11 @@ def test_typing_is_not_blocked_while_a_run_trains(home):
 
 LOADING = """
 import sys, time
-import minialign.lane
+from minialign.engine import mlx_thread
 def load(which, progress):
     print("\\x1b]0;loading\\x07", flush=True)
     time.sleep(60)
-minialign.lane._load = load
+mlx_thread._load = load
 from minialign.cli import main
 sys.exit(main(["tui", "--model", "m"]))
 """
@@ -173,9 +173,9 @@ sys.exit(main(["tui", "--model", "m"]))
 
 WRITING = """
 import sys
-import minialign.lane
+from minialign.engine import mlx_thread
 from support.scripted import ScriptedEngine
-minialign.lane._load = lambda which, progress: ScriptedEngine(which, words=100000, delay=0.01)
+mlx_thread._load = lambda which, progress: ScriptedEngine(which, words=100000, delay=0.01)
 from minialign.cli import main
 sys.exit(main(["tui", "--model", "m"]))
 """

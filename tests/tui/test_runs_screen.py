@@ -12,7 +12,7 @@ from textual.widgets import Collapsible
 from minialign.engine.mlx_thread import Which
 from minialign.errors import UserError
 from minialign.home import home as home_folder
-from minialign.run_folder import Run
+from minialign.run_folder import Run, flags
 from minialign.runs import launch
 from minialign.runs.watch import Watch, charts
 from tui.runs.form import RunForm
@@ -230,7 +230,7 @@ def test_flags_are_what_the_command_line_takes():
     parser = argparse.ArgumentParser()
     parser.description = ""
     train.add_arguments(parser, "dpo")
-    parsed = vars(parser.parse_args(launch.flags(options)))
+    parsed = vars(parser.parse_args(flags(options)))
     for name, value in options.items():
         if value is not None:
             assert parsed[name] == (list(value) if isinstance(value, tuple) else value)
@@ -373,7 +373,7 @@ def test_every_method_has_a_form_whose_options_its_command_takes(
     parser = argparse.ArgumentParser()
     parser.description = ""
     module.add_arguments(parser, method)
-    parsed = vars(parser.parse_args(launch.flags(options)))
+    parsed = vars(parser.parse_args(flags(options)))
     assert parsed["data"] == [str(prompts)]
     assert parsed["rank"] == 4
     assert parsed.get("scorer") == options.get("scorer")

@@ -23,6 +23,7 @@ from minialign.engine.mlx_thread import Engines, Lane, Ticket, Which, Work
 from minialign.errors import UserError
 from minialign.judge import plans
 from minialign.judge.plans import Plan
+from minialign.judge.verdict_files import key_of, read_verdicts
 from minialign.labels.items import Shown
 from minialign.labels.votes import Votes
 from minialign.records import Verdict, Vote
@@ -77,9 +78,9 @@ def _engine(plan: Plan, engines: Engines, tell: Any) -> Any:
     of another kind."""
     if plan.url or plan.judge.startswith("reward:"):
         return None
+    from minialign.engine.open import base_of
     from minialign.models.names import DEFAULT, catalog
     from minialign.models.sources.fetch import find
-    from minialign.samples.generate import base_of
 
     is_model = plan.judge in catalog() or find(plan.judge) is not None
     wanted = Which(plan.judge) if is_model else Which(base_of(plan.judge), plan.judge)
@@ -192,7 +193,7 @@ class JudgeScreen(Screen[None]):
                 return [], error
 
         pairs, error = await asyncio.to_thread(read)
-        self.verdicts, bad = await asyncio.to_thread(plans.read_verdicts, plan.file)
+        self.verdicts, bad = await asyncio.to_thread(read_verdicts, plan.file)
         self.votes, self.opinions = await asyncio.to_thread(_votes)
         self.plan = plan
         self.total = len(pairs) or len(self.verdicts)
@@ -241,7 +242,7 @@ class JudgeScreen(Screen[None]):
                     if not self.began[0]:
                         self.began = time.monotonic(), len(self.verdicts)
                     self.progress = ""
-                    self.verdicts[plans.key_of(item)] = item
+                    self.verdicts[key_of(item)] = item
                 self._changed = True
         except Exception as error:  # told; what is judged is kept
             self.app.show_error(error)  # type: ignore[attr-defined]
@@ -293,7 +294,7 @@ class JudgeScreen(Screen[None]):
                 self.refresh_bindings()
             table.sort("apart", key=lambda cell: ORDER[cell.plain])
             if current is not None:
-                row = table.get_row_index(plans.key_of(current))
+                row = table.get_row_index(key_of(current))
                 table.move_cursor(row=row, animate=False)
         self.query_one("#standing", Static).update(self._standing())
 
@@ -416,8 +417,8 @@ class JudgeScreen(Screen[None]):
             return
         before = [vote for vote in self.votes.all if plans.same_pair(vote, verdict)]
         vote = plans.overrule(self.votes, verdict, choice)
-        self.overruled.append((plans.key_of(verdict), vote, before))
-        self.opinions[plans.key_of(verdict)] = vote
+        self.overruled.append((key_of(verdict), vote, before))
+        self.opinions[key_of(verdict)] = vote
         self.notify(f"Your vote: {SAID[choice]}; u takes it back", timeout=3)
         self._draw()
         self.refresh_bindings()

@@ -10,6 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Label, Markdown, Static
 
 from minialign.judge import plans
+from minialign.judge.verdict_files import SIDES, key_of
 from tui.chat.bubble import markdown_parser, printable
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class VerdictView(ModalScreen[None]):
         if verdict is None:
             self.dismiss()
             return
-        vote = self.judge.opinions.get(plans.key_of(verdict))
+        vote = self.judge.opinions.get(key_of(verdict))
         parts = [f"The judge says: {WORDS.get(verdict.choice, '?')}"]
         if vote is not None:
             parts.append("you: " + ("your own text" if vote.edited else WORDS[vote.choice]))
@@ -89,7 +90,7 @@ class VerdictView(ModalScreen[None]):
         for order, first in zip(verdict.orders, "AB", strict=False):
             shares = [
                 f"{'tie' if side == 'tie' else side.upper()} {order[side]:.2f}"
-                for side in plans.SIDES if isinstance(order.get(side), int | float)
+                for side in SIDES if isinstance(order.get(side), int | float)
             ]  # fmt: skip
             said = "  ".join(shares) or f"“{printable(str(order.get('unparsed', '')))[:80]}”"
             lines.append(f"{first} first: {said}")

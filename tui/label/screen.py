@@ -11,8 +11,9 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Markdown, Static
 
+from minialign.durable import digest
 from minialign.errors import UserError
-from minialign.labels.items import Item, Shown, Waiting, digest, read_items, starters
+from minialign.labels.items import Item, Shown, Waiting, read_items, starters
 from minialign.labels.sitting import Labelling
 from minialign.labels.votes import Votes
 from minialign.records import Prompt

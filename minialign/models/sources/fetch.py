@@ -8,6 +8,7 @@ from typing import Any
 
 from minialign.errors import UserError, nearest
 from minialign.models import layout, names
+from minialign.models.layout import copy_folder
 from minialign.models.library import (
     Installed,
     folder_bytes,
@@ -247,7 +248,7 @@ def _adopt(
             quantize.quantize_folder(source, folder, bits, progress)
             record = record | {"bits": bits}
         elif copy:
-            quantize.copy_folder(source, folder)
+            copy_folder(source, folder)
         else:
             record = record | {"path": str(source)}
         layout.write_json(folder / layout.RECORD, record)

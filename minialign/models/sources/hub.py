@@ -13,9 +13,8 @@ from pathlib import Path
 from threading import Event, Thread
 
 from minialign.errors import UserError
-from minialign.models.layout import need_space
+from minialign.models.layout import WANTED, need_space
 from minialign.models.sources.partial_download import LARGE, fetch_blob
-from minialign.models.sources.quantize import WANTED
 from minialign.models.weights_file import is_whole
 
 Progress = Callable[[str, int, int], None]

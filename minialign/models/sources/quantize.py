@@ -1,9 +1,7 @@
 """Quantize a model folder on import, and copy one."""
 
 import json
-import shutil
 from collections.abc import Callable
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -11,47 +9,11 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from minialign.errors import UserError
-from minialign.models.layout import Shards, need_space, write_json
+from minialign.models.layout import Shards, copy_folder, is_quantized, need_space, write_json
 
 Progress = Callable[[str, int, int], None]
 
 GROUP = 32  # weights that share a scale
-
-# What a model folder may hold; everything else (pickles, code, other formats) is left behind.
-WANTED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "LICENSE*",
-)
-
-
-def is_quantized(folder: Path) -> bool:
-    """Whether the folder's config says that its weights are quantized."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return bool(config.get("quantization") or config.get("quantization_config"))
-
-
-def copy_folder(source: Path, folder: Path, *, weights: bool = True) -> None:
-    """Copy a model folder's files into the existing ``folder``."""
-    files = [
-        path
-        for path in sorted(source.iterdir())
-        if path.is_file()
-        and any(fnmatch(path.name, pattern) for pattern in WANTED)
-        and (weights or not path.name.startswith("model"))
-    ]
-    need_space(folder, sum(path.stat().st_size for path in files))
-    for path in files:
-        shutil.copyfile(path, folder / path.name)
 
 
 def quantize_folder(
@@ -66,7 +28,7 @@ def quantize_folder(
     Raises:
         UserError: quantized already, damaged, or of an architecture mlx_lm does not have.
     """
-    from minialign.models.load import load_module
+    from minialign.models.module import load_module
 
     if is_quantized(source):
         raise UserError(

@@ -16,34 +16,24 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from minialign.data.write import json_line
+from minialign.data.hold_out import hold_out
+from minialign.data.prompts import Question, prompted, read_prompts
+from minialign.durable import json_line, read_jsonl
 from minialign.engine import Engine
 from minialign.engine.next_token import sample_seed
+from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.formats.kinds import digest, opening_of
 from minialign.methods.rounds import Loop, RoundSettings
 from minialign.rewards.scorer import Scorer
-from minialign.run_folder import Run, read_jsonl
+from minialign.run_folder import Run
 from minialign.samples import best_of_n
-from minialign.samples.generate import Question, open_engine
-from minialign.samples.groups import prompted, read_prompts
 from minialign.scoring.open import open_scorer
-from minialign.training.budget import spent
-from minialign.training.examples import hold_out
-from minialign.training.prepare import Event
+from minialign.training.budget import spent, tokens_read
+from minialign.training.events import Event
 from minialign.training.settings import Settings
 
 Row = dict[str, Any]
-READS = {"reward": 1, "dpo": 2}  # forward passes of these scorers over a candidate
-
-
-def tokens_read(scorer: str, n: int, prompt: int, written: int) -> int:
-    """About how many tokens a scorer reads of a prompt's n candidates, ``written`` tokens in all;
-    of a judge's questions without the words of its template."""
-    kind = scorer.partition(":")[0]
-    if kind == "judge":  # every two of them, in both orders
-        return n * (n - 1) * prompt + 2 * (n - 1) * written
-    return READS.get(kind, 0) * (n * prompt + written)
 
 
 class Stopped(Exception):

@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from minialign.config import resolve
+from minialign.durable import write_atomic
+from minialign.engine.open import Fetching
 from minialign.errors import UserError
 from minialign.methods.rounds import LOOPS, Loop, RoundSettings
 from minialign.models.adapter import CONFIG, WEIGHTS, resolve_adapter
 from minialign.models.control import FILE as CONTROL
 from minialign.models.sources.fetch import ensure
-from minialign.run_folder import Run, write_atomic
-from minialign.samples.generate import Fetching
-from minialign.scoring.open import parse, with_whole_path
+from minialign.rewards.spec import parse, with_whole_path
+from minialign.run_folder import Run
 from minialign.training import memory
 from minialign.training.bookkeeping import under_lock
 from minialign.training.budget import spent
+from minialign.training.events import Event
 from minialign.training.examples import check_data
-from minialign.training.prepare import Event
 from minialign.training.rounds.candidates import (
     Job,
     Row,

@@ -12,18 +12,17 @@ from typing import Any
 import mlx.core as mx
 
 from minialign import formats
-from minialign.data.write import json_line
+from minialign.data.prompts import Question, prompted
+from minialign.durable import json_line, read_jsonl, write_atomic
 from minialign.errors import UserError
 from minialign.formats.kinds import written
 from minialign.methods import METHODS
 from minialign.models.adapter import CONFIG, attach, save_adapter
 from minialign.models.load import load
 from minialign.records import Demonstration, Ranking, Record, noted
-from minialign.run_folder import Run, read_jsonl, write_atomic
-from minialign.samples.generate import Question
-from minialign.samples.groups import prompted
+from minialign.run_folder import Run
 from minialign.training import offline
-from minialign.training.prepare import Event
+from minialign.training.events import Event
 from minialign.training.rounds.candidates import Job, Row, Stopped
 from minialign.training.settings import Settings
 

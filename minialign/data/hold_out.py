@@ -1,0 +1,30 @@
+"""Rows held out for evaluation, chosen by the seed, equal prompts together."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+from minialign.formats.kinds import digest, opening_of
+from minialign.records import Record
+
+
+def hold_out(
+    records: Sequence[Record], share: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """(training rows, held-out rows): about ``share`` of the rows, no opening in both."""
+    openings = [digest(opening_of(record)) for record in records]
+    sizes = Counter(openings)
+    groups = list(sizes)
+    random.Random(seed).shuffle(groups)
+    wanted, count = round(share * len(records)), 0
+    held: set[bytes] = set()
+    for group in groups[1:]:  # one stays to train on
+        if count >= wanted:
+            break
+        held.add(group)
+        count += sizes[group]
+    pairs = list(zip(records, openings, strict=True))
+    return (
+        [record for record, opening in pairs if opening not in held],
+        [record for record, opening in pairs if opening in held],
+    )

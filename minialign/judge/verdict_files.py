@@ -1,0 +1,41 @@
+"""Verdicts as lines of a file."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from minialign.durable import digest, read_jsonl
+from minialign.records import Verdict
+
+SIDES = ("a", "b", "tie")
+
+
+def key_of(pair: Any) -> str:
+    """The same for the same prompt and two answers, in any order; votes and verdicts alike."""
+    return digest([pair.prompt, *sorted([pair.a, pair.b])])
+
+
+def verdict_of(row: dict[str, Any]) -> Verdict | None:
+    """The verdict in a row of a file; None when the row holds none."""
+    known = {field.name for field in fields(Verdict)}
+    try:
+        verdict = Verdict(**{key: value for key, value in row.items() if key in known})
+    except TypeError:
+        return None
+    texts = (verdict.id, verdict.a, verdict.b, verdict.choice)
+    orders = verdict.orders if isinstance(verdict.orders, list) else []
+    sound = all(isinstance(text, str) for text in texts) and len(orders) == 2
+    return verdict if sound and all(map(_sound, orders)) else None
+
+
+def _sound(order: Any) -> bool:
+    return isinstance(order, dict) and (
+        "unparsed" in order or all(isinstance(order.get(side), int | float) for side in SIDES)
+    )
+
+
+def read_verdicts(file: Path) -> tuple[dict[str, Verdict], int]:
+    """(the last verdict on each pair by ``key_of``, how many rows are none); a line cut by a kill
+    is skipped."""
+    found = [verdict_of(row) for row in read_jsonl(file)]
+    return {key_of(one): one for one in found if one is not None}, found.count(None)
