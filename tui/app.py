@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -11,13 +13,19 @@ from textual.screen import Screen
 from textual.theme import Theme
 from textual.worker import WorkerFailed
 
-from minialign.engine.mlx_thread import Lane, Which
+from minialign.engine.mlx_thread import ModelChoice, ModelThread
 from minialign.errors import UserError
 from minialign.home import settings
 from tui.chat.bubble import Bubble
 from tui.chat.screen import ChatScreen
 from tui.preferences import Preferences
-from tui.widgets.dialogs import ErrorDialog
+from tui.widgets.app_screen import AppScreen
+from tui.widgets.bar import PLACES
+from tui.widgets.dialogs import Dialog, ErrorDialog
+
+if TYPE_CHECKING:
+    from tui.label.screen import LabelScreen
+    from tui.runs.screen import RunsScreen
 
 THEMES = (
     Theme(
@@ -35,52 +43,52 @@ THEMES = (
 )  # fmt: skip
 
 
+def open_screen(mode: str) -> AppScreen:
+    """A screen by its room's name, imported when it is first shown: the first frame comes soon."""
+    screen = getattr(import_module(f"tui.{mode}.screen"), f"{mode.title()}Screen")
+    return cast(AppScreen, screen())
+
+
 class MinialignApp(App[None]):
     """Chat, label and train in the terminal.
 
     Args:
-        lane: the thread that owns the models.
-        which: the model to begin with; the remembered one by default.
+        model_thread: the thread that owns the models.
+        choice: the model to begin with; the remembered one by default.
         label_source: begin with labelling this file.
         theme: the theme to use and to remember.
     """
 
     TITLE = "minialign"
     CSS_PATH = "app.tcss"
-    MODES: ClassVar[dict[str, Any]] = {
-        "chat": ChatScreen,
-        "label": lambda: _label_screen(),
-        "judge": lambda: _judge_screen(),
-        "runs": lambda: _runs_screen(),
-        "library": lambda: _library_screen(),
-    }
+    MODES: ClassVar[dict[str, Any]] = {one.name: partial(open_screen, one.name) for one in PLACES}
+    MODES["chat"] = ChatScreen
     DEFAULT_MODE = "chat"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "help", "Help", id="help", priority=True),
-        Binding("f2", "go('chat')", "Chat", id="chat", show=False, priority=True),
-        Binding("f3", "go('label')", "Label", id="label", show=False, priority=True),
-        Binding("f4", "go('judge')", "Judge", id="judge", show=False, priority=True),
-        Binding("f5", "go('runs')", "Runs", id="runs", show=False, priority=True),
-        Binding("f6", "go('library')", "Data", id="library", show=False, priority=True),
+        *(
+            Binding(one.key, f"go('{one.name}')", one.short, id=one.name, show=False, priority=True)
+            for one in PLACES
+        ),
         Binding("ctrl+q", "quit", "Quit", id="quit", priority=True),
         Binding("question_mark", "help", show=False),  # where no text is written
     ]
 
     def __init__(
         self,
-        lane: Lane,
+        model_thread: ModelThread,
         *,
-        which: Which | None = None,
+        choice: ModelChoice | None = None,
         label_source: str | None = None,
         theme: str | None = None,
     ):
         self.began = time.perf_counter()
         super().__init__()
-        self.lane = lane
+        self.model_thread = model_thread
         self.preferences = Preferences.load()
-        self.which = which or Which(self.preferences.model, self.preferences.adapter)
+        self.choice = choice or ModelChoice(self.preferences.model, self.preferences.adapter)
         if label_source:
             self.preferences.label_source, self.preferences.place = label_source, "label"
         if self.preferences.still:
@@ -98,18 +106,13 @@ class MinialignApp(App[None]):
             keys = settings().get("tui", {}).get("keys", {})
             self.set_keymap({str(name): str(key) for name, key in keys.items()})
         except (UserError, AttributeError) as error:
-            self.show_error(
-                error
-                if isinstance(error, UserError)
-                else UserError("config.toml: tui.keys is not a table", '[tui.keys]\nhelp = "f12"')
-            )
+            if not isinstance(error, UserError):
+                problem = "config.toml: tui.keys is not a table"
+                error = UserError(problem, '[tui.keys]\nhelp = "f12"')
+            self.show_error(error)
         if self.wrong_theme:
-            self.show_error(
-                UserError(
-                    f"there is no theme {self.wrong_theme!r}",
-                    "Ctrl-P, then Theme, lists them",
-                )
-            )
+            problem = f"there is no theme {self.wrong_theme!r}"
+            self.show_error(UserError(problem, "Ctrl-P, then Theme, lists them"))
         if self.preferences.place != "chat" and self.preferences.place in self.MODES:
             self.action_go(self.preferences.place)
 
@@ -117,19 +120,19 @@ class MinialignApp(App[None]):
         self.preferences.theme = theme.name
         self.preferences.save()
 
-    def choose(self, which: Which) -> None:
+    def choose(self, choice: ModelChoice) -> None:
         """Make a model the one that answers, and remember it."""
-        self.which = which
-        self.preferences.model, self.preferences.adapter = which.model, which.adapter
+        self.choice = choice
+        self.preferences.model, self.preferences.adapter = choice.model, choice.adapter
         self.preferences.save()
         for name in self.MODES:
             for screen in self._screen_stacks.get(name, [])[:1]:
-                if hasattr(screen, "model_changed"):
+                if isinstance(screen, AppScreen):
                     screen.model_changed()
 
     def action_go(self, mode: str) -> None:
         """Show another screen, unless a dialog waits for an answer; the welcome does not."""
-        if getattr(self.screen, "gives_way", False):
+        if isinstance(self.screen, Dialog) and self.screen.gives_way:
             self.screen.dismiss(None)
             self.call_after_refresh(self.action_go, mode)
             return
@@ -140,16 +143,22 @@ class MinialignApp(App[None]):
         self.preferences.place = mode
         self.run_worker(asyncio.to_thread(self.preferences.save), group="preferences")
 
-    def chat_with(self, which: Which) -> None:
+    def chat_with(self, choice: ModelChoice) -> None:
         """Choose a model, and write to it."""
-        self.choose(which)
+        self.choose(choice)
         self.action_go("chat")
         self.call_after_refresh(lambda: self.screen.query("#composer").focus())
 
     def train(self, method: str, data: str) -> None:
         """The form of a run, with this file in it."""
         self.action_go("runs")
-        self.call_later(lambda: self.screen.action_new(method, (data,)))  # type: ignore[attr-defined]
+        self.call_later(lambda: cast("RunsScreen", self.screen).action_new(method, (data,)))
+
+    def label_from(self, file: str) -> None:
+        """Label what a file holds."""
+        self.preferences.label_source = file
+        self.action_go("label")
+        self.call_later(lambda: cast("LabelScreen", self.screen).open_source(file))
 
     def action_still(self) -> None:
         """Animations off, or on again; TEXTUAL_ANIMATIONS=none has them off from the start."""
@@ -168,7 +177,7 @@ class MinialignApp(App[None]):
 
         if isinstance(self.screen, HelpScreen):
             self.pop_screen()
-        elif not self.screen.is_modal:
+        elif isinstance(self.screen, AppScreen):
             self.push_screen(HelpScreen(self.screen))
 
     def show_error(self, error: BaseException) -> None:
@@ -194,15 +203,9 @@ class MinialignApp(App[None]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every action of every screen, for the command palette."""
-        yield SystemCommand("Chat", "Talk with a model (F2)", lambda: self.action_go("chat"))
-        yield SystemCommand("Label", "Say which answer is better (F3)",
-                            lambda: self.action_go("label"))  # fmt: skip
-        yield SystemCommand("Judge", "A judge compares pairs of answers (F4)",
-                            lambda: self.action_go("judge"))  # fmt: skip
-        yield SystemCommand("Data and models", "What files hold; pull and remove models (F6)",
-                            lambda: self.action_go("library"))  # fmt: skip
-        yield SystemCommand("Runs", "Training runs: watch, start, stop (F5)",
-                            lambda: self.action_go("runs"))  # fmt: skip
+        for mode in PLACES:
+            about = f"{mode.about} ({mode.key.upper()})"
+            yield SystemCommand(mode.title, about, partial(self.action_go, mode.name))
         yield SystemCommand("Help", "The keys of this screen (F1)", self.action_help)
         yield SystemCommand("Theme", "Colours; they are remembered", self.action_change_theme)
         yield SystemCommand("Animations", "Off, or on again; remembered", self.action_still)
@@ -214,34 +217,6 @@ class MinialignApp(App[None]):
             if not ours or not binding.description or binding.action in seen:
                 continue
             seen.add(binding.action)
-            yield SystemCommand(
-                binding.description,
-                f"{binding.tooltip or binding.description} ({self.get_key_display(binding)})",
-                lambda action=binding.action, node=node: self.call_later(
-                    self.run_action, action, node
-                ),
-            )
-
-
-def _label_screen() -> Screen[Any]:
-    from tui.label.screen import LabelScreen
-
-    return LabelScreen()
-
-
-def _judge_screen() -> Screen[Any]:
-    from tui.judge.screen import JudgeScreen
-
-    return JudgeScreen()
-
-
-def _library_screen() -> Screen[Any]:
-    from tui.library.screen import LibraryScreen
-
-    return LibraryScreen()
-
-
-def _runs_screen() -> Screen[Any]:
-    from tui.runs.screen import RunsScreen
-
-    return RunsScreen()
+            act = partial(self.call_later, self.run_action, binding.action, node)
+            about = f"{binding.tooltip or binding.description} ({self.get_key_display(binding)})"
+            yield SystemCommand(binding.description, about, act)

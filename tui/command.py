@@ -31,15 +31,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(
             "the app needs a terminal", "minialign chat, label and runs also work in a pipe"
         )
-    from minialign.engine.mlx_thread import Lane, Which, leave
+    from minialign.engine.mlx_thread import ModelChoice, ModelThread, leave
     from tui.app import MinialignApp
 
-    which = (
-        Which(arguments.model, arguments.adapter) if arguments.model or arguments.adapter else None
-    )
-    lane = Lane()
-    app = MinialignApp(lane, which=which, label_source=arguments.label, theme=arguments.theme)
+    named = arguments.model or arguments.adapter
+    choice = ModelChoice(arguments.model, arguments.adapter) if named else None
+    thread = ModelThread()
+    app = MinialignApp(thread, choice=choice, label_source=arguments.label, theme=arguments.theme)
     gc.freeze()  # what was imported stays: a collection while somebody types is shorter
     app.run()
-    lane.close(0.5)  # a model that is being loaded is not waited for
+    thread.close(0.5)  # a model that is being loaded is not waited for
     return leave(app.return_code or 0)

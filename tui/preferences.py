@@ -32,13 +32,13 @@ class Preferences:
             values = json.loads((home() / "tui.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return Preferences()
-        found = Preferences()
+        preferences = Preferences()
         if isinstance(values, dict):
             for each in fields(Preferences):
-                value, default = values.get(each.name), getattr(found, each.name)
+                value, default = values.get(each.name), getattr(preferences, each.name)
                 if value is None or default is None or isinstance(value, type(default)):
-                    setattr(found, each.name, default if value is None else value)
-        return found
+                    setattr(preferences, each.name, default if value is None else value)
+        return preferences
 
     def save(self) -> None:
         """Write them; a full disk only means that they are not remembered."""

@@ -15,7 +15,7 @@ from minialign.cli.answer_flags import model_arguments, printable, sampling_argu
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
-    from minialign.engine.mlx_thread import Lane, Ticket
+    from minialign.engine.mlx_thread import ModelThread, Ticket
     from minialign.labels.items import Shown
     from minialign.labels.sitting import Labelling
     from minialign.records import Prompt
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.say(f"{counts.votes} votes, {counts.pairs} of them give pairs, in {votes.path}")
     if counts.pairs:
         console.next_steps("minialign dpo", "minialign label --stats")
-    return leave(code) if answers.lane is not None else code
+    return leave(code) if answers.model_thread is not None else code
 
 
 def _sit(sitting: "Labelling", answers: "_Answers") -> None:
@@ -130,7 +130,7 @@ class _Answers:
         self.arguments = arguments
         self.sitting = sitting
         self.sampling = sampling_from(arguments)
-        self.lane: Lane | None = None
+        self.model_thread: ModelThread | None = None
         self._asked: list[tuple[Prompt, Ticket]] = []
 
     def next(self) -> "Shown | None":
@@ -161,44 +161,44 @@ class _Answers:
 
     def _write(self, prompt: "Prompt") -> "Ticket":
         from minialign.durable import digest
-        from minialign.engine.mlx_thread import Engines, Lane, Ticket, Which
+        from minialign.engine.mlx_thread import Engines, ModelChoice, ModelThread, Ticket
         from minialign.labels.items import two_answers
 
-        if self.lane is None:
-            self.lane = Lane()
-        which = Which(self.arguments.model, self.arguments.adapter)
+        if self.model_thread is None:
+            self.model_thread = ModelThread()
+        choice = ModelChoice(self.arguments.model, self.arguments.adapter)
         seed = (self.arguments.seed + int(digest(prompt), 16)) % 2**53
 
         def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
-            engine = engines.get(which)
+            engine = engines.get(choice)
             origin = {"model": engine.model.name}
-            if which.adapter:
-                origin["adapter"] = which.adapter
+            if choice.adapter:
+                origin["adapter"] = choice.adapter
             yield from two_answers(engine, prompt, self.sampling, origin, seed)
 
-        return self.lane.submit(work)
+        return self.model_thread.submit(work)
 
     def measure(self, scorer: str) -> None:
         """Ask somebody how sure they are of each pair, before the first is shown."""
-        from minialign.engine.mlx_thread import Engines, Lane, Ticket
+        from minialign.engine.mlx_thread import Engines, ModelThread, Ticket
         from minialign.scoring.uncertainty import doubts
 
         pairs = self.sitting.pairs()
         if not pairs:
             raise UserError("--least-sure is for pairs; these are prompts", "leave it out")
-        self.lane = self.lane or Lane()
+        self.model_thread = self.model_thread or ModelThread()
 
         def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
             for key, sure in console.progress(doubts(scorer, pairs), len(pairs), "measured"):
                 self.sitting.learn(key, sure)
                 yield key
 
-        self.lane.submit(work).future.result()
+        self.model_thread.submit(work).future.result()
 
     def close(self) -> None:
         """End what is being written."""
-        if self.lane is not None:
-            self.lane.close(0.5)
+        if self.model_thread is not None:
+            self.model_thread.close(0.5)
 
 
 def _show(pair: "Shown", sitting: "Labelling", note: str) -> None:

@@ -1,7 +1,7 @@
 """One thread that owns MLX for the life of the process, and the work that waits for it.
 
 Lazy arrays cannot cross threads, so models are loaded, used and dropped here and nowhere else. Work
-is a generator function; between two of its items the lane may turn to other work: what a person
+is a generator function; between two of its items the thread may turn to other work: what a person
 waits for goes round robin, what is made in advance runs only when nobody waits. Nothing heavy is
 imported before the first job asks for a model.
 """
@@ -29,7 +29,7 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True)
-class Which:
+class ModelChoice:
     """A model and an adapter, by the names a user gives; None is the default."""
 
     model: str | None = None
@@ -44,15 +44,27 @@ class Which:
         return f"{base} + {self.adapter}" if self.adapter else base
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far loading a model or reading a prompt is; ``total`` 0 when nobody knows."""
+
+    what: str
+    done: int
+    total: int
+
+
 Work = Callable[["Engines", "Ticket"], Iterator[Any]]
-Loaded = Callable[[Which, Callable[[str, int, int], None]], "Engine"]
+Tell = Callable[[str, int, int], None]  # what, done, total
+Load = Callable[[ModelChoice, Tell], "Engine"]
 
 
 class Ticket:
     """A piece of work that was handed in. ``future`` gets its last item, or its error."""
 
-    def __init__(self, lane: "Lane", work: Work, on_item: Callable[[Any], None], ahead: bool):
-        self.lane = lane
+    def __init__(
+        self, thread: "ModelThread", work: Work, on_item: Callable[[Any], None], ahead: bool
+    ):
+        self.thread = thread
         self.work = work
         self.on_item = on_item
         self.ahead = ahead  # made in advance: whoever waits goes first
@@ -68,16 +80,21 @@ class Ticket:
     @property
     def cancelled(self) -> bool:
         """Whether the work is no longer wanted."""
-        return self._cancelled.is_set() or self.lane.closing
+        return self._cancelled.is_set() or self.thread.closing
 
     def check(self, *_: Any) -> None:
         """Raise ``Cancelled`` when the work is no longer wanted: a progress callback."""
         if self.cancelled:
             raise Cancelled
 
+    def tell(self, what: str, done: int = 0, total: int = 0) -> None:
+        """Give ``Progress`` out as an item; raises ``Cancelled`` like ``check``."""
+        self.check()
+        self.on_item(Progress(what, done, total))
+
     def pressed(self) -> bool:
-        """Whether the work should pause at once: cancelled, or somebody waits for the lane."""
-        return self.cancelled or (self.ahead and self.lane.somebody_waits)
+        """Whether the work should pause at once: cancelled, or somebody waits."""
+        return self.cancelled or (self.ahead and self.thread.somebody_waits)
 
     def _step(self, engines: "Engines") -> bool:
         """Run up to the next item; False when the work has ended."""
@@ -91,7 +108,7 @@ class Ticket:
             return True
         except StopIteration:
             self.future.set_result(self._last)
-        except BaseException as reason:  # of a job, never of the lane
+        except BaseException as reason:  # of a job, never of the model thread
             self._close()
             self.future.set_exception(reason)
         return False
@@ -106,30 +123,29 @@ class Ticket:
 
 
 class Engines:
-    """The loaded models, the least recently used one dropped first. Lives on the lane."""
+    """The loaded models, the least recently used one dropped first. Lives on the model thread."""
 
-    def __init__(self, load: Loaded):
+    def __init__(self, load: Load):
         self._load = load
-        self._held: OrderedDict[Which, Engine] = OrderedDict()
+        self._held: OrderedDict[ModelChoice, Engine] = OrderedDict()
 
-    def get(
-        self, which: Which, progress: Callable[[str, int, int], None] | None = None
-    ) -> "Engine":
+    def get(self, choice: ModelChoice, progress: Tell | None = None) -> "Engine":
         """The engine of a model and adapter, loaded when it is not held.
 
         Raises:
             UserError: when it cannot be loaded.
         """
-        if which in self._held:
-            self._held.move_to_end(which)
-            return self._held[which]
+        if choice in self._held:
+            self._held.move_to_end(choice)
+            return self._held[choice]
         while len(self._held) >= KEPT:
             self._held.popitem(last=False)
-        engine = self._load(which, progress or (lambda what, done, total: None))
-        self._held[which] = engine
+        engine = self._load(choice, progress or (lambda what, done, total: None))
+        self._held[choice] = engine
         return engine
 
-    def held(self) -> list[Which]:
+    @property
+    def loaded(self) -> list[ModelChoice]:
         """What is in memory."""
         return list(self._held)
 
@@ -137,15 +153,15 @@ class Engines:
         """Drop all models."""
         self._held.clear()
 
-    def forget(self, which: Which) -> None:
-        """Drop a model, for instance because its adapter was trained anew."""
-        self._held.pop(which, None)
+    def forget(self, choice: ModelChoice) -> None:
+        """Drop a model."""
+        self._held.pop(choice, None)
 
 
-class Lane:
+class ModelThread:
     """The thread. ``submit`` may be called from any other."""
 
-    def __init__(self, load: Loaded | None = None):
+    def __init__(self, load: Load | None = None):
         self.closing = False
         self._fresh: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._waiting: list[Ticket] = []
@@ -161,7 +177,7 @@ class Lane:
         *,
         ahead: bool = False,
     ) -> Ticket:
-        """Hand in work; ``on_item`` is called on the lane with each item."""
+        """Hand in work; ``on_item`` is called on the model thread with each item."""
         ticket = Ticket(self, work, on_item, ahead)
         self._fresh.put(ticket)
         return ticket
@@ -169,6 +185,15 @@ class Lane:
     def call(self, function: Callable[[], Any], *, ahead: bool = False) -> Ticket:
         """Hand in a function; its result is the ticket's."""
         return self.submit(lambda engines, ticket: iter([function()]), ahead=ahead)
+
+    def forget(self, choice: ModelChoice) -> None:
+        """Drop a model when its turn comes, for instance because its adapter was trained anew."""
+
+        def work(engines: Engines, ticket: Ticket) -> Iterator[None]:
+            engines.forget(choice)
+            yield
+
+        self.submit(work)
 
     @property
     def somebody_waits(self) -> bool:
@@ -184,7 +209,7 @@ class Lane:
         return not self._thread.is_alive()
 
     def _take(self, *, block: bool) -> None:
-        """Move what was handed in to its list; only ever called on the lane."""
+        """Move what was handed in to its list; only ever called on the model thread."""
         while True:
             try:
                 ticket = self._fresh.get(block=block)
@@ -214,7 +239,7 @@ class Lane:
 
 
 def leave(code: int) -> int:
-    """The exit code; but once MLX was used on a lane, or while one is busy (a download), the
+    """The exit code; but once MLX was used on a thread, or while one is busy (a download), the
     process ends here. MLX's worker threads do not survive the interpreter's own end ("terminate
     called …"), a download's are waited for there, and nothing is left to be saved.
     """
@@ -226,7 +251,7 @@ def leave(code: int) -> int:
     return code
 
 
-def _load(which: Which, progress: Callable[[str, int, int], None]) -> "Engine":
+def _load(choice: ModelChoice, progress: Tell) -> "Engine":
     from minialign.engine.open import open_engine
 
-    return open_engine(which.model, which.adapter, progress)
+    return open_engine(choice.model, choice.adapter, progress)

@@ -16,7 +16,7 @@ from pathlib import Path
 from textual.widgets import OptionList
 
 from minialign.chat.store import title_of
-from minialign.engine.mlx_thread import Lane, Which, leave
+from minialign.engine.mlx_thread import ModelChoice, ModelThread, leave
 from minialign.errors import UserError
 from minialign.models.sources.fetch import ensure
 from support.places import MODEL_HOME, ROOT
@@ -35,7 +35,7 @@ from support.screens_content import (
 from support.scripted import SIZES, settle_keys, until
 from tui.app import MinialignApp
 from tui.chat.welcome import Welcome
-from tui.label import screen as label_screen
+from tui.label.screen import LabelScreen
 from tui.widgets.dialogs import ErrorDialog
 
 SIZE = (112, 32)
@@ -46,10 +46,10 @@ async def pictures(
     folder: Path, size: tuple[int, int], theme: str, wanted: tuple[str, ...]
 ) -> None:
     """The wanted screens at one size, all of them when none is named."""
-    app = MinialignApp(Lane(), which=Which(MODEL), theme=theme)
+    app = MinialignApp(ModelThread(), choice=ModelChoice(MODEL), theme=theme)
     app.preferences.place, app.preferences.label_source = "chat", PROMPTS
     app.preferences.sampling = {"max_tokens": 300}
-    label_screen.BOUNCE = 0.0
+    LabelScreen.BOUNCE = 0.0
 
     async with app.run_test(size=size) as pilot:
         settle_keys(pilot)
@@ -93,7 +93,12 @@ async def pictures(
         await shot("edit")
         await pilot.press("escape", "u", "f4")
         judge = app.screen
-        await until(pilot, lambda: getattr(judge, "opinions", None) and judge.verdicts)
+        await until(
+            pilot,
+            lambda: (
+                getattr(judge, "judged", None) and judge.judged.opinions and judge.judged.verdicts
+            ),
+        )
         await pilot.pause(0.5)
         await shot("judge")
         await pilot.press("enter")
@@ -132,7 +137,7 @@ async def pictures(
         await pilot.press("escape")
         app.push_screen(Welcome())
         await shot("welcome")
-    app.lane.close(10)
+    app.model_thread.close(10)
 
 
 def compact(svg: str) -> str:

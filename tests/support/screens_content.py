@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minialign.data import known_files
-from minialign.engine.mlx_thread import Lane, Which
+from minialign.engine.mlx_thread import ModelChoice, ModelThread
 from minialign.home import labels_file
 from minialign.judge.plans import LABELS, Plan
 from minialign.labels.votes import Votes
@@ -20,7 +20,7 @@ from minialign.runs import launch
 from support.scripted import settle_keys, until
 from tui.app import MinialignApp
 from tui.chat.composer import Composer
-from tui.label import screen as label_screen
+from tui.label.screen import LabelScreen
 from tui.preferences import Preferences
 
 MODEL = "smollm2-135m-4bit"
@@ -63,8 +63,8 @@ def _train(iters: int) -> None:
 
 async def _sit(votes: int) -> None:
     """Chat, label and judge by keys."""
-    label_screen.BOUNCE = 0.0
-    app = MinialignApp(Lane(), which=Which(MODEL))
+    LabelScreen.BOUNCE = 0.0
+    app = MinialignApp(ModelThread(), choice=ModelChoice(MODEL))
     async with app.run_test(size=(112, 32)) as pilot:
         await pilot.pause()
         settle_keys(pilot)
@@ -83,10 +83,15 @@ async def _sit(votes: int) -> None:
         for plan in (Plan("reward:reward-1"), Plan(MODEL, LABELS, debias=True)):
             print(f"{plan.judge} judges", flush=True)
             judge.begin(plan)
-            await until(pilot, lambda plan=plan: judge.plan == plan and judge.job is None
-                        and 0 < judge.total == len(judge.verdicts), PATIENCE)  # fmt: skip
+
+            def all_judged(plan: Plan = plan) -> bool:
+                judged = judge.judged
+                done = judge.job is None and 0 < judged.total == len(judged.verdicts)
+                return judged.plan == plan and done
+
+            await until(pilot, all_judged, PATIENCE)
             time.sleep(0.01)  # the last one is the newest
-    app.lane.close(10)
+    app.model_thread.close(10)
 
 
 async def talk(pilot: Any, question: str, seed: int, whole: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""A model that says what a test wants, for the lane and the app; nothing is computed."""
+"""A model that says what a test wants, for the model thread and the app; nothing is computed."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from textual import events
 
-from minialign.engine.mlx_thread import Lane, Which
+from minialign.engine.mlx_thread import ModelChoice, ModelThread
 from tui.app import MinialignApp
 from tui.preferences import Preferences
 
@@ -25,8 +25,8 @@ class ScriptedEngine:
 
     context = None
 
-    def __init__(self, which: Which, words: int = 6, delay: float = 0.0, same: bool = False):
-        self.model = SimpleNamespace(name=which.model or "scripted")
+    def __init__(self, choice: ModelChoice, words: int = 6, delay: float = 0.0, same: bool = False):
+        self.model = SimpleNamespace(name=choice.model or "scripted")
         self.tokenizer = SimpleNamespace(
             render=lambda messages, add: list(json.dumps(messages).encode())
         )
@@ -84,24 +84,26 @@ class Models:
 
     def __init__(self, **options: Any):
         self.options = options
-        self.loaded: dict[Which, ScriptedEngine] = {}
+        self.loaded: dict[ModelChoice, ScriptedEngine] = {}
         self.fails: Exception | None = None
         self.load_seconds = 0.0
 
-    def __call__(self, which: Which, progress: Any) -> Any:
+    def __call__(self, choice: ModelChoice, progress: Any) -> Any:
         time.sleep(self.load_seconds)
         if self.fails is not None:
             raise self.fails
-        self.loaded[which] = ScriptedEngine(which, **self.options)
-        return self.loaded[which]
+        self.loaded[choice] = ScriptedEngine(choice, **self.options)
+        return self.loaded[choice]
 
 
 def make_app(models: Models, welcomed: bool = True, **options: Any) -> MinialignApp:
-    """An app over a lane with scripted models."""
+    """An app over a model thread with scripted models."""
     preferences = Preferences.load()
     preferences.welcomed = welcomed or preferences.welcomed
     preferences.save()
-    return MinialignApp(Lane(models), which=options.pop("which", Which("m")), **options)
+    return MinialignApp(
+        ModelThread(models), choice=options.pop("choice", ModelChoice("m")), **options
+    )
 
 
 def drive(
@@ -117,7 +119,7 @@ def drive(
             await pilot.pause()
             settle_keys(pilot)
             await script(pilot)
-        assert app.lane.close(5)
+        assert app.model_thread.close(5)
 
     asyncio.run(run())
 

@@ -16,7 +16,7 @@ from minialign.errors import UserError
 from tui.preferences import Preferences
 from tui.widgets.bar import Place
 from tui.widgets.dialogs import ErrorDialog, Pick
-from tui.widgets.help import HelpScreen
+from tui.widgets.help import HelpScreen, read_page
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -60,7 +60,7 @@ def test_every_key_of_the_help_is_bound_or_told_in_the_composer(home):
         bound = set(others)
         for binding in [*one.BINDINGS, *more.BINDINGS]:
             bound |= set(binding.key.split(","))
-        told = {key for _, keys in one.HELP_KEYS for key, _ in keys}
+        told = {key for keys in read_page(one.MODE).keys.values() for key, _ in keys}
         for key in told:
             assert key in bound or set(key.split(",")) <= bound, key
         for binding in one.BINDINGS:  # and no key is a secret
@@ -108,7 +108,7 @@ def test_the_mouse_goes_to_screens_keys_and_lists(home, size):
         wanted = app.screen.choices[1].value
         await until(pilot, lambda: app.screen.query_one(OptionList).option_count > 1)
         await pilot.click(OptionList, offset=(2, 1))
-        await until(pilot, lambda: app.which == wanted)
+        await until(pilot, lambda: app.choice == wanted)
 
     drive(app, script, size)
 
@@ -184,12 +184,12 @@ from tui.app import MinialignApp
 app = make_app(Models())
 async def script(pilot):
     pass
-import tui.chat
-def report(self, begin=tui.chat.ChatScreen._begin):
+from tui.chat.screen import ChatScreen
+def report(self, begin=ChatScreen._begin):
     heavy = [name for name in ("mlx", "mlx_lm", "numpy", "transformers") if name in sys.modules]
     print(json.dumps({"seconds": time.process_time() - began, "heavy": heavy}), flush=True)
     begin(self)
-tui.chat.ChatScreen._begin = report
+ChatScreen._begin = report
 drive(app, script)
 """
 

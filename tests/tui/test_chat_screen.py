@@ -9,15 +9,16 @@ from support.scripted import SIZES, Models, ScriptedEngine, drive, make_app, scr
 
 from minialign import formats
 from minialign.chat.store import Conversations, Talk, Turn
-from minialign.engine.mlx_thread import Which
+from minialign.engine.mlx_thread import ModelChoice
 from minialign.errors import UserError
 from minialign.labels.items import Waiting
 from minialign.records import Rated
-from tui.chat.bubble import Bubble, markdown_parser
+from tui.chat.bubble import Bubble
 from tui.chat.composer import Composer
 from tui.chat.settings_dialog import SamplingDialog
 from tui.chat.welcome import Welcome
 from tui.widgets.dialogs import Ask, Edit, ErrorDialog, Pick, Sure
+from tui.widgets.text import markdown_parser
 
 
 async def say(pilot, text: str) -> None:
@@ -215,7 +216,7 @@ def test_two_models_side_by_side_keep_their_own_history(home, size):
         await say(pilot, "two")
         turn = chat.talk.turns[3]
         assert turn.origin["beside"]["adapter"] == "dpo-1"
-        assert set(models.loaded) == {Which("m"), Which("m", "dpo-1")}
+        assert set(models.loaded) == {ModelChoice("m"), ModelChoice("m", "dpo-1")}
         mine, theirs = chat.talk.messages(3), chat.talk.messages(3, beside=True)
         assert mine[0] == theirs[0]
         assert len(list(chat.query(".pair"))) == 2
@@ -342,7 +343,7 @@ def test_model_is_chosen_and_a_model_that_fails_is_a_dialog(home):
         await until(pilot, lambda: isinstance(app.screen, Pick))
         await pilot.press(*"org/thing", "enter")
         await until(pilot, lambda: app.screen is chat)
-        await until(pilot, lambda: app.which == Which("org/thing"))
+        await until(pilot, lambda: app.choice == ModelChoice("org/thing"))
         models.fails = UserError("org/thing: damaged weights", "get the model again")
         await pilot.press(*"hello", "enter")
         await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
@@ -364,7 +365,7 @@ def test_model_is_chosen_and_a_model_that_fails_is_a_dialog(home):
 @pytest.mark.parametrize("size", SIZES)
 def test_chat_with_another_model_from_elsewhere_is_told_and_begins_with_writing(home, size):
     app = make_app(Models(words=40_000, delay=0.005))
-    which = Which("a-model-with-a-long-name-4bit", "dpo-12")
+    choice = ModelChoice("a-model-with-a-long-name-4bit", "dpo-12")
 
     async def script(pilot):
         chat = app.screen
@@ -376,10 +377,10 @@ def test_chat_with_another_model_from_elsewhere_is_told_and_begins_with_writing(
         await until(pilot, lambda: not chat.sides)
         assert isinstance(app.focused, Bubble)
         await pilot.press("f6")
-        app.chat_with(which)
+        app.chat_with(choice)
         await until(pilot, lambda: app.screen is chat and isinstance(app.focused, Composer))
         await until(pilot, lambda: screen_text(app).splitlines()[0].endswith("+ dpo-12"))
-        await until(pilot, lambda: size[0] < 100 or which.label in screen_text(app))
+        await until(pilot, lambda: size[0] < 100 or choice.label in screen_text(app))
 
     drive(app, script, size)
 

@@ -11,12 +11,12 @@ import pytest
 from support.places import ROOT
 from support.scripted import press, screen_text, stalls, until
 
-from minialign.engine.mlx_thread import Lane, Which
+from minialign.engine.mlx_thread import ModelChoice, ModelThread
 from minialign.labels.items import Waiting
 from minialign.labels.votes import Votes
 from tui.app import MinialignApp
 from tui.chat.composer import Composer
-from tui.label import screen as label_screen
+from tui.label.screen import LabelScreen
 from tui.preferences import Preferences
 from tui.widgets.dialogs import Pick
 
@@ -27,13 +27,13 @@ PROMPTS = ("Name a fruit.", "Why is the sky blue?", "Say hello.", "What is tea?"
 
 @pytest.mark.slow
 def test_chat_label_train_and_chat_with_the_adapter(home, embedded_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(label_screen, "BOUNCE", 0.0)
+    monkeypatch.setattr(LabelScreen, "BOUNCE", 0.0)
     home.mkdir()
     (home / "models").symlink_to(embedded_model.parent)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS))
     Preferences(welcomed=True, sampling={"max_tokens": 40}, label_source=str(prompts)).save()
-    app = MinialignApp(Lane(), which=Which(MODEL))
+    app = MinialignApp(ModelThread(), choice=ModelChoice(MODEL))
     figures: dict[str, float] = {}
 
     async def ask(pilot, text: str) -> None:
@@ -97,7 +97,7 @@ def test_chat_label_train_and_chat_with_the_adapter(home, embedded_model, tmp_pa
         await pilot.press(*"mine")
         await until(pilot, lambda: len(app.screen.choices) == 1)
         await pilot.press("enter")
-        await until(pilot, lambda: app.screen is chat and app.which == Which(MODEL, "mine"))
+        await until(pilot, lambda: app.screen is chat and app.choice == ModelChoice(MODEL, "mine"))
         await ask(pilot, PROMPTS[1])
         assert chat.talk.turns[-1].origin["adapter"] == "mine"
         await until(pilot, lambda: f"{MODEL} + mine" in screen_text(app))
@@ -108,5 +108,5 @@ def test_chat_label_train_and_chat_with_the_adapter(home, embedded_model, tmp_pa
             await script(pilot)
 
     asyncio.run(run())
-    assert app.lane.close(10)
+    assert app.model_thread.close(10)
     print({name: round(1000 * value, 1) for name, value in figures.items()}, "ms")

@@ -109,7 +109,7 @@ def test_every_key(file, judge, size):
         await until(pilot, lambda: cells(screen, 0)[0] == "≠")
         assert opinions(Votes().all)[key_of(votes[-1])].choice == "b"
         screen.query_one(DataTable).move_cursor(row=8)
-        last = screen.current
+        last = screen.table.current
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, VerdictView))
         view = app.screen
@@ -150,10 +150,10 @@ def test_stop_keeps_what_is_judged_and_resume_asks_nothing_twice(file, judge):
         await pilot.press("f4")
         screen = app.screen
         screen.begin(Plan("smollm2-135m-4bit", str(file)))
-        await until(pilot, lambda: len(screen.verdicts) == 3)
+        await until(pilot, lambda: len(screen.judged.verdicts) == 3)
         await pilot.press("s")
         await until(pilot, lambda: "stopped" in screen_text(app))
-        assert len(read_verdicts(screen.plan.file)[0]) == judge.judged == 3
+        assert len(read_verdicts(screen.judged.plan.file)[0]) == judge.judged == 3
         judge.most = None
         await pilot.press("r")
         await until(pilot, lambda: "✓ all judged" in screen_text(app))
@@ -227,7 +227,7 @@ def test_the_chat_is_answered_while_a_judge_is_busy(file, judge):
         await pilot.press("f4")
         screen = app.screen
         screen.begin(Plan("smollm2-135m-4bit", str(file)))
-        await until(pilot, lambda: screen.verdicts)
+        await until(pilot, lambda: screen.judged.verdicts)
         await pilot.press("f2")
         await pilot.press(*"hello", "enter")
         await until(pilot, lambda: "word5" in screen_text(app))
@@ -249,9 +249,9 @@ def test_the_judge_shares_the_model_that_is_loaded(file, judge):
         await until(pilot, lambda: "✓ all judged" in screen_text(app))
 
     drive(app, script)
-    (which,) = models.loaded
-    assert which.model == "llama-1b-4bit"
-    assert judge.asked[0]["engine"] is models.loaded[which]
+    (choice,) = models.loaded
+    assert choice.model == "llama-1b-4bit"
+    assert judge.asked[0]["engine"] is models.loaded[choice]
 
 
 def test_errors_are_told_and_nothing_is_lost(file, judge):
@@ -268,10 +268,10 @@ def test_errors_are_told_and_nothing_is_lost(file, judge):
         judge.fails = None
         await pilot.press("r")
         await until(pilot, lambda: "✓ all judged" in screen_text(app))
-        with open(screen.plan.file, "a") as out:
+        with open(screen.judged.plan.file, "a") as out:
             out.write('{"prompt": "cut')
         file.unlink()  # the pairs vanish: the verdicts stay
-        await screen._show(screen.plan)
+        await screen.show(screen.judged.plan)
         await until(pilot, lambda: isinstance(app.screen, ErrorDialog))
         await pilot.press("enter")
         await until(pilot, lambda: "9 of 9" in screen_text(app))

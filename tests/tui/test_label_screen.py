@@ -11,11 +11,11 @@ from support.scripted import SIZES, Models, drive, make_app, screen_text, shown,
 from textual.widgets import Markdown
 
 from minialign import formats
-from minialign.engine.mlx_thread import Which
+from minialign.engine.mlx_thread import ModelChoice
 from minialign.home import labels_file
-from minialign.labels.items import STARTERS, Shown, Waiting
+from minialign.labels.items import STARTERS, Shown, Waiting, read_items
 from minialign.labels.votes import Votes
-from tui.label import screen as label_screen
+from tui.label.screen import LabelScreen
 from tui.widgets.dialogs import Ask, Edit, ErrorDialog, Pick
 
 ROWS = [
@@ -26,7 +26,7 @@ ROWS = [
 @pytest.fixture
 def file(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of pairs; votes count as soon as a pair is drawn."""
-    monkeypatch.setattr(label_screen, "BOUNCE", 0.0)
+    monkeypatch.setattr(LabelScreen, "BOUNCE", 0.0)
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return path
@@ -115,8 +115,8 @@ def test_prompts_are_answered_twice_ahead_and_the_empty_end_says_what_next(file)
 class Interrupted(Models):
     """What is written for "one?" is given up for a while, as when the chat needs the model."""
 
-    def __call__(self, which, progress):
-        engine = super().__call__(which, progress)
+    def __call__(self, choice, progress):
+        engine = super().__call__(choice, progress)
         complete, given_up = engine.complete, []
 
         def interrupted(waiting, *arguments, **options):
@@ -144,7 +144,7 @@ def test_pairs_come_in_the_order_of_the_file_whichever_prompt_is_answered_first(
             await pilot.press("a")
             await until(pilot, lambda pair=pair: screen.drawn is not pair)
             if len(seen) == 2:
-                app.choose(Which("other"))  # what is being written is asked for anew
+                app.choose(ModelChoice("other"))  # what is being written is asked for anew
 
     drive(app, script)
     assert seen == ["one?", "two?", "three?", "four?"]
@@ -179,7 +179,7 @@ def test_what_is_drawn_while_a_vote_is_taken_back_is_one_pair(file, monkeypatch)
 
 
 def test_a_key_that_is_held_down_does_not_vote_on_what_was_not_seen(file, monkeypatch):
-    monkeypatch.setattr(label_screen, "BOUNCE", 3600.0)
+    monkeypatch.setattr(LabelScreen, "BOUNCE", 3600.0)
     app = make_app(Models(), label_source=str(file))
 
     async def script(pilot):
@@ -227,7 +227,7 @@ def test_source_is_chosen_remembered_and_a_wrong_one_is_a_dialog(file):
 
 def test_a_vote_while_the_source_is_read_is_known_to_the_new_sitting(file, monkeypatch):
     app = make_app(Models(), label_source=str(file))
-    read_items, go, reading = label_screen.read_items, threading.Event(), threading.Event()
+    go, reading = threading.Event(), threading.Event()
 
     def slowly(source):
         items = read_items(source)
@@ -238,7 +238,7 @@ def test_a_vote_while_the_source_is_read_is_known_to_the_new_sitting(file, monke
     async def script(pilot):
         screen = await drawn(pilot)
         before, first = screen.sitting, screen.drawn
-        monkeypatch.setattr(label_screen, "read_items", slowly)
+        monkeypatch.setattr("tui.label.screen.read_items", slowly)
         screen.open_source(str(file))
         await until(pilot, reading.is_set)
         await pilot.press("a")

@@ -11,7 +11,7 @@ from support.scripted import SIZES, Models, drive, make_app, screen_text, shown,
 from textual.widgets import OptionList
 
 from minialign.data import known_files
-from minialign.engine.mlx_thread import Which
+from minialign.engine.mlx_thread import ModelChoice
 from minialign.errors import UserError
 from minialign.models.sources import fetch
 from minialign.run_folder import Run
@@ -191,7 +191,7 @@ def test_a_model_of_the_hub_is_pulled_stopped_and_gone_on_with_while_one_chats(
         await until(pilot, lambda: "on this disk" in screen_text(app))
         await pilot.press("c")
         await until(pilot, lambda: app.screen is not screen)
-        await until(pilot, lambda: app.which == Which("org/tiny"))
+        await until(pilot, lambda: app.choice == ModelChoice("org/tiny"))
 
     with serve(Hub({"org/tiny": files_of(tiny_model)})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -221,7 +221,7 @@ def test_import_choose_and_remove_a_model(home, tiny_model, tmp_path):
         await until(pilot, lambda: "on this disk" in screen_text(app))
         await pilot.press("c")
         await until(pilot, lambda: app.screen is not screen)
-        await until(pilot, lambda: app.which == Which("my-llama"))
+        await until(pilot, lambda: app.choice == ModelChoice("my-llama"))
         await pilot.press("f6", "delete")
         await until(pilot, lambda: isinstance(app.screen, Sure))
         await pilot.press("n")

@@ -23,13 +23,13 @@ from support.scripted import SIZES, Models, drive, make_app, press, screen_text,
 
 from minialign import formats
 from minialign.chat.store import Conversations, Talk, Turn
-from minialign.engine.mlx_thread import Which
+from minialign.engine.mlx_thread import ModelChoice
 from minialign.home import labels_file
 from minialign.labels.votes import Votes
 from minialign.run_folder import Run
 from tui.chat.bubble import Bubble
 from tui.chat.composer import Composer
-from tui.label import screen as label_screen
+from tui.label.screen import LabelScreen
 from tui.widgets.dialogs import Ask, ErrorDialog, Pick
 from tui.widgets.help import HelpScreen
 
@@ -39,7 +39,7 @@ FRAME, TYPING = 0.1, 0.05  # seconds
 @pytest.fixture(autouse=True)
 def no_bounce(monkeypatch):
     """Votes count as soon as a pair is drawn."""
-    monkeypatch.setattr(label_screen, "BOUNCE", 0.0)
+    monkeypatch.setattr(LabelScreen, "BOUNCE", 0.0)
 
 
 def pairs_file(folder: Path, count: int, text: str = "good") -> Path:
@@ -61,12 +61,12 @@ def longest(found: list[tuple[float, float]]) -> float:
 
 
 class Busy(Models):
-    """Answers whose every token costs 20 ms of arithmetic on the lane's thread."""
+    """Answers whose every token costs 20 ms of arithmetic on the model thread's thread."""
 
-    def __call__(self, which, progress):
+    def __call__(self, choice, progress):
         import numpy as np
 
-        engine = super().__call__(which, progress)
+        engine = super().__call__(choice, progress)
         matrix = np.ones((400, 400), np.float32)
         stream = engine.stream
 
@@ -162,7 +162,7 @@ def test_typing_is_not_blocked_while_a_run_trains(home):
 LOADING = """
 import sys, time
 from minialign.engine import mlx_thread
-def load(which, progress):
+def load(choice, progress):
     print("\\x1b]0;loading\\x07", flush=True)
     time.sleep(60)
 mlx_thread._load = load
@@ -175,7 +175,7 @@ WRITING = """
 import sys
 from minialign.engine import mlx_thread
 from support.scripted import ScriptedEngine
-mlx_thread._load = lambda which, progress: ScriptedEngine(which, words=100000, delay=0.01)
+mlx_thread._load = lambda choice, progress: ScriptedEngine(choice, words=100000, delay=0.01)
 from minialign.cli import main
 sys.exit(main(["tui", "--model", "m"]))
 """
@@ -211,7 +211,7 @@ def in_terminal(code: str, steps: list[tuple[bytes, bytes]]) -> tuple[int, float
 
 @pytest.mark.parametrize(("code", "seen"), [(LOADING, b"loading"), (WRITING, b"word9")])
 def test_quitting_while_a_model_loads_or_writes_is_clean_and_takes_a_second(home, code, seen):
-    make_app(Models()).lane.close()  # so that the welcome is over
+    make_app(Models()).model_thread.close()  # so that the welcome is over
     best = 9.0
     for _ in range(4):
         status, seconds = in_terminal(code, [(b"Ask something", b"hi\r"), (seen, b"\x11")])
@@ -265,7 +265,7 @@ def test_the_other_keys_of_the_chat(home, size, tmp_path, monkeypatch):
         await pilot.press("ctrl+b")
         await until(pilot, lambda: isinstance(app.screen, Pick))
         await pilot.press(*"org/other", "enter")
-        await until(pilot, lambda: chat.beside == Which("org/other"))
+        await until(pilot, lambda: chat.beside == ModelChoice("org/other"))
         await pilot.press("ctrl+b")
         await until(pilot, lambda: isinstance(app.screen, Pick) and app.screen.choices)
         await pilot.press("enter")
@@ -406,7 +406,7 @@ def test_without_colours_and_without_motion_everything_is_still_told(home, size,
     drive(app, script, size)
     again = make_app(Models())
     assert again.animation_level == "none"
-    again.lane.close()
+    again.model_thread.close()
 
 
 def test_keys_of_the_config_stand_in_the_help(home):
@@ -432,8 +432,8 @@ def test_keys_of_the_config_stand_in_the_help(home):
 VOTER = """
 import sys
 from support.scripted import Models, drive, make_app, until
-from tui import label
-label.BOUNCE = 0.0
+from tui.label.screen import LabelScreen
+LabelScreen.BOUNCE = 0.0
 app = make_app(Models(), label_source=sys.argv[1])
 async def script(pilot):
     await until(pilot, lambda: getattr(app.screen, "drawn", None))

@@ -9,7 +9,7 @@ import pytest
 from support.scripted import SIZES, Models, drive, make_app, screen_text, shown, until
 from textual.widgets import Collapsible
 
-from minialign.engine.mlx_thread import Which
+from minialign.engine.mlx_thread import ModelChoice
 from minialign.errors import UserError
 from minialign.home import home as home_folder
 from minialign.run_folder import Run, flags
@@ -83,7 +83,7 @@ def test_the_list_the_plots_and_every_key(home, size):
         await until(pilot, lambda: screen.current and screen.current.name == "new")
         await pilot.press("c")
         await until(pilot, lambda: app.screen is not screen)
-        await until(pilot, lambda: app.which == Which("m", "new"))
+        await until(pilot, lambda: app.choice == ModelChoice("m", "new"))
 
     drive(app, script, size)
 
@@ -128,7 +128,7 @@ def test_a_run_is_stopped_and_resumed_by_its_keys_in_its_own_process(
     data = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"q{n}", "chosen": "yes yes", "rejected": "no"} for n in range(8)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    app = make_app(Models(), which=Which(str(tiny_model)))
+    app = make_app(Models(), choice=ModelChoice(str(tiny_model)))
 
     async def script(pilot):
         await pilot.press("f5", "n")

@@ -3,8 +3,6 @@
 import re
 from typing import ClassVar
 
-from markdown_it import MarkdownIt
-from markdown_it.rules_core import StateCore
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -12,53 +10,27 @@ from textual.message import Message
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
+from tui.widgets.app_screen import key
+from tui.widgets.text import markdown, plain, printable
+
 CODE = re.compile(r"^(?:```|~~~)[^\n]*\n(.*?)^(?:```|~~~)\s*$", re.MULTILINE | re.DOTALL)
 BORDER = re.compile(r"\n\n(?=[^\W\d_])")  # a paragraph begins that no list or block goes on in
 PART = 2000  # letters
 THUMBS = {True: "👍 good", False: "👎 bad"}
 
 
-# Control characters would act on the terminal; line and paragraph separators, and the marks that
-# turn the direction of what follows, would move what stands beside the text.
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-def printable(text: str) -> str:
-    """The text without what would act on the terminal or on its neighbours."""
-    return CONTROL.sub("�", text).replace("\t", "    ")
-
-
-def markdown_parser() -> MarkdownIt:
-    """Markdown with tables; looking for bare links costs 20 times the rest of it, at each token."""
-    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    parser.core.ruler.push("plain_code", _name_plain_code)
-    return parser
-
-
-def _name_plain_code(state: StateCore) -> None:
-    """Code that names no language is text: guessing one loads every lexer, which is most of a
-    second at the start and a stop in the middle of an answer."""
-    for token in state.tokens:
-        if token.type in ("fence", "code_block") and not token.info.strip():
-            token.info = "text"
-
-
-def _markdown(text: str, classes: str) -> Markdown:
-    return Markdown(text or None, classes=classes, open_links=False, parser_factory=markdown_parser)
-
-
 class Bubble(Vertical, can_focus=True):
     """One turn. ``place`` is its place among the turns, ``side`` 1 for the second answer."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c", "do('copy')", "Copy", id="copy"),
-        Binding("k", "do('code')", "Copy code", id="copy-code"),
-        Binding("r", "do('again')", "Again", id="again"),
-        Binding("e", "do('edit')", "Edit", id="edit"),
-        Binding("p", "do('pair')", "Pair to label", id="pair"),
-        Binding("plus,equals_sign", "do('good')", "Good", id="good", key_display="+"),
-        Binding("minus", "do('bad')", "Bad", id="bad", key_display="-"),
-        Binding("escape", "leave", "Write", id="write", tooltip="Back to writing"),
+        key("c", "do('copy')", "Copy", "copy"),
+        key("k", "do('code')", "Copy code", "copy-code"),
+        key("r", "do('again')", "Again", "again"),
+        key("e", "do('edit')", "Edit", "edit"),
+        key("p", "do('pair')", "Pair to label", "pair"),
+        key("plus,equals_sign", "do('good')", "Good", "good", key_display="+"),
+        key("minus", "do('bad')", "Bad", "bad", key_display="-"),
+        key("escape", "leave", "Write", "write", "Back to writing"),
         Binding("up", "near(-1)", "Up", show=False),
         Binding("down", "near(1)", "Down", show=False),
         Binding("left", "beside(-1)", show=False),
@@ -81,12 +53,10 @@ class Bubble(Vertical, can_focus=True):
         self._last = 0  # letters in the last widget
 
     def compose(self) -> ComposeResult:
-        yield Static(printable(self.who), classes="who", markup=False)
-        if self.role == "user":
-            yield Static(printable(self.text), classes="said", markup=False)
-        else:
-            yield _markdown(printable(self.text), "said")
-        yield Static("", classes="foot", markup=False)
+        yield plain(printable(self.who), "who")
+        text = printable(self.text)
+        yield plain(text, "said") if self.role == "user" else markdown(text, classes="said")
+        yield plain(classes="foot")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """A question can be copied and edited, an answer everything else."""
@@ -113,7 +83,7 @@ class Bubble(Vertical, can_focus=True):
             if (before + text[:at]).count("```") % 2 == 0:
                 await self._stream.write(printable(text[:at]))
                 await self._stream.stop()
-                part = _markdown("", "said more")
+                part = markdown(classes="said more")
                 await self.mount(part, before=self.query_one(".foot"))
                 self._stream, self._last = Markdown.get_stream(part), 0
                 text = text[at:]

@@ -2,98 +2,100 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from textual.app import App
 
 from minialign.chat.store import LISTED, Conversations, Talk, export
-from minialign.engine.mlx_thread import Which
-from tui import work
+from minialign.engine.mlx_thread import ModelChoice
+from tui.known_models import list_models
 from tui.widgets.dialogs import Ask, Choice, Pick, Sure
 
 TITLE = 46  # letters
 
-if TYPE_CHECKING:
-    from tui.chat.screen import ChatScreen
 
+async def choose_conversation(
+    app: App[Any],
+    store: Conversations,
+    current: Callable[[], Talk],
+    show: Callable[[Talk | None], Awaitable[None]],
+) -> None:
+    """Show an earlier conversation; others can be renamed, exported and deleted on the way.
 
-async def choose_conversation(screen: "ChatScreen", store: Conversations) -> None:
-    """Show an earlier conversation; others can be renamed, exported and deleted on the way."""
-    app = screen.app
+    Args:
+        current: the conversation that is shown.
+        show: shows another one; a new one in place of None.
+    """
 
     def find(words: str) -> list[Choice]:
-        found = store.search(words)
-        listed = [
-            Choice(entry.id, _cut(entry.title) or "(no title)",
-                   f"{entry.turns} turns, {_age(entry.updated)}",
-                   "▸" if entry.id == screen.talk.id else " ")
-            for entry in found
-        ]  # fmt: skip
-        if len(found) == LISTED:
+        entries = store.search(words)
+        listed = []
+        for entry in entries:
+            title, note = _cut(entry.title), f"{entry.turns} turns, {_age(entry.updated)}"
+            mark = "▸" if entry.id == current().id else " "
+            listed.append(Choice(entry.id, title or "(no title)", note, mark))
+        if len(entries) == LISTED:
             listed.append(Choice(None, "… older ones: type what they are about"))
         return listed
 
-    async def rename(number: int | None) -> None:
-        if number is None:
-            return
+    async def rename(number: int) -> None:
         title = await app.push_screen_wait(Ask("Rename", store.load(number).title))
         if title:
             store.rename(number, title)
-            if number == screen.talk.id:
-                screen.talk.title = title
+            if number == current().id:
+                current().title = title
 
-    async def write(number: int | None) -> None:
-        if number is not None:
-            await export_talk(screen, store.load(number))
+    async def write(number: int) -> None:
+        await export_talk(app, store.load(number))
 
-    async def remove(number: int | None) -> None:
-        if number is None:
-            return
+    async def remove(number: int) -> None:
         title = store.load(number).title
         if await app.push_screen_wait(Sure("Delete this conversation?", title)):
             store.remove(number)
-            if number == screen.talk.id:
-                await screen.show(screen.fresh())
+            if number == current().id:
+                await show(None)
 
-    number = await app.push_screen_wait(
-        Pick("Conversations", find,
-             {"ctrl+r": ("rename", rename), "ctrl+e": ("export", write),
-              "ctrl+d": ("delete", remove)}, "search in titles and texts")
-    )  # fmt: skip
-    if number is not None and number != screen.talk.id:
-        await screen.show(store.load(number))
+    extra: dict[str, tuple[str, Callable[[Any], Awaitable[None]]]] = {
+        "ctrl+r": ("rename", rename),
+        "ctrl+e": ("export", write),
+        "ctrl+d": ("delete", remove),
+    }
+    pick = Pick("Conversations", find, extra, "search in titles and texts")
+    number = await app.push_screen_wait(pick)
+    if number is not None and number != current().id:
+        await show(store.load(number))
 
 
-async def export_talk(screen: "ChatScreen", talk: Talk) -> None:
+async def export_talk(app: App[Any], talk: Talk) -> None:
     """Write a conversation to a file that the user names."""
     name = "".join(c if c.isalnum() else "-" for c in talk.title.lower()).strip("-")[:40]
-    path = await screen.app.push_screen_wait(
+    path = await app.push_screen_wait(
         Ask("Export to (.md to read, .jsonl to train on)", f"{name or 'chat'}.md")
     )
     if path:
         export(talk, Path(path))
-        screen.notify(f"Written: {path}", timeout=4)
+        app.notify(f"Written: {path}", timeout=4)
 
 
-async def choose_model(screen: "ChatScreen", title: str, here: Which | None, none: bool) -> Any:
-    """A ``Which``; "off" where ``none`` is offered and chosen; None when left."""
-    known = await asyncio.to_thread(work.choices)
+async def choose_model(app: App[Any], title: str, here: ModelChoice | None, none: bool) -> Any:
+    """A ``ModelChoice``; "off" where ``none`` is offered and chosen; None when left."""
     listed = [Choice("off", "(none: one answer)")] if none and here else []
-    listed += [
-        Choice(which, which.label, note, "▸" if which == here else " " if at_hand else "↓")
-        for which, note, at_hand in known
-    ]
+    for choice, note, at_hand in await asyncio.to_thread(list_models):
+        mark = "▸" if choice == here else " " if at_hand else "↓"
+        listed.append(Choice(choice, choice.label, note, mark))
 
     def find(words: str) -> list[Choice]:
         low = words.lower().split()
-        found = [c for c in listed if all(word in c.text.lower() for word in low)]
-        if words.strip() and not found:
-            found = [Choice(Which(words.strip()), words.strip(),
-                            "a hub id, folder or GGUF file", "↓")]  # fmt: skip
-        return found
+        matching = [one for one in listed if all(word in one.text.lower() for word in low)]
+        if low and not matching:
+            name = words.strip()
+            return [Choice(ModelChoice(name), name, "a hub id, folder or GGUF file", "↓")]
+        return matching
 
-    return await screen.app.push_screen_wait(
-        Pick(title, find, placeholder="type to search, or a hub id, folder or GGUF file")
-    )
+    hint = "type to search, or a hub id, folder or GGUF file"
+    return await app.push_screen_wait(Pick(title, find, placeholder=hint))
 
 
 def _cut(title: str) -> str:

@@ -3,89 +3,60 @@
 import asyncio
 import contextlib
 import random
+from functools import partial
 from typing import Any, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.binding import BindingType
 
 from minialign.chat.store import Conversations, Talk, Turn, title_of
-from minialign.engine.mlx_thread import Which
+from minialign.engine.mlx_thread import ModelChoice, Progress
 from minialign.errors import UserError
-from tui import work as answers
 from tui.chat import pickers
 from tui.chat.answer_being_written import Side
 from tui.chat.bubble import Bubble
 from tui.chat.composer import Composer
 from tui.chat.transcript import Transcript, foot
-from tui.job import Job
-from tui.widgets.bar import Keys, Line, TopBar
+from tui.model_job import Job
+from tui.model_work import Asked, load_model
+from tui.widgets.app_screen import AppScreen, key
+from tui.widgets.bar import Line, TopBar
 from tui.widgets.dialogs import Ask, Choice, Edit, Pick
 
+EXPORT = "Write this conversation to a file"
+RENAME = "Give this conversation another title"
 
-class ChatScreen(Screen[None]):
+
+class ChatScreen(AppScreen):
     """A conversation."""
 
-    HELP_TITLE = "Chat"
+    MODE = "chat"
     HELP_ALSO = (Bubble,)
-    HELP_TEXT = (
-        "Talk with a model on this machine. Every conversation is kept. An answer can get a thumb, "
-        "or become a pair to label: a second answer is drawn and both wait on F3."
-    )
-    HELP_KEYS = (
-        ("While you write", (
-            ("enter", "Send"), ("shift+enter", "A new line (or Ctrl-J)"),
-            ("pageup,pagedown", "Scroll the answers; at the end they follow again"),
-            ("escape", "Stop the answer; else go to the answers"), ("ctrl+r", "Answer again"),
-            ("ctrl+n", "A new conversation"), ("ctrl+o", "Earlier ones: search, rename, export"),
-            ("ctrl+g", "Choose model and adapter"), ("ctrl+b", "A second model beside it"),
-            ("ctrl+s", "System prompt and sampling"), ("ctrl+e", "Export this conversation"),
-            ("ctrl+t", "Give it another title"),
-        )),
-        ("On an answer (Esc or ↑ goes there)", (
-            ("c", "Copy"), ("k", "Copy its code; of several blocks, one"), ("r", "Answer again"),
-            ("p", "Make it a pair to label"), ("+ -", "Good, bad; again takes it back"),
-            ("e", "On a question: edit it and ask again"), ("up,down", "The turn above, below"),
-            ("left,right", "The answer beside it"), ("escape", "Back to writing"),
-        )),
-    )  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop", id="stop"),
-        Binding("escape", "leave", "Answers", id="answers"),
-        Binding("ctrl+n", "new", "New", id="new", tooltip="A new conversation"),
-        Binding("ctrl+o", "open", "Open", id="open", tooltip="Earlier conversations"),
-        Binding("ctrl+g", "model", "Model", id="model", tooltip="Choose model and adapter"),
-        Binding("ctrl+b", "beside", "Beside", id="beside", tooltip="A second model beside it"),
-        Binding("ctrl+s", "settings", "Settings", id="settings",
-                tooltip="System prompt and sampling"),
-        Binding("ctrl+r", "again", "Again", id="again-last", show=False,
-                tooltip="Answer the last question again"),
-        Binding("ctrl+e", "export", "Export", id="export", show=False, priority=True,
-                tooltip="Write this conversation to a file"),
-        Binding("ctrl+t", "rename", "Rename", id="rename", show=False,
-                tooltip="Give this conversation another title"),
-    ]  # fmt: skip
+        key("escape", "stop", "Stop", "stop"),
+        key("escape", "leave", "Answers", "answers"),
+        key("ctrl+n", "new", "New", "new", "A new conversation"),
+        key("ctrl+o", "open", "Open", "open", "Earlier conversations"),
+        key("ctrl+g", "model", "Model", "model", "Choose model and adapter"),
+        key("ctrl+b", "beside", "Beside", "beside", "A second model beside it"),
+        key("ctrl+s", "settings", "Settings", "settings", "System prompt and sampling"),
+        key("ctrl+r", "again", "Again", "again-last", "Answer the last question again", show=False),
+        key("ctrl+e", "export", "Export", "export", EXPORT, show=False, priority=True),
+        key("ctrl+t", "rename", "Rename", "rename", RENAME, show=False),
+    ]
 
     def __init__(self) -> None:
         super().__init__()
         self.talk = Talk()
         self.store: Conversations | None = None
         self.sides: list[Side] = []
-        self.attempts = 0  # answers to the last question before the one being written
         self._ready = ""
 
-    # ------------------------------------------------------------------ the screen
-
-    def compose(self) -> ComposeResult:
-        yield TopBar("chat")
+    def body(self) -> ComposeResult:
         yield Transcript()
         yield Line("status")
-        yield Composer(
-            id="composer", show_line_numbers=False, soft_wrap=True, highlight_cursor_line=False,
-            placeholder="Ask something…", compact=True,
-        )  # fmt: skip
-        yield Keys()
+        yield Composer()
 
     def on_mount(self) -> None:
         self.query_one(Composer).focus()
@@ -98,11 +69,11 @@ class ChatScreen(Screen[None]):
             self.store = Conversations()
         except UserError as error:
             self.store = Conversations(":memory:")
-            self.app.show_error(error)  # type: ignore[attr-defined]
+            self.services.show_error(error)
         self.model_changed()
         self.set_interval(0.25, self._tick)
         self.run_worker(self.query_one(Transcript).warm())
-        preferences = self.app.preferences  # type: ignore[attr-defined]
+        preferences = self.services.preferences
         if not preferences.welcomed and preferences.place == "chat":
             self.run_worker(self._welcome())
 
@@ -110,7 +81,7 @@ class ChatScreen(Screen[None]):
         self.stop()
         if self.store is not None:
             with contextlib.suppress(UserError):  # there is no screen to tell it on
-                if self._keep(self.talk, self.sides, self.attempts):
+                if self._keep(self.talk, self.sides):
                     self.store.save(self.talk)
             self.store.close()
         self.sides = []
@@ -119,37 +90,42 @@ class ChatScreen(Screen[None]):
         from tui.chat.welcome import Welcome
 
         question = await self.app.push_screen_wait(Welcome())
-        self.app.preferences.welcomed = True  # type: ignore[attr-defined]
-        self.app.preferences.save()  # type: ignore[attr-defined]
+        self.services.preferences.welcomed = True
+        self.services.preferences.save()
         if question:
             await self.ask(question)
 
     @property
-    def beside(self) -> Which | None:
+    def beside(self) -> ModelChoice | None:
         """The model whose answer stands beside, if any."""
-        value = self.app.preferences.beside  # type: ignore[attr-defined]
-        return Which(*value[:2]) if value else None
+        value = self.services.preferences.beside
+        return ModelChoice(*value[:2]) if value else None
+
+    def show_model(self) -> None:
+        other = f"  |  {self.beside.label}" if self.beside else ""
+        self.query_one(TopBar).tell(self.services.choice.label + other)
 
     def model_changed(self) -> None:
         """Another model answers from now on; it is loaded while the question is written."""
-        which, other = self.app.which, self.beside  # type: ignore[attr-defined]
-        self.query_one(TopBar).tell(which.label + (f"  |  {other.label}" if other else ""))
-        self.run_worker(self._warm(which), group="warm", exclusive=True)
+        super().model_changed()
+        self.run_worker(self._warm(self.services.choice), group="warm", exclusive=True)
 
-    async def _warm(self, which: Which) -> None:
+    async def _warm(self, choice: ModelChoice) -> None:
+        def tell(progress: Progress) -> None:
+            self._ready = f"{progress.what} …"
+
+        load = partial(load_model, choice)
+        job = Job(self.services.model_thread, load, ahead=True, on_progress=tell)
         try:
-            async for item in Job(self.app.lane, answers.warm(which), ahead=True):  # type: ignore[attr-defined]
-                if isinstance(item, answers.Progress):
-                    self._ready = f"{item.what} …"
-                else:
-                    self._ready = "" if item else "the model is fetched with the first question"
+            async for here in job:
+                self._ready = "" if here else "the model is fetched with the first question"
         except UserError as error:
             self._ready = ""
-            self.app.show_error(error)  # type: ignore[attr-defined]
+            self.services.show_error(error)
 
     def _tick(self) -> None:
         """The line above the composer."""
-        lines = [side.told() for side in self.sides]
+        lines = [side.describe() for side in self.sides]
         status = self.query_one("#status", Line)
         if lines:
             status.tell("● " + "  |  ".join(lines) + "   Esc stops")
@@ -162,7 +138,7 @@ class ChatScreen(Screen[None]):
 
     def fresh(self) -> Talk:
         """A new conversation."""
-        system = self.app.preferences.system  # type: ignore[attr-defined]
+        system = self.services.preferences.system
         return Talk(system=system, seed=random.SystemRandom().randrange(2**31))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -172,8 +148,6 @@ class ChatScreen(Screen[None]):
         if action == "again":
             return any(turn.role == "assistant" for turn in self.talk.turns[-1:])
         return True
-
-    # ------------------------------------------------------------------ asking
 
     @on(Composer.Sent)
     async def send(self, event: Composer.Sent) -> None:
@@ -197,49 +171,48 @@ class ChatScreen(Screen[None]):
     async def _answer(self, attempts: int, before: Turn | None = None) -> None:
         """Answer the last question, with one model or two; ``before`` comes back when nothing is
         said."""
-        place = len(self.talk.turns)
-        wanted = [self.app.which] + ([self.beside] if self.beside else [])  # type: ignore[attr-defined]
+        choices = [self.services.choice] + ([self.beside] if self.beside else [])
         sides = []
-        for number, which in enumerate(wanted):
-            bubble = Bubble("assistant", which.label, place=place, side=number)
-            messages = self.talk.messages(beside=number == 1)
-            job = Job(
-                self.app.lane,  # type: ignore[attr-defined]
-                answers.answer(which, messages, self._sampling(), self.talk.seed, attempts),
-            )
-            sides.append(Side(which, bubble, job))
-        self.sides, self.attempts, self._ready = sides, attempts, ""
+        for number, choice in enumerate(choices):
+            asked = self._asked(choice, attempts=attempts, beside=number == 1)
+            sides.append(Side(self.services.model_thread, asked, len(self.talk.turns), number))
+        self.sides, self._ready = sides, ""
         await self.query_one(Transcript).put([side.bubble for side in sides])
         self.refresh_bindings()
-        self._finish(self.talk, sides, attempts, before)
+        self._finish(self.talk, sides, before)
+
+    def _asked(
+        self, choice: ModelChoice, place: int | None = None, attempts: int = 0, beside: bool = False
+    ) -> Asked:
+        """What is asked at a place of the conversation, or at its end."""
+        messages = self.talk.messages(place, beside=beside)
+        return Asked(choice, messages, self._sampling(), self.talk.seed, attempts)
 
     def _sampling(self) -> dict[str, Any]:
-        return dict(self.app.preferences.sampling)  # type: ignore[attr-defined]
+        return dict(self.services.preferences.sampling)
 
     @work(group="answers")
-    async def _finish(
-        self, talk: Talk, sides: list[Side], attempts: int, before: Turn | None
-    ) -> None:
+    async def _finish(self, talk: Talk, sides: list[Side], before: Turn | None) -> None:
         """Wait for all sides, then keep what they said."""
         await asyncio.gather(*(side.follow() for side in sides))
         if self.talk is talk:
             self.sides = []
         for error in [side.error for side in sides if side.error is not None][:1]:
-            self.app.show_error(error)  # type: ignore[attr-defined]
+            self.services.show_error(error)
         first = sides[0]
         if not first.bubble.text and (first.error is not None or first.reason == "cancelled"):
             await self._take_back(talk, before)
-        elif self._keep(talk, sides, attempts):
+        elif self._keep(talk, sides):
             self._save(talk)
         self.refresh_bindings()
 
-    def _keep(self, talk: Talk, sides: list[Side], attempts: int) -> bool:
+    def _keep(self, talk: Talk, sides: list[Side]) -> bool:
         """The answers, as far as they were written, become the conversation's."""
         if not sides or not (sides[0].bubble.text or sides[0].tokens):
             return False
-        origin = sides[0].origin(attempts)
+        origin = sides[0].origin()
         if len(sides) > 1 and sides[1].bubble.text:
-            origin["beside"] = {"text": sides[1].bubble.text, **sides[1].origin(attempts)}
+            origin["beside"] = {"text": sides[1].bubble.text, **sides[1].origin()}
         talk.turns.append(Turn("assistant", sides[0].bubble.text, origin))
         return True
 
@@ -274,7 +247,7 @@ class ChatScreen(Screen[None]):
             if self.store is not None:
                 self.store.save(talk)
         except UserError as error:
-            self.app.show_error(error)  # type: ignore[attr-defined]
+            self.services.show_error(error)
 
     def stop(self) -> bool:
         """Stop what is being written; False when nothing is."""
@@ -282,35 +255,29 @@ class ChatScreen(Screen[None]):
             side.job.cancel()
         return bool(self.sides)
 
-    async def show(self, talk: Talk) -> None:
-        """Show a conversation."""
+    async def show(self, talk: Talk | None = None) -> None:
+        """Show a conversation; a new one by default."""
         self.stop()
         self.sides = []
-        self.talk = talk
+        self.talk = talk = talk or self.fresh()
         if talk.turns and talk.turns[-1].role == "user":  # the app was killed before the answer
             self.query_one(Composer).text = talk.turns.pop().content
         await self.query_one(Transcript).show(talk)
         self.query_one(Composer).focus()
         self.refresh_bindings()
 
-    # ------------------------------------------------------------------ keys
-
     def action_stop(self) -> None:
         """Stop the answer that is being written."""
         self.stop()
 
+    @on(Composer.Left)
     def action_leave(self) -> None:
         """From writing to the answers; a turn's own Escape goes back."""
-        self._to_answers()
-
-    @on(Composer.Left)
-    def _to_answers(self) -> None:
-        bubbles = list(self.query(Bubble))
-        if bubbles:
-            bubbles[-1].focus()
+        for bubble in list(self.query(Bubble))[-1:]:
+            bubble.focus()
 
     async def action_new(self) -> None:
-        await self.show(self.fresh())
+        await self.show()
 
     async def action_again(self) -> None:
         """Answer the last question again."""
@@ -327,12 +294,12 @@ class ChatScreen(Screen[None]):
         await self._answer(int(last.origin.get("attempts", 0)) + 1, last)
 
     @on(Bubble.Asked)
-    async def asked(self, event: Bubble.Asked) -> None:
+    async def act_on_turn(self, event: Bubble.Asked) -> None:
         """A key on a turn; an error must not end the screen's message loop."""
         try:
             await self._do(event.on, event.what)
         except UserError as error:
-            self.app.show_error(error)  # type: ignore[attr-defined]
+            self.services.show_error(error)
 
     async def _do(self, bubble: Bubble, what: str) -> None:
         match what:
@@ -407,17 +374,15 @@ class ChatScreen(Screen[None]):
     @work(group="pairs")
     async def _pair(self, bubble: Bubble) -> None:
         """Set the answer aside with another one, to be labelled."""
-        from tui.label.from_chat import set_aside
+        from tui.chat.pair_to_label import set_aside
 
         turn = self._turn(bubble)
         if turn is None:
             return
         if "beside" not in turn.origin:
             self.notify("Drawing a second answer …", timeout=3)
-        prompt = self.talk.messages(bubble.place, beside=bool(bubble.side))
-        failed = await set_aside(
-            self.app.lane, turn, prompt, self._sampling(), self.talk.seed  # type: ignore[attr-defined]
-        )  # fmt: skip
+        asked = self._asked(self.services.choice, bubble.place, beside=bool(bubble.side))
+        failed = await set_aside(self.services.model_thread, turn, asked)
         if failed:
             self.notify(failed, severity="warning")
         else:
@@ -427,12 +392,12 @@ class ChatScreen(Screen[None]):
     async def action_open(self) -> None:
         """Earlier conversations."""
         if self.store is not None:
-            await pickers.choose_conversation(self, self.store)
+            await pickers.choose_conversation(self.app, self.store, lambda: self.talk, self.show)
 
     @work(group="dialog", exclusive=True)
     async def action_export(self) -> None:
         """Write this conversation to a file."""
-        await pickers.export_talk(self, self.talk)
+        await pickers.export_talk(self.app, self.talk)
 
     @work(group="dialog", exclusive=True)
     async def action_rename(self) -> None:
@@ -446,21 +411,19 @@ class ChatScreen(Screen[None]):
     @work(group="dialog", exclusive=True)
     async def action_model(self) -> None:
         """Choose the model and adapter that answer."""
-        which = await pickers.choose_model(
-            self, "Which model answers?", self.app.which, none=False  # type: ignore[attr-defined]
-        )  # fmt: skip
-        if which is not None:
-            self.app.choose(which)  # type: ignore[attr-defined]
+        title, here = "Which model answers?", self.services.choice
+        choice = await pickers.choose_model(self.app, title, here, none=False)
+        if choice is not None:
+            self.services.choose(choice)
 
     @work(group="dialog", exclusive=True)
     async def action_beside(self) -> None:
         """Choose a second model, whose answers stand beside."""
-        which = await pickers.choose_model(
-            self, "Which model answers beside it?", self.beside, none=True
-        )
-        if which is not None:
-            preferences = self.app.preferences  # type: ignore[attr-defined]
-            preferences.beside = None if which == "off" else [which.model, which.adapter]
+        title = "Which model answers beside it?"
+        choice = await pickers.choose_model(self.app, title, self.beside, none=True)
+        if choice is not None:
+            preferences = self.services.preferences
+            preferences.beside = None if choice == "off" else [choice.model, choice.adapter]
             preferences.save()
             self.model_changed()
 
@@ -469,12 +432,12 @@ class ChatScreen(Screen[None]):
         """System prompt and sampling."""
         from tui.chat.settings_dialog import SamplingDialog
 
-        preferences = self.app.preferences  # type: ignore[attr-defined]
+        preferences = self.services.preferences
         system = self.talk.system if self.talk.turns else preferences.system
-        found = await self.app.push_screen_wait(SamplingDialog(system, preferences.sampling))
-        if found is None:
+        given = await self.app.push_screen_wait(SamplingDialog(system, preferences.sampling))
+        if given is None:
             return
-        self.talk.system, preferences.sampling = found
+        self.talk.system, preferences.sampling = given
         preferences.system = self.talk.system
         preferences.save()
         if self.talk.id is not None:

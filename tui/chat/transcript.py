@@ -3,11 +3,11 @@
 from typing import Any
 
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Markdown, Static
 
 from minialign.chat.store import Talk, Turn
-from minialign.engine.mlx_thread import Which
-from tui.chat.bubble import THUMBS, Bubble, markdown_parser
+from minialign.engine.mlx_thread import ModelChoice
+from tui.chat.bubble import THUMBS, Bubble
+from tui.widgets.text import markdown, plain
 
 SHOWN = 30  # turns of an old conversation that are drawn
 ENDS = {"length": "cut at the limit: Ctrl-S sets it", "cancelled": "stopped", "stop_string": ""}
@@ -26,7 +26,7 @@ class Transcript(VerticalScroll, can_focus=False):
     """Bubbles; those of two models that answered the same question stand side by side."""
 
     def __init__(self) -> None:
-        super().__init__(Static(EMPTY, id="empty", markup=False), id="talk")
+        super().__init__(plain(EMPTY, id="empty"), id="talk")
 
     def on_mount(self) -> None:
         self.anchor()
@@ -40,7 +40,7 @@ class Transcript(VerticalScroll, can_focus=False):
 
     async def warm(self) -> None:
         """Have the styles of Markdown read before the first answer comes: it takes a moment."""
-        first = Markdown("# a\n\nb\n\n- c\n\n```\nd\n```", parser_factory=markdown_parser)
+        first = markdown("# a\n\nb\n\n- c\n\n```\nd\n```")
         first.display = False
         await self.mount(first)
         await first.remove()
@@ -50,16 +50,16 @@ class Transcript(VerticalScroll, can_focus=False):
         if turn.role == "user":
             await self.put([Bubble("user", "you", turn.content, place)])
             return
-        told: list[tuple[str, dict[str, Any]]] = [(turn.content, turn.origin)]
+        origins = [turn.origin]
         if isinstance(other := turn.origin.get("beside"), dict) and "text" in other:
-            told.append((str(other["text"]), other))
-        bubbles = [
-            Bubble("assistant", Which(origin.get("model"), origin.get("adapter")).label,
-                   text, place, side)
-            for side, (text, origin) in enumerate(told)
-        ]  # fmt: skip
+            origins.append(other)
+        bubbles = []
+        for side, origin in enumerate(origins):
+            who = ModelChoice(origin.get("model"), origin.get("adapter")).label
+            text = str(origin["text"]) if side else turn.content
+            bubbles.append(Bubble("assistant", who, text, place, side))
         await self.put(bubbles)
-        for bubble, (_, origin) in zip(bubbles, told, strict=True):
+        for bubble, origin in zip(bubbles, origins, strict=True):
             bubble.foot(foot(origin))
 
     async def put(self, bubbles: list[Bubble]) -> None:
@@ -81,7 +81,7 @@ class Transcript(VerticalScroll, can_focus=False):
         hidden = max(0, len(talk.turns) - SHOWN)
         if hidden:
             text = f"… {hidden} earlier turns; an export (Ctrl-E) holds all"
-            await self.mount(Static(text, classes="earlier", markup=False))
+            await self.mount(plain(text, "earlier"))
         for place in range(hidden, len(talk.turns)):
             await self.say(talk.turns[place], place)
         self.anchor()
@@ -89,5 +89,6 @@ class Transcript(VerticalScroll, can_focus=False):
 
 def foot(origin: dict[str, Any]) -> str:
     """What stands under an answer: its thumb, and why it ended early."""
-    parts = [THUMBS.get(origin.get("good"), ""), ENDS.get(str(origin.get("finish_reason")), "")]  # type: ignore[arg-type]
+    thumb, reason = origin.get("good"), str(origin.get("finish_reason"))
+    parts = [THUMBS[thumb] if isinstance(thumb, bool) else "", ENDS.get(reason, "")]
     return "   ".join(part for part in parts if part)

@@ -1,176 +1,154 @@
 """The form of a judging: who judges, which pairs, and how."""
 
 import asyncio
-from typing import Any, ClassVar
+from typing import Any
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
-from textual.widgets import Input, Label, Select, Static
+from textual.widgets import Input, Label, Select
 
 from minialign.errors import UserError
 from minialign.judge.plans import LABELS, Plan, pairs_of
-from tui.runs.form import Tick
+from tui.known_models import list_models, list_reward_heads
+from tui.widgets.form import Form, Tick, field
 
 URL, FILE, USUAL = "an endpoint …", "a file …", "the usual one"
+ASKED = "what the judge is asked"
 
 
-def judges() -> list[tuple[str, str]]:
+def list_judges() -> list[tuple[str, str]]:
     """(what is shown, the judge's name) of all that can judge here. Runs in a thread."""
-    from minialign.run_folder import list_runs
-    from tui.work import choices
-
-    found = [(which.label, which.adapter or which.model or "") for which, _, here in choices()
-             if here]  # fmt: skip
-    for run in reversed(list_runs()):
-        if (run.path / "reward_head.safetensors").exists():
-            found.append((f"reward:{run.name}", f"reward:{run.name}"))
-    return [*found, (URL, URL)]
+    models = [
+        (choice.label, choice.adapter or choice.model or "")
+        for choice, _, here in list_models()
+        if here
+    ]
+    return [*models, *((f"reward:{name}",) * 2 for name in list_reward_heads()), (URL, URL)]
 
 
-def templates() -> dict[str, str]:
+def list_templates() -> dict[str, str]:
     """The judge's templates: name: what it asks. Runs in a thread."""
     from minialign.judge.templates import known_templates, read_template
 
-    found = {}
+    abouts = {}
     for name in known_templates():
         try:
-            found[name] = read_template(name).about
+            abouts[name] = read_template(name).about
         except UserError as error:  # one of the user's own
-            found[name] = f"✗ {error.problem}"
-    return found
+            abouts[name] = f"✗ {error.problem}"
+    return abouts
 
 
-class JudgeForm(ModalScreen[Plan | None]):
+class JudgeForm(Form[Plan | None]):
     """Gives a plan whose pairs can be read, or None; ``before`` fills the form in."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "start", "Start", priority=True),
-        Binding("escape", "dismiss(None)", "Cancel"),
-    ]
+    PREFIX = "j-"
 
     def __init__(self, before: Plan | None):
-        super().__init__()
+        super().__init__("Judge pairs of answers", "start")
         self.before = before or Plan("")
         self.abouts: dict[str, str] = {}
 
-    def compose(self) -> ComposeResult:
+    def fields(self) -> ComposeResult:
         before = self.before
-        on_labels = before.pairs == LABELS
-        with Vertical(classes="dialog large form"):
-            yield Label("Judge pairs of answers", classes="title", markup=False)
-            with VerticalScroll(classes="body", can_focus=False):
-                yield _field("judge", Select([("looking …", "")], value="", allow_blank=False,
-                             id="j-judge", compact=True), "who says which is better")  # fmt: skip
-                yield _field("address", Input(before.url or "", id="j-url", compact=True,
-                             placeholder="http://localhost:8080/v1"),
-                             "of an OpenAI-compatible server")  # fmt: skip
-                yield _field("its model", Input(before.judge if before.url else "", id="j-model",
-                             compact=True), "as the server calls it")  # fmt: skip
-                yield _field("pairs", Select(
-                    [("your labels", LABELS), (FILE, FILE)],
-                    value=LABELS if on_labels else FILE,
-                    allow_blank=False, id="j-pairs", compact=True),
-                    "which answers are compared")  # fmt: skip
-                yield _field("file", Input("" if on_labels else before.pairs, id="j-file",
-                             compact=True, placeholder="pairs.jsonl"),
-                             "pairs of answers")  # fmt: skip
-                yield _field("template", Select([(USUAL, "")], value="", allow_blank=False,
-                             id="j-template", compact=True), "what the judge is asked")  # fmt: skip
-                yield _field("criteria", Input(before.criteria or "", id="j-criteria",
-                             compact=True),
-                             "for templates that take one")  # fmt: skip
-                yield _field("explain", Tick(value=before.explain, id="j-explain",
-                             compact=True), "a reason first: slower")  # fmt: skip
-                yield _field("debias", Tick(value=before.debias, id="j-debias", compact=True),
-                             "the mean of both orders decides")  # fmt: skip
-            yield Static("", id="wrong", markup=False)
-            yield Static("Ctrl-S start   Tab next   Esc cancel", classes="keys", markup=False)
+        file = "" if before.pairs == LABELS else before.pairs
+        pairs = [("your labels", LABELS), (FILE, FILE)]
+        server = "of an OpenAI-compatible server"
+        with VerticalScroll(classes="body", can_focus=False):
+            yield _select("judge", [("looking …", "")], "", "who says which is better")
+            yield _input("url", before.url, server, "address", "http://localhost:8080/v1")
+            model = before.judge if before.url else ""
+            yield _input("model", model, "as the server calls it", "its model")
+            yield _select("pairs", pairs, FILE if file else LABELS, "which answers are compared")
+            yield _input("file", file, "pairs of answers", placeholder="pairs.jsonl")
+            yield _select("template", [(USUAL, "")], "", ASKED)
+            yield _input("criteria", before.criteria, "for templates that take one")
+            yield _tick("explain", before.explain, "a reason first: slower")
+            yield _tick("debias", before.debias, "the mean of both orders decides")
 
     async def on_mount(self) -> None:
-        self._which_fields()
+        self._choose_fields()
         self.query_one("#j-judge").focus()
         self.run_worker(self._look())
 
     async def _look(self) -> None:
-        found, self.abouts = await asyncio.gather(
-            asyncio.to_thread(judges), asyncio.to_thread(templates)
+        judges, self.abouts = await asyncio.gather(
+            asyncio.to_thread(list_judges), asyncio.to_thread(list_templates)
         )
         if not self.is_attached:
             return
-        known = [value for _, value in found]
+        known = [value for _, value in judges]
         wanted = URL if self.before.url else self.before.judge
-        judge = self.query_one("#j-judge", Select)
-        judge.set_options(found)
+        judge, template = self.entry("judge", Select), self.entry("template", Select)
+        judge.set_options(judges)
         judge.value = wanted if wanted in known else known[0]
-        template = self.query_one("#j-template", Select)
         template.set_options([(USUAL, ""), *((name, name) for name in self.abouts)])
         template.value = self.before.template if self.before.template in self.abouts else ""
-        self._which_fields()
+        self._choose_fields()
 
     @on(Select.Changed)
-    def _which_fields(self) -> None:
-        """Only what has a meaning."""
-        judge = self.query_one("#j-judge", Select).value
-        for name in ("url", "model"):
-            _row_of(self.query_one(f"#j-{name}")).display = judge == URL
-        pairs = self.query_one("#j-pairs", Select).value
-        _row_of(self.query_one("#j-file")).display = pairs == FILE
-        reward = str(judge).startswith("reward:")
-        for name in ("template", "criteria", "explain", "debias"):
-            _row_of(self.query_one(f"#j-{name}")).display = not reward
-        template = self.query_one("#j-template", Select)
-        about = self.abouts.get(str(template.value), "what the judge is asked")
-        _row_of(template).query_one(".note", Label).update(Content(about))
+    def _choose_fields(self) -> None:
+        """Show only what has a meaning."""
+        judge = str(self.entry("judge", Select).value)
+        shown = dict.fromkeys(("url", "model"), judge == URL)
+        shown["file"] = self.entry("pairs", Select).value == FILE
+        asks = not judge.startswith("reward:")
+        shown |= dict.fromkeys(("template", "criteria", "explain", "debias"), asks)
+        for name, there in shown.items():
+            self.query_one(f"#j-{name}").parent.display = there  # type: ignore[union-attr]
+        template = self.entry("template", Select)
+        about = self.abouts.get(str(template.value), ASKED)
+        template.parent.query_one(".note", Label).update(Content(about))
 
-    def _plan(self) -> Plan:
-        def typed(name: str) -> str:
-            return self.query_one(f"#j-{name}", Input).value.strip()
+    def plan(self) -> Plan:
+        """What was typed.
 
-        judge = str(self.query_one("#j-judge", Select).value)
-        url = typed("url") if judge == URL else None
+        Raises:
+            UserError: something is missing.
+        """
+        typed = {name: self.entry(name).value.strip() for name in ("url", "model", "file")}
+        judge = str(self.entry("judge", Select).value)
+        url = typed["url"] if judge == URL else None
         if judge == URL:
-            judge = typed("model")
+            judge = typed["model"]
             if not url or not judge:
                 raise UserError("an endpoint needs its address and its model's name")
         if not judge:
             raise UserError("there is no judge yet", "F6 gets a model")
-        pairs = str(self.query_one("#j-pairs", Select).value)
-        if pairs == FILE and not typed("file"):
+        pairs = str(self.entry("pairs", Select).value)
+        if pairs == FILE and not typed["file"]:
             raise UserError("which file?", "JSONL of pairs")
-        asks = not judge.startswith("reward:")
+        pairs = typed["file"] if pairs == FILE else LABELS
+        if judge.startswith("reward:"):  # it is asked nothing
+            return Plan(judge, pairs, url)
         return Plan(
-            judge, typed("file") if pairs == FILE else LABELS, url,
-            str(self.query_one("#j-template", Select).value or "") or None if asks else None,
-            asks and self.query_one("#j-explain", Tick).value,
-            asks and self.query_one("#j-debias", Tick).value,
-            (typed("criteria") or None) if asks else None,
-        )  # fmt: skip
+            judge,
+            pairs,
+            url,
+            template=str(self.entry("template", Select).value or "") or None,
+            explain=self.entry("explain", Tick).value,
+            debias=self.entry("debias", Tick).value,
+            criteria=self.entry("criteria").value.strip() or None,
+        )
 
-    def action_start(self) -> None:
-        """Check what was typed, and give it to whoever asked."""
-        self.run_worker(self._start(), exclusive=True)
-
-    async def _start(self) -> None:
-        try:
-            plan = self._plan()
-            await asyncio.to_thread(pairs_of, plan)
-        except UserError as error:
-            hint = f" — {error.hint}" if error.hint else ""
-            self.query_one("#wrong", Static).update(f"✗ {error.problem}{hint}")
-            return
-        self.dismiss(plan)
+    async def read(self) -> Plan:
+        """A plan whose pairs can be read."""
+        plan = self.plan()
+        await asyncio.to_thread(pairs_of, plan)
+        return plan
 
 
-def _field(name: str, entry: Any, note: str) -> Horizontal:
-    return Horizontal(
-        Label(name, classes="name", markup=False), entry,
-        Label(note, classes="note", markup=False), classes="field",
-    )  # fmt: skip
+def _input(name: str, value: str | None, note: str, title: str = "", placeholder: str = "") -> Any:
+    entry = Input(value or "", id=f"j-{name}", compact=True, placeholder=placeholder)
+    return field(title or name, entry, note)
 
 
-def _row_of(entry: Any) -> Any:
-    return entry.parent
+def _select(name: str, options: list[tuple[str, str]], value: str, note: str) -> Any:
+    entry = Select(options, value=value, allow_blank=False, id=f"j-{name}", compact=True)
+    return field(name, entry, note)
+
+
+def _tick(name: str, value: bool, note: str) -> Any:
+    return field(name, Tick(value=value, id=f"j-{name}", compact=True), note)

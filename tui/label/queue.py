@@ -5,8 +5,9 @@ from typing import Any
 
 from textual.app import App
 
-from minialign.engine.mlx_thread import Which
-from tui.widgets.dialogs import Ask, Choice, Pick
+from minialign.engine.mlx_thread import ModelChoice
+from tui.known_models import list_reward_heads
+from tui.widgets.dialogs import Ask, Choice, pick_from
 
 STARTERS, CHAT_ONLY = "starters", "chat"
 
@@ -20,36 +21,20 @@ async def choose_source(app: App[Any], here: str) -> str | None:
     ]
     if here not in (STARTERS, CHAT_ONLY):
         known.insert(0, Choice(here, here, "as before"))
-    source = await _pick(app, "What shall be labelled?", known, here)
+    source = await app.push_screen_wait(pick_from("What shall be labelled?", known, here))
     if source == "file":
-        return await app.push_screen_wait(
-            Ask("File of prompts or pairs", placeholder="prompts.txt, pairs.jsonl …")
-        )
+        hint = "prompts.txt, pairs.jsonl …"
+        return await app.push_screen_wait(Ask("File of prompts or pairs", placeholder=hint))
     return source
 
 
-async def choose_order(app: App[Any], here: str, which: Which) -> str | None:
-    """Whose doubts come first: a scorer or judge as ``tasks.doubt`` names it, "" for nobody's."""
-    known = [Choice("", "In their own order"), *await asyncio.to_thread(_doubters, which)]
-    return await _pick(app, "Whose doubts come first?", known, here)
-
-
-async def _pick(app: App[Any], title: str, known: list[Choice], here: str) -> str | None:
-    listed = [Choice(c.value, c.text, c.note, "▸" if c.value == here else " ") for c in known]
-    return await app.push_screen_wait(
-        Pick(title, lambda words: [c for c in listed if words.lower() in c.text.lower()])
-    )
-
-
-def _doubters(which: Which) -> list[Choice]:
-    """Who can say how sure they are: reward heads, and the chat's model as a judge."""
+async def choose_order(app: App[Any], here: str, choice: ModelChoice) -> str | None:
+    """Whose doubts come first: a scorer or judge as ``--least-sure`` names it, "" for nobody's."""
     from minialign.models.names import DEFAULT
-    from minialign.run_folder import list_runs
 
-    heads = [
-        Choice(f"reward:{run.name}", f"Reward head of {run.name}", "the nearest scores first")
-        for run in reversed(list_runs())
-        if (run.path / "reward_head.safetensors").exists()
-    ]
-    name = which.adapter or which.model or DEFAULT
-    return [*heads, Choice(f"judge:{name}", f"{which.label} as a judge", "the nearest odds first")]
+    name = choice.adapter or choice.model or DEFAULT
+    known = [Choice("", "In their own order")]
+    for run in await asyncio.to_thread(list_reward_heads):
+        known.append(Choice(f"reward:{run}", f"Reward head of {run}", "the nearest scores first"))
+    known.append(Choice(f"judge:{name}", f"{choice.label} as a judge", "the nearest odds first"))
+    return await app.push_screen_wait(pick_from("Whose doubts come first?", known, here))

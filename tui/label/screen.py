@@ -2,31 +2,33 @@
 
 import asyncio
 import time
+from functools import partial
 from typing import Any, ClassVar
 
 from textual import work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import Screen
-from textual.widgets import Markdown, Static
+from textual.binding import BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Static
 
 from minialign.durable import digest
+from minialign.engine.mlx_thread import Progress
 from minialign.errors import UserError
 from minialign.labels.items import Item, Shown, Waiting, read_items, starters
 from minialign.labels.sitting import Labelling
 from minialign.labels.votes import Votes
 from minialign.records import Prompt
-from tui import work as answers
-from tui.chat.bubble import markdown_parser, printable
-from tui.job import Job
 from tui.label.queue import CHAT_ONLY, STARTERS, choose_order, choose_source
-from tui.widgets.bar import Keys, Line, TopBar
+from tui.model_job import Job
+from tui.model_work import Asked, measure_doubt, write_pair
+from tui.widgets.app_screen import SCROLL_KEYS, AppScreen, key, scroll_keys
+from tui.widgets.bar import Line
 from tui.widgets.dialogs import Ask, Edit
+from tui.widgets.text import AnswerPane, plain, printable, prompt_text
 
-BOUNCE = 0.3  # seconds after a pair is drawn in which no vote counts: a key that is held down
-SAID = {"a": "A is better", "b": "B is better", "tie": "a tie", "both_bad": "both bad",
-        "skip": "skipped"}  # fmt: skip
+SAID = {"a": "A is better", "b": "B is better", "tie": "a tie", "both_bad": "both bad"}
+SAID["skip"] = "skipped"
+LEAST_SURE = "Pairs first of which a reward head or a judge is least sure"
 NOTHING = """\
 Nothing to label here.
 
@@ -35,49 +37,25 @@ F2  chat: p on an answer makes it a pair to label
 F5  train on the votes you have: n"""
 
 
-class LabelScreen(Screen[None]):
+class LabelScreen(AppScreen):
     """One pair after the other."""
 
-    HELP_TITLE = "Label"
-    HELP_TEXT = (
-        "Which answer do you like better? The sides are random, and who wrote what is hidden. "
-        "Every vote is on disk before the next pair is shown; now and then an old pair comes "
-        "again, to see how steady the votes are. minialign dpo without --data (or F5, n) trains "
-        "on them."
-    )
-    HELP_KEYS = (
-        ("Votes", (
-            ("a,left", "A is better"), ("b,right", "B is better"), ("t", "A tie"),
-            ("x", "Both are bad"), ("s", "Skip: no vote, and it does not come back"),
-            ("e", "Edit: write the better answer; it beats both"),
-            ("n", "A note, kept with the vote"), ("u", "Undo the last vote, and the one before …"),
-        )),
-        ("The rest", (
-            ("up,down", "Scroll the answers"), ("pageup,pagedown", "A page; or Space"),
-            ("shift+up,shift+down", "Scroll the prompt"),
-            ("o", "What is labelled: a file, the chat's pairs, everyday prompts"),
-            ("l", "Pairs first of which a reward head or a judge is least sure"),
-        )),
-    )  # fmt: skip
+    MODE = "label"
+    BOUNCE = 0.3  # seconds after a pair is drawn in which no vote counts: a key that is held down
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("a,left", "vote('a')", "A", id="vote-a", key_display="a/←"),
-        Binding("b,right", "vote('b')", "B", id="vote-b", key_display="b/→"),
-        Binding("t", "vote('tie')", "Tie", id="vote-tie"),
-        Binding("x", "vote('both_bad')", "Both bad", id="vote-bad"),
-        Binding("s", "vote('skip')", "Skip", id="vote-skip"),
-        Binding("e", "edit", "Edit", id="vote-edit"),
-        Binding("n", "note", "Note", id="note"),
-        Binding("u", "undo", "Undo", id="undo"),
-        Binding("o", "source", "Open", id="source", tooltip="What is labelled"),
-        Binding("l", "least_sure", "Least sure first", id="least-sure", show=False,
-                tooltip="Pairs first of which a reward head or a judge is least sure"),
-        Binding("down", "scroll(2)", show=False),
-        Binding("up", "scroll(-2)", show=False),
-        Binding("pagedown,space", "scroll(10)", show=False),
-        Binding("pageup", "scroll(-10)", show=False),
-        Binding("shift+down", "scroll_prompt(2)", show=False),
-        Binding("shift+up", "scroll_prompt(-2)", show=False),
-    ]  # fmt: skip
+        key("a,left", "vote('a')", "A", "vote-a", key_display="a/←"),
+        key("b,right", "vote('b')", "B", "vote-b", key_display="b/→"),
+        key("t", "vote('tie')", "Tie", "vote-tie"),
+        key("x", "vote('both_bad')", "Both bad", "vote-bad"),
+        key("s", "vote('skip')", "Skip", "vote-skip"),
+        key("e", "edit", "Edit", "vote-edit"),
+        key("n", "note", "Note", "note"),
+        key("u", "undo", "Undo", "undo"),
+        key("o", "source", "Open", "source", "What is labelled"),
+        key("l", "least_sure", "Least sure first", "least-sure", LEAST_SURE, show=False),
+        *SCROLL_KEYS,
+        *scroll_keys({"shift+down": 2, "shift+up": -2}, "scroll_prompt"),
+    ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,50 +70,35 @@ class LabelScreen(Screen[None]):
         self.chat_keys: set[str] = set()
         self.measured = ""  # how far somebody is with saying how sure they are
 
-    def compose(self) -> ComposeResult:
-        yield TopBar("label")
+    def body(self) -> ComposeResult:
         yield Line("tally")
         with VerticalScroll(id="prompt", can_focus=False):
-            yield Static("", id="asked", markup=False)
+            yield plain(id="asked")
         with Horizontal(id="answers"):
-            for name in ("a", "b"):
-                with Vertical(classes="answer", id=f"side-{name}"):
-                    with VerticalScroll(id=f"scroll-{name}", can_focus=False):
-                        yield Markdown("", id=f"text-{name}", open_links=False,
-                                       parser_factory=markdown_parser)  # fmt: skip
-        yield Static(NOTHING, id="nothing", markup=False)
+            yield AnswerPane("side-a")
+            yield AnswerPane("side-b")
+        yield plain(NOTHING, id="nothing")
         yield Line("kept")
-        yield Keys()
 
     def on_mount(self) -> None:
-        for name in ("a", "b"):
-            self.query_one(f"#side-{name}").border_title = name.upper()
         self.query_one("#prompt").border_title = "prompt"
-        self.query_one("#nothing").display = False
-        self.query_one("#answers").display = False
-        self.query_one("#prompt").display = False
-        self._tell_model()
+        for name in ("#nothing", "#answers", "#prompt"):
+            self.query_one(name).display = False
         self.set_interval(0.5, self._tick)
-        self.open_source(self.app.preferences.label_source or STARTERS)  # type: ignore[attr-defined]
-
-    def _tell_model(self) -> None:
-        self.query_one(TopBar).tell(self.app.which.label)  # type: ignore[attr-defined]
-
-    # ------------------------------------------------------------------ the queue
+        self.open_source(self.services.preferences.label_source or STARTERS)
 
     @work(group="source", exclusive=True)
     async def open_source(self, source: str) -> None:
         """Label a file, the everyday prompts, or the chat's pairs alone."""
         self._stop_writing()
         self.query_one("#kept", Line).tell("reading …")
-
-        scorer = self.app.preferences.label_order  # type: ignore[attr-defined]
+        preferences = self.services.preferences
+        scorer = preferences.label_order
 
         def read() -> tuple[Labelling, set[str]]:
-            items: list[Item] = (
-                starters() if source == STARTERS
-                else [] if source == CHAT_ONLY else read_items(source)
-            )  # fmt: skip
+            items: list[Item] = []
+            if source != CHAT_ONLY:
+                items = starters() if source == STARTERS else read_items(source)
             waiting = Waiting().pairs()
             sitting = Labelling(Votes(), items, waiting, doubtful=bool(scorer))
             return sitting, {pair.key for pair in waiting}
@@ -150,16 +113,16 @@ class LabelScreen(Screen[None]):
                 if voted() == before:
                     break  # else: a vote was given meanwhile, which it does not know of
         except UserError as error:
-            self.app.show_error(error)  # type: ignore[attr-defined]
+            self.services.show_error(error)
             if self.sitting is None and source != CHAT_ONLY:
                 self.open_source(CHAT_ONLY)
             return
         votes = sitting.votes
         if votes.unreadable:
-            self.notify(f"{votes.unreadable} lines of {votes.path} are no votes; they stay as "
-                        "they are", severity="warning", timeout=8)  # fmt: skip
-        self.app.preferences.label_source = source  # type: ignore[attr-defined]
-        self.app.preferences.save()  # type: ignore[attr-defined]
+            told = f"{votes.unreadable} lines of {votes.path} are no votes; they stay as they are"
+            self.notify(told, severity="warning", timeout=8)
+        preferences.label_source = source
+        preferences.save()
         self._stop_writing()  # a vote while the source was read may have asked for more
         if self.sitting is not None:
             sitting.go_on_from(self.sitting)
@@ -177,25 +140,26 @@ class LabelScreen(Screen[None]):
         if not pairs:
             self.notify("Least sure first is for pairs; these are prompts", timeout=5)
             return
-        job = Job(self.app.lane, answers.doubt(scorer, pairs), ahead=True)  # type: ignore[attr-defined]
+
+        def tell(progress: Progress) -> None:
+            self.measured = f"{progress.what} …"
+
+        measure = partial(measure_doubt, scorer, pairs)
+        job = Job(self.services.model_thread, measure, ahead=True, on_progress=tell)
         done = 0
         try:
-            async for item in job:
-                if isinstance(item, answers.Progress):
-                    self.measured = f"{item.what} …"
-                else:
-                    sitting.learn(*item)
-                    done += 1
-                    self.measured = f"{done}/{len(pairs)} by {scorer}"
+            async for key_, sure in job:
+                sitting.learn(key_, sure)
+                done += 1
+                self.measured = f"{done}/{len(pairs)} by {scorer}"
         except Exception as error:  # told; the pairs come in their own order then
             self.measured = ""
-            self.app.show_error(error)  # type: ignore[attr-defined]
+            self.services.show_error(error)
         finally:
             job.cancel()
 
     def on_screen_resume(self) -> None:
         """Pairs that were made in the chat meanwhile come next."""
-        self._tell_model()
         if self.sitting is not None:
             self.run_worker(self._from_chat())
 
@@ -208,7 +172,7 @@ class LabelScreen(Screen[None]):
 
     def model_changed(self) -> None:
         """Another model writes the answers from now on."""
-        self._tell_model()
+        super().model_changed()
         self._stop_writing()
         if self.sitting is not None:
             self.run_worker(self._go_on())
@@ -229,35 +193,34 @@ class LabelScreen(Screen[None]):
             prompt = sitting.take()
             if prompt is not None:
                 seed = int(digest(prompt), 16) % 2**53
-                sampling = dict(self.app.preferences.sampling)  # type: ignore[attr-defined]
-                work_ = answers.pair(self.app.which, prompt, sampling, seed)  # type: ignore[attr-defined]
-                job = Job(self.app.lane, work_, ahead=True)  # type: ignore[attr-defined]
+                sampling = dict(self.services.preferences.sampling)
+                asked = Asked(self.services.choice, prompt, sampling, seed)
+                thread, tell = self.services.model_thread, self._tell_progress
+                job = Job(thread, partial(write_pair, asked), ahead=True, on_progress=tell)
                 self.writing = job, prompt
                 self._follow(job, prompt)
 
+    def _tell_progress(self, progress: Progress) -> None:
+        what, done, total = progress.what, progress.done, progress.total
+        steps = f", {done} tokens" if done else ""
+        self.progress = what + (f" {100 * done // total} %" if total else steps)
+
     @work(group="pairs")
     async def _follow(self, job: Job, prompt: Prompt) -> None:
-        found = None
         try:
-            async for item in job:
-                if isinstance(item, answers.Progress):
-                    share = f" {100 * item.done // item.total} %" if item.total else ""
-                    steps = f", {item.done} tokens" if item.done and not item.total else ""
-                    self.progress = f"{item.what}{share}{steps}"
-                else:
-                    found = item
+            pair = await job.result()
         except Exception as error:  # told; it is asked for again when the user goes on
             if not job.cancelled:
                 self._stop_writing()
-                self.app.show_error(error)  # type: ignore[attr-defined]
+                self.services.show_error(error)
                 await self._draw()
             return
         if job.cancelled or self.sitting is None:
             return
         self.progress, self.writing = "", None
-        if found is None:
+        if pair is None:
             self.notify("The model gives one answer only to: " + prompt[-1]["content"][:60])
-        self.sitting.offer(found)
+        self.sitting.offer(pair)
         await self._go_on()
 
     async def _go_on(self) -> None:
@@ -267,8 +230,6 @@ class LabelScreen(Screen[None]):
             self.sitting.show()
             self._fill()
         await self._draw()
-
-    # ------------------------------------------------------------------ drawing
 
     async def _draw(self) -> None:
         async with self.drawing:
@@ -283,13 +244,10 @@ class LabelScreen(Screen[None]):
         if pair is self.drawn:
             return
         if pair is not None:
-            self.query_one("#asked", Static).update(_prompt_text(pair.prompt))
+            self.query_one("#asked", Static).update(prompt_text(pair.prompt))
             self.query_one("#prompt").scroll_home(animate=False)
             for name, text in (("a", pair.a), ("b", pair.b)):
-                self.query_one(f"#scroll-{name}").scroll_home(animate=False)
-                await self.query_one(f"#text-{name}", Markdown).update(printable(text))
-                side = self.query_one(f"#side-{name}")
-                side.border_subtitle = f"{len(text.split())} words"
+                await self.query_one(f"#side-{name}", AnswerPane).show(name.upper(), text)
         self.drawn = pair
         self.drawn_at = time.monotonic()
         self.refresh_bindings()
@@ -300,7 +258,7 @@ class LabelScreen(Screen[None]):
         if sitting is None:
             return
         counts = sitting.counts
-        votes = "1 vote" if counts.votes == 1 else f"{counts.votes} votes"
+        votes = f"{counts.votes} vote{'' if counts.votes == 1 else 's'}"
         parts = [votes, f"{counts.pairs} to train on"]
         if (pace := sitting.pace()) is not None:
             parts.append(f"{pace:.0f} s each")
@@ -319,8 +277,6 @@ class LabelScreen(Screen[None]):
             kept.append("● " + (self.progress or "two answers are being written") + " …")
         self.query_one("#kept", Line).tell("   ".join(kept))
 
-    # ------------------------------------------------------------------ keys
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Votes need a pair."""
         if action in ("vote", "edit", "note"):
@@ -333,7 +289,7 @@ class LabelScreen(Screen[None]):
             sitting is not None
             and sitting.current is not None
             and self.drawn is sitting.current
-            and time.monotonic() - self.drawn_at >= BOUNCE
+            and time.monotonic() - self.drawn_at >= self.BOUNCE
         )
 
     async def action_vote(self, choice: str) -> None:
@@ -364,7 +320,7 @@ class LabelScreen(Screen[None]):
     async def action_edit(self) -> None:
         """Write the better answer."""
         pair = self.drawn
-        if not self._ready():
+        if pair is None or not self._ready():
             return
         text = await self.app.push_screen_wait(
             Edit("Write the better answer (it begins with A)", pair.a, pair.b)
@@ -387,7 +343,7 @@ class LabelScreen(Screen[None]):
     @work(group="dialog", exclusive=True)
     async def action_source(self) -> None:
         """What is labelled."""
-        here = self.app.preferences.label_source or STARTERS  # type: ignore[attr-defined]
+        here = self.services.preferences.label_source or STARTERS
         source = await choose_source(self.app, here)
         if source:
             self.open_source(source)
@@ -395,22 +351,16 @@ class LabelScreen(Screen[None]):
     @work(group="dialog", exclusive=True)
     async def action_least_sure(self) -> None:
         """In which order pairs come."""
-        preferences = self.app.preferences  # type: ignore[attr-defined]
-        chosen = await choose_order(self.app, preferences.label_order or "", self.app.which)  # type: ignore[attr-defined]
-        if chosen is not None:
-            preferences.label_order = chosen or None
+        preferences = self.services.preferences
+        here = preferences.label_order or ""
+        order = await choose_order(self.app, here, self.services.choice)
+        if order is not None:
+            preferences.label_order = order or None
             preferences.save()
             self.open_source(preferences.label_source or STARTERS)
 
     def action_scroll(self, by: int) -> None:
-        for name in ("a", "b"):
-            self.query_one(f"#scroll-{name}").scroll_relative(y=by, animate=False)
+        self.scroll_by(by, "#side-a VerticalScroll", "#side-b VerticalScroll")
 
     def action_scroll_prompt(self, by: int) -> None:
-        self.query_one("#prompt").scroll_relative(y=by, animate=False)
-
-
-def _prompt_text(prompt: Prompt) -> str:
-    if len(prompt) == 1:
-        return printable(prompt[0]["content"])
-    return "\n".join(f"{turn['role']}: {printable(turn['content'])}" for turn in prompt)
+        self.scroll_by(by, "#prompt")

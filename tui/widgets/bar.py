@@ -1,25 +1,45 @@
 """The line at the top: where you are, where else you can go, which model answers."""
 
+from typing import NamedTuple
+
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Footer, Static
 from textual.widgets._footer import FooterKey
 
-PLACES = (("chat", "F2", "Chat"), ("label", "F3", "Label"), ("judge", "F4", "Judge"),
-          ("runs", "F5", "Runs"), ("library", "F6", "Data"))  # fmt: skip
+from tui.services import services_of
+
+
+class Mode(NamedTuple):
+    """A screen that one can go to."""
+
+    name: str
+    key: str
+    short: str  # at the top
+    title: str
+    about: str
+
+
+PLACES = (
+    Mode("chat", "f2", "Chat", "Chat", "Talk with a model"),
+    Mode("label", "f3", "Label", "Label", "Say which answer is better"),
+    Mode("judge", "f4", "Judge", "Judge", "A judge compares pairs of answers"),
+    Mode("runs", "f5", "Runs", "Runs", "Training runs: watch, start, stop"),
+    Mode("library", "f6", "Data", "Data and models", "What files hold; pull and remove models"),
+)
 
 
 class Place(Static):
     """A screen's name; a click goes there."""
 
-    def __init__(self, mode: str, key: str, name: str, here: bool):
-        super().__init__(f"{'▸' if here else ' '}{key} {name} ", markup=False,
-                         classes="place" + (" here" if here else ""))  # fmt: skip
-        self.mode = mode
+    def __init__(self, mode: Mode, here: bool):
+        text = f"{'▸' if here else ' '}{mode.key.upper()} {mode.short} "
+        super().__init__(text, markup=False, classes="place here" if here else "place")
+        self.mode = mode.name
 
     def on_click(self, event: events.Click) -> None:
-        self.app.action_go(self.mode)  # type: ignore[attr-defined]
+        services_of(self).action_go(self.mode)
 
 
 class Line(Static):
@@ -46,14 +66,14 @@ class TopBar(Horizontal):
 
     def compose(self) -> ComposeResult:
         yield Static("minialign", classes="brand", markup=False)
-        for mode, key, name in PLACES:
-            yield Place(mode, key, name, mode == self.here)
-        yield Line("which")
+        for mode in PLACES:
+            yield Place(mode, mode.name == self.here)
+        yield Line("answering")
 
     def tell(self, text: str) -> None:
         """What stands at the right end: of a long name with an adapter, the adapter."""
         self.text = text
-        place = self.query_one("#which", Line)
+        place = self.query_one("#answering", Line)
         room = place.content_size.width
         place.tell("…" + text[1 - room :] if " + " in text and len(text) > room > 9 else text)
 
@@ -68,13 +88,11 @@ class Keys(Footer):
         super().__init__(compact=True, show_command_palette=False)
 
     def compose(self) -> ComposeResult:
-        found = self.screen.active_bindings.values()
-        help_key = next((key.binding for key in found if key.binding.id == "help"), None)
+        bindings = [key.binding for key in self.screen.active_bindings.values()]
         for widget in super().compose():
             if getattr(widget, "action", None) != "help":
                 yield widget
-        if help_key is not None:
-            shown = self.app.get_key_display(help_key)
-            yield FooterKey(
-                help_key.key, shown, "Help", "help", classes="-command-palette"
-            ).data_bind(compact=Footer.compact)
+        for binding in [binding for binding in bindings if binding.id == "help"][:1]:
+            shown = self.app.get_key_display(binding)
+            key = FooterKey(binding.key, shown, "Help", "help", classes="-command-palette")
+            yield key.data_bind(compact=Footer.compact)

@@ -1,9 +1,9 @@
 """Small windows: an error, a line of text, a choice, a text to edit, a yes or no."""
 
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -11,13 +11,41 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Input, Label, OptionList, Static, TextArea
+from textual.widgets import Input, OptionList, TextArea
 from textual.widgets.option_list import Option
 
 from minialign.errors import UserError
+from tui.widgets.text import label, plain
+
+Given = TypeVar("Given")
 
 
-class ErrorDialog(ModalScreen[None]):
+class Dialog(ModalScreen[Given]):
+    """A window with a title, a ``body`` and a line that names its keys; Escape leaves it.
+
+    Args:
+        look: the CSS classes that say how wide it is.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]
+    gives_way: ClassVar[bool] = False  # whether another screen's key leaves it
+
+    def __init__(self, title: str, keys: str, look: str = "small"):
+        super().__init__()
+        self.heading, self.keys, self.look = title, keys, look
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes=f"dialog {self.look}"):
+            yield label(self.heading, "title")
+            yield from self.body()
+            yield plain(self.keys, "keys")
+
+    def body(self) -> ComposeResult:
+        """What stands between the title and the keys."""
+        raise NotImplementedError
+
+
+class ErrorDialog(Dialog[None]):
     """What went wrong, what to do, and a key that copies both."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -26,42 +54,34 @@ class ErrorDialog(ModalScreen[None]):
     ]
 
     def __init__(self, error: BaseException):
-        super().__init__()
         if isinstance(error, UserError):
-            self.heading, self.problem, self.hint = "That did not work", error.problem, error.hint
+            heading, self.problem, self.hint = "That did not work", error.problem, error.hint
         else:
-            self.heading = "A mistake in minialign"
+            heading = "A mistake in minialign"
             self.problem = "".join(traceback.format_exception(error)[-6:]).strip()
             self.hint = "The app goes on. Copy this (c) into a bug report."
+        super().__init__(f"✗ {heading}", "Enter close   c copy", "error")
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog error"):
-            yield Label(f"✗ {self.heading}", classes="title", markup=False)
-            with VerticalScroll(classes="body", can_focus=False):
-                yield Static(self.problem, markup=False)
-                if self.hint:
-                    yield Static(f"→ {self.hint}", classes="hint", markup=False)
-            yield Static("Enter close   c copy", classes="keys", markup=False)
+    def body(self) -> ComposeResult:
+        with VerticalScroll(classes="body", can_focus=False):
+            yield plain(self.problem)
+            if self.hint:
+                yield plain(f"→ {self.hint}", "hint")
 
     def action_copy(self) -> None:
         self.app.copy_to_clipboard(f"{self.problem}\n{self.hint}")
         self.notify("Copied", timeout=2)
 
 
-class Ask(ModalScreen[str | None]):
+class Ask(Dialog[str | None]):
     """One line of text; None when left with Escape."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]
-
     def __init__(self, title: str, value: str = "", placeholder: str = "", empty: bool = False):
-        super().__init__()
-        self.heading, self.value, self.placeholder, self.empty = title, value, placeholder, empty
+        super().__init__(title, "Enter accept   Esc cancel")
+        self.value, self.placeholder, self.empty = value, placeholder, empty
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog small"):
-            yield Label(self.heading, classes="title", markup=False)
-            yield Input(self.value, placeholder=self.placeholder)
-            yield Static("Enter accept   Esc cancel", classes="keys", markup=False)
+    def body(self) -> ComposeResult:
+        yield Input(self.value, placeholder=self.placeholder)
 
     @on(Input.Submitted)
     def accept(self, event: Input.Submitted) -> None:
@@ -70,7 +90,7 @@ class Ask(ModalScreen[str | None]):
             self.dismiss(event.value.strip())
 
 
-class Sure(ModalScreen[bool]):
+class Sure(Dialog[bool]):
     """A question with yes and no; no is the default."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -79,38 +99,29 @@ class Sure(ModalScreen[bool]):
     ]
 
     def __init__(self, question: str, detail: str = ""):
-        super().__init__()
-        self.question, self.detail = question, detail
+        super().__init__(question, "y yes   n no")
+        self.detail = detail
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog small"):
-            yield Label(self.question, classes="title", markup=False)
-            if self.detail:
-                yield Static(self.detail, markup=False)
-            yield Static("y yes   n no", classes="keys", markup=False)
+    def body(self) -> ComposeResult:
+        if self.detail:
+            yield plain(self.detail)
 
 
-class Edit(ModalScreen[str | None]):
+class Edit(Dialog[str | None]):
     """A text to change; ``other`` is put in its place by Ctrl-O."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "Save"),
         Binding("ctrl+o", "other", "Other answer"),
-        Binding("escape", "dismiss(None)", "Cancel"),
     ]
 
     def __init__(self, title: str, text: str, other: str | None = None, keys: str = ""):
-        super().__init__()
-        self.heading, self.text, self.other = title, text, other
-        self.keys = keys or "Ctrl-S save   Esc cancel" + (
-            "   Ctrl-O begin with the other answer" if other is not None else ""
-        )
+        more = "" if other is None else "   Ctrl-O begin with the other answer"
+        super().__init__(title, keys or f"Ctrl-S save   Esc cancel{more}", "large")
+        self.text, self.other = text, other
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog large"):
-            yield Label(self.heading, classes="title", markup=False)
-            yield TextArea(self.text, soft_wrap=True)
-            yield Static(self.keys, classes="keys", markup=False)
+    def body(self) -> ComposeResult:
+        yield TextArea(self.text, soft_wrap=True)
 
     def action_save(self) -> None:
         self.dismiss(self.query_one(TextArea).text)
@@ -131,16 +142,16 @@ class Choice:
     mark: str = " "
 
 
-class Pick(ModalScreen[Any]):
+class Pick(Dialog[Any]):
     """A list that typing narrows; gives the chosen value, or None.
 
     Args:
         find: words -> choices, asked again at every change.
-        extra: key: (label, what to do with the highlighted value); the list is drawn anew after.
+        extra: key: (label, what to do with the highlighted value, unless that is None); the list is
+            drawn anew after.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Cancel"),
         Binding("down", "move(1)", show=False),
         Binding("up", "move(-1)", show=False),
         Binding("pagedown", "move(10)", show=False),
@@ -151,25 +162,21 @@ class Pick(ModalScreen[Any]):
         self,
         title: str,
         find: Callable[[str], Sequence[Choice]],
-        extra: dict[str, tuple[str, Callable[[Any], Any]]] | None = None,
+        extra: dict[str, tuple[str, Callable[[Any], Awaitable[None]]]] | None = None,
         placeholder: str = "type to search",
     ):
-        super().__init__()
-        self.heading, self.find, self.extra = title, find, extra or {}
-        self.placeholder = placeholder
+        self.find, self.extra, self.placeholder = find, extra or {}, placeholder
+        named = [f"Ctrl-{key[-1].upper()} {what}" for key, (what, _) in self.extra.items()]
+        super().__init__(title, "  ".join(["Enter choose", *named, "Esc"]), "medium")
         self.choices: list[Choice] = []
-        for key, (label, _) in self.extra.items():
-            self._bindings.bind(key, f"extra('{key}')", label, priority=True)
+        for key, (what, _) in self.extra.items():
+            self._bindings.bind(key, f"extra('{key}')", what, priority=True)
 
-    def compose(self) -> ComposeResult:
-        keys = ["Enter choose", *(f"{_key(k)} {label}" for k, (label, _) in self.extra.items())]
-        with Vertical(classes="dialog medium"):
-            yield Label(self.heading, classes="title", markup=False)
-            yield Input(placeholder=self.placeholder)
-            choices = OptionList(markup=False)
-            choices.can_focus = False
-            yield choices
-            yield Static("  ".join([*keys, "Esc"]), classes="keys", markup=False)
+    def body(self) -> ComposeResult:
+        yield Input(placeholder=self.placeholder)
+        choices = OptionList(markup=False)
+        choices.can_focus = False
+        yield choices
 
     def on_mount(self) -> None:
         self.fill("")
@@ -215,7 +222,7 @@ class Pick(ModalScreen[Any]):
             listed.highlighted = max(0, min(at, len(self.choices) - 1))
 
     async def action_extra(self, key: str) -> None:
-        if (choice := self.highlighted) is not None:
+        if (choice := self.highlighted) is not None and choice.value is not None:
             self.run_worker(self._extra(key, choice))
 
     async def _extra(self, key: str, choice: Choice) -> None:
@@ -226,11 +233,12 @@ class Pick(ModalScreen[Any]):
         self.fill(self.query_one(Input).value, self.query_one(OptionList).highlighted or 0)
 
 
-def _key(key: str) -> str:
-    return "Ctrl-" + key[5:].upper() if key.startswith("ctrl+") else key
+def pick_from(title: str, choices: Sequence[Choice], here: Any = None) -> Pick:
+    """A list of these lines, the one of ``here`` marked; typing keeps those that hold the words."""
+    marked = [replace(one, mark="▸") if one.value == here else one for one in choices]
+    return Pick(title, lambda words: [one for one in marked if words.lower() in one.text.lower()])
 
 
 def _line(choice: Choice) -> Content:
-    return Content.assemble(
-        f"{choice.mark} ", choice.text, ("  " + choice.note if choice.note else "", "$text-muted")
-    )
+    note = "  " + choice.note if choice.note else ""
+    return Content.assemble(f"{choice.mark} ", choice.text, (note, "$text-muted"))

@@ -1,54 +1,85 @@
 """F1: what the screen is for, and its keys as they are bound now."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen, Screen
-from textual.widgets import Label, Static
+from textual.dom import DOMNode
+from textual.widgets import Static
+
+from tui.widgets.app_screen import AppScreen
+from tui.widgets.bar import PLACES
+from tui.widgets.dialogs import Dialog
+from tui.widgets.text import plain
 
 EVERYWHERE = (
-    ("f1", "Help; again closes it; ? where no text is written"), ("f2", "Chat"),
-    ("f3", "Label"), ("f4", "Judge"), ("f5", "Runs"), ("f6", "Data and models"),
-    ("ctrl+p", "Every action, by name; themes"), ("tab", "The next part of the screen"),
+    ("f1", "Help; again closes it; ? where no text is written"),
+    *((mode.key, mode.title) for mode in PLACES),
+    ("ctrl+p", "Every action, by name; themes"),
+    ("tab", "The next part of the screen"),
     ("ctrl+q", "Quit; training runs go on"),
-)  # fmt: skip
+)
+NAMES = {
+    "left": "←", "right": "→", "up": "↑", "down": "↓", "escape": "Esc", "enter": "Enter",
+    "space": "Space", "tab": "Tab", "shift+enter": "Shift-Enter", "pageup": "PgUp",
+    "pagedown": "PgDn", "shift+up": "Shift-↑", "shift+down": "Shift-↓", "delete": "Del",
+}  # fmt: skip
 
 
-class HelpScreen(ModalScreen[None]):
-    """The help of the screen below."""
+PAGES = Path(__file__).parents[1] / "help"
+
+
+@dataclass
+class Page:
+    """The help of a screen as its file has it: "# title", a text, then "## heading" and "- `key`
+    what it does"."""
+
+    title: str
+    about: str
+    keys: dict[str, list[tuple[str, str]]]  # by heading
+
+
+def read_page(mode: str) -> Page:
+    """The page of a screen."""
+    first, *parts = (PAGES / f"{mode}.md").read_text(encoding="utf-8").split("\n## ")
+    title, _, about = first.removeprefix("# ").partition("\n")
+    keys = {}
+    for part in parts:
+        heading, *lines = part.strip().splitlines()
+        rows = [line.removeprefix("- `").partition("` ") for line in lines if line]
+        keys[heading] = [(key, text) for key, _, text in rows]
+    return Page(title, " ".join(about.split()), keys)
+
+
+class HelpScreen(Dialog[None]):
+    """The help of the screen below, with the keys as the user's config has them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss", "Close")]
 
-    def __init__(self, below: Screen):  # type: ignore[type-arg]
-        super().__init__()
+    def __init__(self, below: AppScreen):
+        self.page = read_page(below.MODE)
+        super().__init__(self.page.title, "F1 or Esc close   ↑↓ scroll", "large help")
         self.below = below
         self.changed: dict[str, str] = {}  # keys as we ship them: as the user's config has them
 
-    def compose(self) -> ComposeResult:
-        classes = (type(self.app), type(self.below), *getattr(self.below, "HELP_ALSO", ()))
+    def body(self) -> ComposeResult:
+        classes: list[type[DOMNode]] = [type(self.app), type(self.below), *self.below.HELP_ALSO]
         for binding in (binding for one in classes for binding in one.BINDINGS):
-            if key := self.app._keymap.get(getattr(binding, "id", None)):  # type: ignore[arg-type]
+            if isinstance(binding, Binding) and (key := self.app._keymap.get(binding.id or "")):
                 self.changed[binding.key] = key
-        with Vertical(classes="dialog large help"):
-            yield Label(getattr(self.below, "HELP_TITLE", "Help"), classes="title", markup=False)
-            with VerticalScroll(classes="body"):
-                if text := getattr(self.below, "HELP_TEXT", ""):
-                    yield Static(text, classes="about", markup=False)
-                for heading, keys in getattr(self.below, "HELP_KEYS", ()):
-                    yield Static(heading, classes="heading", markup=False)
-                    yield Static(self._table(keys), markup=False)
-                yield Static("Everywhere", classes="heading", markup=False)
-                yield Static(self._table(EVERYWHERE), markup=False)
-                yield Static(
-                    "Keys are changed in config.toml: [tui.keys], then name = \"key\".",
-                    classes="hint", markup=False,
-                )  # fmt: skip
-            yield Static("F1 or Esc close   ↑↓ scroll", classes="keys", markup=False)
+        with VerticalScroll(classes="body"):
+            yield plain(self.page.about, "about")
+            for heading, keys in {**self.page.keys, "Everywhere": EVERYWHERE}.items():
+                yield plain(heading, "heading")
+                yield Static(self._table(keys))
+            yield plain('Keys are changed in config.toml: [tui.keys], then name = "key".', "hint")
 
-    def _table(self, keys: tuple[tuple[str, str], ...]) -> Content:
+    def _table(self, keys: Sequence[tuple[str, str]]) -> Content:
         shown = [(shown_key(self.changed.get(key, key)), text) for key, text in keys]
         width = max(len(key) for key, _ in shown)
         parts: list[Any] = []
@@ -59,18 +90,11 @@ class HelpScreen(ModalScreen[None]):
 
 def shown_key(key: str) -> str:
     """ "ctrl+n" as "Ctrl-N"."""
-    names = {"left": "←", "right": "→", "up": "↑", "down": "↓", "escape": "Esc", "enter": "Enter",
-             "space": "Space", "tab": "Tab", "shift+enter": "Shift-Enter", "pageup": "PgUp",
-             "pagedown": "PgDn", "shift+up": "Shift-↑", "shift+down": "Shift-↓",
-             "delete": "Del"}  # fmt: skip
     words = []
     for word in key.split(","):
-        if word in names:
-            words.append(names[word])
-        elif word.startswith("ctrl+"):
-            words.append("Ctrl-" + word[5:].upper())
+        if word.startswith("ctrl+"):
+            word = "Ctrl-" + word[5:].upper()
         elif word[0] == "f" and word[1:].isdecimal():
-            words.append(word.upper())
-        else:
-            words.append(word)
+            word = word.upper()
+        words.append(NAMES.get(word, word))
     return " ".join(words)

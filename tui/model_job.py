@@ -1,18 +1,31 @@
-"""From the lane's thread to the app's loop: a job whose items are awaited."""
+"""From the model thread to the app's loop: work whose items are awaited."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from minialign.engine.mlx_thread import Cancelled, Lane, Work
+from minialign.engine.mlx_thread import Cancelled, ModelThread, Progress, Work
 
 
 class Job:
-    """Work on the lane; iterate over it for its items. Create it inside the app's loop."""
+    """Work on a model thread; iterate over it for its items. Create it inside the app's loop.
 
-    def __init__(self, lane: Lane, work: Work, *, ahead: bool = False):
+    Args:
+        ahead: made in advance: whatever somebody waits for goes first.
+        on_progress: is told how far it is, between the items.
+    """
+
+    def __init__(
+        self,
+        thread: ModelThread,
+        work: Work,
+        *,
+        ahead: bool = False,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ):
         self._items: asyncio.Queue[tuple[bool, Any]] = asyncio.Queue()
+        self._on_progress = on_progress
         loop = asyncio.get_running_loop()
 
         def tell(more: bool, item: Any) -> None:
@@ -20,7 +33,7 @@ class Job:
                 loop.call_soon_threadsafe(self._items.put_nowait, (more, item))
 
         self.cancelled = False
-        self.ticket = lane.submit(work, lambda item: tell(True, item), ahead=ahead)
+        self.ticket = thread.submit(work, lambda item: tell(True, item), ahead=ahead)
         self.ticket.future.add_done_callback(lambda future: tell(False, None))
 
     def cancel(self) -> None:
@@ -36,13 +49,15 @@ class Job:
             more, item = await self._items.get()
             if self.cancelled:
                 return
-            if more:
+            if not more:
+                error = self.ticket.future.exception()
+                if error is not None and not isinstance(error, Cancelled):
+                    raise error
+                return
+            if isinstance(item, Progress):
+                self._on_progress(item)
+            else:
                 yield item
-                continue
-            error = self.ticket.future.exception()
-            if error is not None and not isinstance(error, Cancelled):
-                raise error
-            return
 
     async def result(self) -> Any:
         """The last item; None when cancelled."""

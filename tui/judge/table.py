@@ -1,0 +1,101 @@
+"""The verdicts in a table, those first where the judge says something else than the user."""
+
+from rich.text import Text
+from textual.message import Message
+from textual.widgets import DataTable
+
+from minialign.judge import plans
+from minialign.judge.verdict_files import key_of
+from minialign.records import Verdict, Vote
+from tui.judge.state import Judged
+from tui.widgets.text import printable
+
+SAID = {"a": "A", "b": "B", "tie": "tie", "unparsed": "?", "both_bad": "both bad"}
+APART = {0: "=", 1: "~", 2: "≠", None: " "}
+ORDER = {"≠": 0, "~": 1, "=": 2, " ": 3}
+WIDTHS = {"apart": 1, "judge": 5, "A first": 7, "B first": 7, "you": 8, "prompt": None}
+
+
+class VerdictTable(DataTable[Text]):
+    """``judged`` drawn; a verdict can be overruled."""
+
+    class Changed(Message):
+        """A vote was given or taken back."""
+
+    def __init__(self) -> None:
+        super().__init__(id="verdicts", cursor_type="row", zebra_stripes=True)
+        self.judged = Judged()
+        self._drawn: dict[str, tuple[Verdict, Vote | None]] = {}
+
+    def on_mount(self) -> None:
+        for name, width in WIDTHS.items():
+            self.add_column("" if name == "apart" else name, width=width, key=name)
+
+    @property
+    def current(self) -> Verdict | None:
+        """The verdict that is highlighted."""
+        if not self.row_count:
+            return None
+        key = self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value
+        return self.judged.verdicts.get(str(key))
+
+    def show(self, judged: Judged) -> None:
+        """Another judging."""
+        self.judged = judged
+        self._drawn = {}
+        self.clear()
+
+    def draw(self) -> None:
+        """Draw what is new or other than before."""
+        current, changed = self.current, False
+        for key, verdict in self.judged.verdicts.items():
+            vote, before = self.judged.opinions.get(key), self._drawn.get(key)
+            if before is not None and before[0] is verdict and before[1] == vote:
+                continue
+            cells = _cells(verdict, vote)
+            if before is None:
+                self.add_row(*cells, key=key)
+            else:
+                for name, cell in zip(WIDTHS, cells, strict=True):
+                    self.update_cell(key, name, cell)
+            changed = True
+            self._drawn[key] = verdict, vote
+        if not changed:
+            return
+        self.sort("apart", key=lambda cell: ORDER[cell.plain])
+        if current is None:  # the first: its keys can be used now
+            self.screen.refresh_bindings()
+        else:
+            self.move_cursor(row=self.get_row_index(key_of(current)), animate=False)
+
+    def move(self, by: int) -> None:
+        """Highlight another verdict."""
+        self.move_cursor(row=max(0, min(self.cursor_row + by, self.row_count - 1)))
+
+    def overrule(self, choice: str) -> None:
+        """The user's own vote on the highlighted pair."""
+        if (verdict := self.current) is not None and self.judged.votes is not None:
+            self.judged.overrule(verdict, choice)
+            self.notify(f"Your vote: {SAID[choice]}; u takes it back", timeout=3)
+            self._change()
+
+    def undo(self) -> None:
+        """Take the last vote given here back."""
+        if self.judged.undo():
+            self.notify("Taken back", timeout=2)
+            self._change()
+
+    def _change(self) -> None:
+        self.draw()
+        self.post_message(self.Changed())
+
+
+def _cells(verdict: Verdict, vote: Vote | None) -> list[Text]:
+    apart = plans.against(verdict, vote)
+    orders = [plans.slot(order) for order in verdict.orders[:2]]
+    shares = [f"{SAID[one[0]]} {one[1]:.2f}" if one else "?" for one in [*orders, None, None][:2]]
+    said = SAID[vote.choice] if vote is not None and not vote.edited else "own" if vote else ""
+    prompt = " ".join(printable(verdict.prompt[-1]["content"]).split())[:200]
+    style = "bold" if apart == 2 else ""
+    cells = [APART[apart], SAID.get(verdict.choice, "?"), *shares, said]
+    return [*(Text(cell, no_wrap=True, style=style) for cell in cells), Text(prompt, no_wrap=True)]

@@ -1,0 +1,39 @@
+"""What screens and dialogs ask of the app: the app as they see it, with its types."""
+
+from typing import Protocol, cast
+
+from textual.message_pump import MessagePump
+
+from minialign.engine.mlx_thread import ModelChoice, ModelThread
+from tui.preferences import Preferences
+
+
+class Services(Protocol):
+    """The part of the app that a screen may use besides what every Textual app has."""
+
+    model_thread: ModelThread
+    choice: ModelChoice  # the model that answers
+    preferences: Preferences
+
+    def show_error(self, error: BaseException) -> None:
+        """Tell an error in a dialog."""
+
+    def action_go(self, mode: str) -> None:
+        """Show another screen."""
+
+    def choose(self, choice: ModelChoice) -> None:
+        """Make a model the one that answers, and remember it."""
+
+    def chat_with(self, choice: ModelChoice) -> None:
+        """Choose a model, and write to it."""
+
+    def train(self, method: str, data: str) -> None:
+        """Show the form of a run, with this file in it."""
+
+    def label_from(self, file: str) -> None:
+        """Label what a file holds."""
+
+
+def services_of(node: MessagePump) -> Services:
+    """The app of a widget or screen."""
+    return cast(Services, node.app)

@@ -1,0 +1,60 @@
+"""What every screen of the app has: the line at the top, the keys at the bottom, its help."""
+
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.screen import Screen
+
+from tui.services import Services, services_of
+from tui.widgets.bar import Keys, TopBar
+
+
+def key(keys: str, action: str, label: str, id: str, tooltip: str = "", **options: Any) -> Binding:
+    """A key that the user's config can change by its ``id``."""
+    return Binding(keys, action, label, id=id, tooltip=tooltip, **options)
+
+
+def scroll_keys(lines: dict[str, int], action: str = "scroll") -> list[Binding]:
+    """Keys: by how many lines they scroll; the line at the bottom does not name them."""
+    return [Binding(keys, f"{action}({by})", show=False) for keys, by in lines.items()]
+
+
+SCROLL_KEYS = scroll_keys({"down": 2, "up": -2, "pagedown,space": 10, "pageup": -10})
+
+
+class AppScreen(Screen[None]):
+    """A screen with ``body`` between the two lines; ``MODE`` is its name in the app."""
+
+    MODE: ClassVar[str]
+    HELP_ALSO: ClassVar[tuple[type, ...]] = ()  # whose keys it names too
+
+    @property
+    def services(self) -> Services:
+        """The app."""
+        return services_of(self)
+
+    def compose(self) -> ComposeResult:
+        yield TopBar(self.MODE)
+        yield from self.body()
+        yield Keys()
+
+    def body(self) -> ComposeResult:
+        """What stands between the line at the top and the keys."""
+        raise NotImplementedError
+
+    def on_screen_resume(self) -> None:
+        self.show_model()
+
+    def show_model(self) -> None:
+        """Name the model that answers, at the right end of the top line."""
+        self.query_one(TopBar).tell(self.services.choice.label)
+
+    def model_changed(self) -> None:
+        """Another model answers from now on."""
+        self.show_model()
+
+    def scroll_by(self, lines: int, *selectors: str) -> None:
+        """Move what these show."""
+        for selector in selectors:
+            self.query_one(selector).scroll_relative(y=lines, animate=False)
