@@ -15,23 +15,12 @@ class Services(Protocol):
     choice: ModelChoice  # the model that answers
     preferences: Preferences
 
-    def show_error(self, error: BaseException) -> None:
-        """Tell an error in a dialog."""
-
-    def action_go(self, mode: str) -> None:
-        """Show another screen."""
-
-    def choose(self, choice: ModelChoice) -> None:
-        """Make a model the one that answers, and remember it."""
-
-    def chat_with(self, choice: ModelChoice) -> None:
-        """Choose a model, and write to it."""
-
-    def train(self, method: str, data: str) -> None:
-        """Show the form of a run, with this file in it."""
-
-    def label_from(self, file: str) -> None:
-        """Label what a file holds."""
+    def show_error(self, error: BaseException) -> None: ...
+    def action_go(self, mode: str) -> None: ...
+    def choose(self, choice: ModelChoice) -> None: ...
+    def chat_with(self, choice: ModelChoice) -> None: ...
+    def train(self, method: str, data: str) -> None: ...
+    def label_from(self, file: str) -> None: ...
 
 
 def services_of(node: MessagePump) -> Services:

@@ -1,6 +1,7 @@
 """What the kernel tests share: the extension or a reason to skip, and comparison with MLX."""
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -22,8 +23,10 @@ def assert_close(ours: mx.array, reference: mx.array, what: str, scale: float = 
     assert ours.shape == reference.shape, what
     if reference.size == 0:
         return
-    size = max(mx.abs(reference).max().item(), scale, 1e-20)
-    error = mx.abs(ours - reference).max().item() / size
+    largest: Any = mx.abs(reference).max().item()
+    apart: Any = mx.abs(ours - reference).max().item()
+    size = max(largest, scale, 1e-20)
+    error = apart / size
     assert error < TOLERANCE, f"{what}: {error:.1e} of the largest value"
 
 
@@ -42,6 +45,7 @@ def lora_linear(
     scales: mx.array | None = None, biases: mx.array | None = None, group: int = 0, bits: int = 32,
 ) -> mx.array:  # fmt: skip
     """One layer alone."""
+    assert native is not None
     return native.lora_linears(x, [(a, b, scale, w, scales, biases, group, bits)])[0]
 
 

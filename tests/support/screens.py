@@ -11,7 +11,9 @@ import asyncio
 import os
 import re
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from textual.widgets import OptionList
 
@@ -32,12 +34,17 @@ from support.screens_content import (
     talk,
     vote,
 )
-from support.scripted import SIZES, settle_keys, until
+from support.scripted import SIZES, current_screen, settle_keys, until
 from tui.app import MinialignApp
+from tui.chat.screen import ChatScreen
 from tui.chat.welcome import Welcome
+from tui.judge.screen import JudgeScreen
 from tui.label.screen import LabelScreen
+from tui.library.screen import LibraryScreen
+from tui.runs.screen import RunsScreen
 from tui.widgets.dialogs import ErrorDialog
 
+Shot = Callable[[str], Awaitable[None]]
 SIZE = (112, 32)
 README = ("chat", "beside", "label", "judge", "verdict", "runs-overlay", "answers", "form", "data")
 
@@ -64,80 +71,95 @@ async def pictures(
             (folder / file).write_text(compact(app.export_screenshot(title="")), encoding="utf-8")
 
         await pilot.pause(0.3)
-        await shot("chat-empty")
-        chat = app.screen
-        kept = {entry.title: entry.id for entry in chat.store.search()}
-        await talk(pilot, MORE, 3, whole=False)
-        await shot("chat")
-        await pilot.press("escape")
-        await until(pilot, lambda: not chat.sides, PATIENCE)
-        await pilot.press("escape")
-        await shot("chat-answer")
-        await chat.show(chat.store.load(kept[title_of(QUESTION)]))
-        await shot("beside")
-        for key, name in (("ctrl+o", "conversations"), ("ctrl+s", "settings"),
-                          ("ctrl+g", "models"), ("f1", "help"), ("ctrl+p", "palette")):  # fmt: skip
-            await pilot.press(key)
-            await until(pilot, lambda: app.screen is not chat)
-            await shot(name)
-            await pilot.press("escape")
-            await until(pilot, lambda: app.screen is chat)
-        app.preferences.sampling = SHORT
-        await pilot.press("f3")
-        label = app.screen
-        await vote(pilot)
-        await until(pilot, lambda: label.drawn, PATIENCE)
-        await shot("label")
-        await pilot.press("e")
-        await until(pilot, lambda: app.screen is not label)
-        await shot("edit")
-        await pilot.press("escape", "u", "f4")
-        judge = app.screen
-        await until(
-            pilot,
-            lambda: (
-                getattr(judge, "judged", None) and judge.judged.opinions and judge.judged.verdicts
-            ),
-        )
-        await pilot.pause(0.5)
-        await shot("judge")
-        await pilot.press("enter")
-        await until(pilot, lambda: app.screen is not judge)
-        await shot("verdict")
-        await pilot.press("escape", "n")
-        await until(pilot, lambda: getattr(app.screen, "abouts", None))
-        await shot("judge-form")
-        await pilot.press("escape", "f6")
-        library = app.screen
-        await until(pilot, lambda: getattr(library, "entries", None))
-        await shot("models")
-        listed = library.query_one(OptionList)
-        ids = [str(listed.get_option_at_index(n).id) for n in range(listed.option_count)]
-        listed.highlighted = next(n for n, one in enumerate(ids) if one.endswith(DAMAGED))
-        await until(pilot, lambda: library.facts_of(library.current))
-        await shot("data")
-        await pilot.press("f5")
-        runs = app.screen
-        await until(pilot, lambda: getattr(runs, "seen", None) and runs.seen.chart)
-        await shot("runs")
-        await pilot.press("down", "space", "down")
-        await pilot.pause(1)
-        await shot("runs-overlay")
-        await pilot.press("home", "v")
-        await until(pilot, lambda: "reward" in str(runs.query_one("#answered").render()))
-        await shot("answers")
-        await pilot.press("v", "n")
-        await until(pilot, lambda: app.screen is not runs)
-        await shot("form")
-        await pilot.press("escape")
-        app.push_screen(ErrorDialog(UserError(
-            "run dpo-7: the weights of step 50 are kept, the loss is not a number",
-            "try a smaller --learning-rate, a longer --warmup or --grad-clip 0.5")))  # fmt: skip
-        await shot("error")
-        await pilot.press("escape")
-        app.push_screen(Welcome())
-        await shot("welcome")
+        for draw in (_draw_chat, _draw_labels_and_verdicts, _draw_data_and_runs, _draw_dialogs):
+            await draw(pilot, shot)
     app.model_thread.close(10)
+
+
+async def _draw_chat(pilot: Any, shot: Shot) -> None:
+    app = pilot.app
+    await shot("chat-empty")
+    chat = current_screen(app, ChatScreen)
+    assert chat.store is not None
+    kept = {entry.title: entry.id for entry in chat.store.search()}
+    await talk(pilot, MORE, 3, whole=False)
+    await shot("chat")
+    await pilot.press("escape")
+    await until(pilot, lambda: not chat.sides, PATIENCE)
+    await pilot.press("escape")
+    await shot("chat-answer")
+    await chat.show(chat.store.load(kept[title_of(QUESTION)]))
+    await shot("beside")
+    dialogs = {"ctrl+o": "conversations", "ctrl+s": "settings", "ctrl+g": "models"}
+    for key, name in {**dialogs, "f1": "help", "ctrl+p": "palette"}.items():
+        await pilot.press(key)
+        await until(pilot, lambda: app.screen is not chat)
+        await shot(name)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is chat)
+
+
+async def _draw_labels_and_verdicts(pilot: Any, shot: Shot) -> None:
+    app = pilot.app
+    app.preferences.sampling = SHORT
+    await pilot.press("f3")
+    label = current_screen(app, LabelScreen)
+    await vote(pilot)
+    await until(pilot, lambda: label.drawn, PATIENCE)
+    await shot("label")
+    await pilot.press("e")
+    await until(pilot, lambda: app.screen is not label)
+    await shot("edit")
+    await pilot.press("escape", "u", "f4")
+    await until(pilot, lambda: isinstance(app.screen, JudgeScreen))
+    judge = current_screen(app, JudgeScreen)
+    await until(pilot, lambda: judge.judged.opinions and judge.judged.verdicts)
+    await pilot.pause(0.5)
+    await shot("judge")
+    await pilot.press("enter")
+    await until(pilot, lambda: app.screen is not judge)
+    await shot("verdict")
+    await pilot.press("escape", "n")
+    await until(pilot, lambda: getattr(app.screen, "abouts", None))
+    await shot("judge-form")
+    await pilot.press("escape")
+
+
+async def _draw_data_and_runs(pilot: Any, shot: Shot) -> None:
+    app = pilot.app
+    await pilot.press("f6")
+    library = current_screen(app, LibraryScreen)
+    await until(pilot, lambda: library.entries)
+    await shot("models")
+    listed = library.query_one(OptionList)
+    ids = [str(listed.get_option_at_index(n).id) for n in range(listed.option_count)]
+    listed.highlighted = next(n for n, one in enumerate(ids) if one.endswith(DAMAGED))
+    await until(pilot, lambda: library.current and library.facts_of(library.current))
+    await shot("data")
+    await pilot.press("f5")
+    runs = current_screen(app, RunsScreen)
+    await until(pilot, lambda: runs.seen.chart)
+    await shot("runs")
+    await pilot.press("down", "space", "down")
+    await pilot.pause(1)
+    await shot("runs-overlay")
+    await pilot.press("home", "v")
+    await until(pilot, lambda: "reward" in str(runs.query_one("#answered").render()))
+    await shot("answers")
+    await pilot.press("v", "n")
+    await until(pilot, lambda: app.screen is not runs)
+    await shot("form")
+    await pilot.press("escape")
+
+
+async def _draw_dialogs(pilot: Any, shot: Shot) -> None:
+    problem = "run dpo-7: the weights of step 50 are kept, the loss is not a number"
+    hint = "try a smaller --learning-rate, a longer --warmup or --grad-clip 0.5"
+    pilot.app.push_screen(ErrorDialog(UserError(problem, hint)))
+    await shot("error")
+    await pilot.press("escape")
+    pilot.app.push_screen(Welcome())
+    await shot("welcome")
 
 
 def compact(svg: str) -> str:

@@ -17,9 +17,10 @@ from minialign.home import labels_file
 from minialign.judge.plans import LABELS, Plan
 from minialign.labels.votes import Votes
 from minialign.runs import launch
-from support.scripted import settle_keys, until
+from support.scripted import current_screen, settle_keys, until
 from tui.app import MinialignApp
 from tui.chat.composer import Composer
+from tui.judge.screen import JudgeScreen
 from tui.label.screen import LabelScreen
 from tui.preferences import Preferences
 
@@ -74,12 +75,13 @@ async def _sit(votes: int) -> None:
         await talk(pilot, QUESTION, 2)
         app.preferences.beside, app.preferences.sampling = None, SHORT
         await pilot.press("f3")
-        label = app.screen
+        label = current_screen(app, LabelScreen)
         for _ in range(votes):
             await vote(pilot)
+        assert label.sitting
         assert len(label.sitting.votes.all) == votes
         await pilot.press("f4")
-        judge = app.screen
+        judge = current_screen(app, JudgeScreen)
         for plan in (Plan("reward:reward-1"), Plan(MODEL, LABELS, debias=True)):
             print(f"{plan.judge} judges", flush=True)
             judge.begin(plan)

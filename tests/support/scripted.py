@@ -7,15 +7,19 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from textual import events
+from textual.screen import Screen
 
 from minialign.engine.mlx_thread import ModelChoice, ModelThread
 from tui.app import MinialignApp
 from tui.preferences import Preferences
 
+Result = TypeVar("Result")
+Shown = TypeVar("Shown", bound=Screen[Any])
 SIZES = [(80, 24), (140, 45)]
 FRAMES = "│─▂▃▄▅▆▇█"
 
@@ -108,20 +112,21 @@ def make_app(models: Models, welcomed: bool = True, **options: Any) -> Minialign
 
 def drive(
     app: MinialignApp,
-    script: Callable[[Any], Awaitable[None]],
+    script: Callable[[Any], Awaitable[Result]],
     size: tuple[int, int] = (80, 24),
     notifications: bool = False,
-) -> None:
-    """Run the app without a terminal, and a script that presses keys."""
+) -> Result:
+    """Run the app without a terminal, and a script that presses keys; returns what that does."""
 
-    async def run() -> None:
+    async def run() -> Result:
         async with app.run_test(size=size, notifications=notifications) as pilot:
             await pilot.pause()
             settle_keys(pilot)
-            await script(pilot)
-        assert app.model_thread.close(5)
+            result = await script(pilot)
+        assert app.model_thread.close(30)
+        return result
 
-    asyncio.run(run())
+    return asyncio.run(run())
 
 
 def settle_keys(pilot: Any) -> None:
@@ -150,32 +155,80 @@ async def until(pilot: Any, condition: Callable[[], Any], seconds: float = 60.0)
         pause = min(1.2 * pause, 0.05)
 
 
+class Stalls:
+    """How long the turns of the event loop took, each a time in which no key was read: in CPU
+    seconds of its thread, which other programs do not change, or hardly (``slowness``)."""
+
+    def __init__(self) -> None:
+        self.turns: list[float] = []
+        self.slowness = 1.0
+
+    @property
+    def longest(self) -> float:
+        """The longest in seconds of an idle machine; one of a thousand may be a garbage
+        collection."""
+        return sorted(self.turns)[-1 - len(self.turns) // 1000] / self.slowness
+
+
 @contextlib.asynccontextmanager
-async def stalls(app: MinialignApp) -> AsyncIterator[list[tuple[float, float]]]:
-    """Inside it, (wall, CPU of this thread) seconds of each turn of the event loop: for so long no
-    key was read. CPU time is what counts on a machine that others use too."""
-    found: list[tuple[float, float]] = []
+async def stalls() -> AsyncIterator[Stalls]:
+    """Watch the event loop as long as it is open."""
+    watched = Stalls()
 
     async def beat() -> None:
         while True:
-            began, worked = time.perf_counter(), time.thread_time()
+            worked = time.thread_time()
             await asyncio.sleep(0.002)
-            found.append((time.perf_counter() - began - 0.002, time.thread_time() - worked))
+            watched.turns.append(time.thread_time() - worked)
 
     gc.collect()
     gc.freeze()  # the test run's own heap is no part of the app
+    before = slowness()
     task = asyncio.create_task(beat())
     try:
-        yield found
+        yield watched
     finally:
         task.cancel()
         gc.unfreeze()
+        watched.slowness = max(before, slowness())
+
+
+def slowness() -> float:
+    """How many CPU seconds a second's work takes now, at least 1: programs that share a core and
+    its caches make each of them do less."""
+    began = time.thread_time()
+    sum(n * n % 7 for n in range(100_000))
+    return max(1.0, (time.thread_time() - began) / 0.005)
+
+
+def best_of(measure: Callable[[], float], limit: float, tries: int = 3) -> None:
+    """Fail when it is over the limit each time: what else runs can only make it longer."""
+    times: list[float] = []
+    while not times or min(times) > limit:
+        assert len(times) < tries, f"{times} s; the limit is {limit} s"
+        times.append(measure())
+
+
+def current_screen(app: MinialignApp, kind: type[Shown]) -> Shown:
+    """The screen that is shown, which is of this kind."""
+    assert isinstance(app.screen, kind), app.screen
+    return app.screen
 
 
 def press(app: MinialignApp, key: str) -> None:
     """A key as the terminal sends it. ``pilot.press`` waits until nothing moves any more, which
     takes long while an answer is written."""
     app.post_message(events.Key(key, key if len(key) == 1 else None))
+
+
+def pairs_file(folder: Path, count: int, text: str = "good") -> Path:
+    """A file of pairs to label: q0, q1 …"""
+    path = folder / "pairs.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        for n in range(count):
+            row = {"prompt": f"q{n}", "chosen": f"{text} {n}", "rejected": f"bad {n}"}
+            file.write(json.dumps(row) + "\n")
+    return path
 
 
 async def shown(pilot: Any, *texts: str) -> None:

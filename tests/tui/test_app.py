@@ -7,12 +7,13 @@ import sys
 
 import pytest
 from support.places import ROOT
-from support.scripted import SIZES, Models, drive, make_app, screen_text, until
+from support.scripted import SIZES, Models, drive, make_app, pairs_file, screen_text, until
 from textual.widgets import OptionList
 from textual.widgets._footer import FooterKey
 
 from minialign.cli import main
 from minialign.errors import UserError
+from minialign.labels.votes import Votes
 from tui.preferences import Preferences
 from tui.widgets.bar import Place
 from tui.widgets.dialogs import ErrorDialog, Pick
@@ -220,3 +221,21 @@ def test_without_a_terminal_it_says_what_else_there_is(home, capsys, monkeypatch
         monkeypatch.setattr(sys, "stdin", nothing)
         assert main(["tui"]) == 2
     assert "needs a terminal" in capsys.readouterr().err
+
+
+def test_keys_of_the_config_stand_in_the_help(home):
+    home.mkdir()
+    (home / "config.toml").write_text('[tui.keys]\nvote-tie = "0"\n')
+    app = make_app(Models(), label_source=str(pairs_file(home, 3)))
+
+    async def script(pilot):
+        await until(pilot, lambda: getattr(app.screen, "drawn", None))
+        await pilot.press("0")
+        assert Votes().all[-1].choice == "tie"
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+        await pilot.pause()
+        text = "\n".join(str(static.render()) for static in app.screen.query("Static"))
+        assert "0    A tie" in text
+
+    drive(app, script, (140, 45))

@@ -121,10 +121,7 @@ def test_the_keys_follow_what_becomes_of_a_run(home, size):
     assert watch.look()[0].age - first >= 0.05  # it grows, though nothing was written
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_run_is_stopped_and_resumed_by_its_keys_in_its_own_process(
-    home, tmp_path, tiny_model, size
-):
+def test_a_run_is_stopped_and_resumed_by_its_keys_in_its_own_process(home, tmp_path, tiny_model):
     data = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"q{n}", "chosen": "yes yes", "rejected": "no"} for n in range(8)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -152,7 +149,7 @@ def test_a_run_is_stopped_and_resumed_by_its_keys_in_its_own_process(
         await pilot.press("s")
         await until(pilot, lambda: screen.current.status == "stopped")
 
-    drive(app, script, size)
+    drive(app, script)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -49,16 +49,15 @@ class VerdictTable(DataTable[Text]):
         """Draw what is new or other than before."""
         current, changed = self.current, False
         for key, verdict in self.judged.verdicts.items():
-            vote, before = self.judged.opinions.get(key), self._drawn.get(key)
-            if before is not None and before[0] is verdict and before[1] == vote:
+            vote = self.judged.opinions.get(key)
+            if self._drawn.get(key) == (verdict, vote):
                 continue
-            cells = _cells(verdict, vote)
-            if before is None:
-                self.add_row(*cells, key=key)
-            else:
+            cells, changed = _cells(verdict, vote), True
+            if key in self._drawn:
                 for name, cell in zip(WIDTHS, cells, strict=True):
                     self.update_cell(key, name, cell)
-            changed = True
+            else:
+                self.add_row(*cells, key=key)
             self._drawn[key] = verdict, vote
         if not changed:
             return
