@@ -63,11 +63,22 @@ class Rated:
 
 @dataclass(frozen=True)
 class Prompted:
-    """A prompt alone, to sample from; ``extra`` keeps the row's other keys (a reference…)."""
+    """A prompt alone, to be answered; or one ``{"role": "text"}`` message: plain text without a
+    template, to be continued. ``extra`` keeps the row's other keys (a reference…)."""
 
     prompt: Prompt
     source: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> bool:
+        """Whether it is plain text to be continued."""
+        return self.prompt[0]["role"] == "text"
+
+    @property
+    def written(self) -> Prompt | str:
+        """The prompt as rows of answers have it: plain text is a string."""
+        return self.prompt[0]["content"] if self.raw else self.prompt
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from minialign.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from minialign.data.prompts import Question
     from minialign.evaluate.systems import System
     from minialign.judge.ask import Duel
-    from minialign.records import Verdict
+    from minialign.records import Prompted, Verdict
 
 EPILOG = """\
 minialign evaluate dpo-1 smollm2-135m-4bit --prompts prompts.txt          # adapter against base
@@ -102,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _folder(arguments: argparse.Namespace, asked: "list[Question]") -> Path:
+def _folder(arguments: argparse.Namespace, asked: "list[Prompted]") -> Path:
     from minialign.durable import digest
     from minialign.home import folder
 
@@ -121,7 +120,7 @@ def _folder(arguments: argparse.Namespace, asked: "list[Question]") -> Path:
 def _answers(
     arguments: argparse.Namespace,
     systems: "list[System]",
-    asked: "list[Question]",
+    asked: "list[Prompted]",
     folder: Path,
     sampling: Any,
 ) -> None:

@@ -175,9 +175,9 @@ def _check(arguments: argparse.Namespace, output: Path, journal: Path) -> None:
 
 
 def _asked(arguments: argparse.Namespace) -> list[Any]:
-    from minialign.data.prompts import read_questions
+    from minialign.data.prompts import read_prompts
 
-    asked = read_questions(arguments.file, getattr(arguments, "system", None))
+    asked = read_prompts(arguments.file, getattr(arguments, "system", None))
     return asked[: arguments.limit]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from minialign.data.prompts import Question, read_questions
+from minialign.data.prompts import check_text, read_prompts
 from minialign.durable import digest, read_jsonl
 from minialign.engine import Sampling
 from minialign.engine.identity import weights_of
@@ -38,7 +38,7 @@ class System:
     file: Path | None = None  # of answers
     adapter: str | None = None
     answers: dict[str, str] = field(default_factory=dict)
-    prompts: list[Question] = field(default_factory=list)  # of a file
+    prompts: list[Prompted] = field(default_factory=list)  # of a file
 
 
 def read_system(spec: str) -> System:
@@ -67,7 +67,7 @@ def _answered(path: Path) -> System:
     for (key, before), one in read_answers(path).items():
         if not before:  # of several samples the first
             system.answers[key] = one.text
-            system.prompts.append(Question(one.prompt, one.source, one.extra))
+            system.prompts.append(check_text(Prompted(one.prompt, one.source, one.extra)))
     return system
 
 
@@ -87,7 +87,7 @@ def named_apart(systems: Sequence[System]) -> None:
             system.name = system.spec
 
 
-def read_asked(path: str | None, systems: Sequence[System]) -> list[Question]:
+def read_asked(path: str | None, systems: Sequence[System]) -> list[Prompted]:
     """The prompts: of the file, else those that every answer file answers.
 
     Raises:
@@ -95,7 +95,7 @@ def read_asked(path: str | None, systems: Sequence[System]) -> list[Question]:
     """
     files = [system for system in systems if system.file is not None]
     if path is not None:
-        asked = read_questions(path)
+        asked = read_prompts(path, answers=False)
     elif files:
         asked = files[0].prompts
     else:
@@ -114,7 +114,7 @@ def read_asked(path: str | None, systems: Sequence[System]) -> list[Question]:
 
 def write_answers(
     system: System,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     folder: Path,
     sampling: Sampling,
     seed: int = 0,
@@ -154,7 +154,7 @@ def _answers(file: Path) -> dict[str, str]:
     return {prompt_key(row["prompt"]): row["response"] for row in read_jsonl(file)}
 
 
-def duels(systems: Sequence[System], asked: Sequence[Question]) -> list[Duel]:
+def duels(systems: Sequence[System], asked: Sequence[Prompted]) -> list[Duel]:
     """Every two systems' answers to every prompt."""
     found = []
     for first, second in combinations(systems, 2):
@@ -162,7 +162,7 @@ def duels(systems: Sequence[System], asked: Sequence[Question]) -> list[Duel]:
             key = prompt_key(one.prompt)
             found.append(
                 Duel(
-                    list(one.prompt), first.answers[key], second.answers[key],  # type: ignore[arg-type]
+                    one.prompt, first.answers[key], second.answers[key],
                     reference_in(one.extra), one.source,
                     {"model": first.name}, {"model": second.name}, one.extra,
                 )

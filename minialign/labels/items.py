@@ -75,9 +75,9 @@ def read_items(path: str | Path) -> list[Item]:
     """
     path = Path(path).expanduser()
     if path.suffix == ".txt":
-        from minialign.data.prompts import read_questions
+        from minialign.data.prompts import read_prompts
 
-        return [list(asked.prompt) for asked in read_questions(path) if asked.prompt]  # type: ignore[arg-type]
+        return [asked.prompt for asked in read_prompts(path)]
     from minialign import formats
     from minialign.records import Pair, Prompted
 
