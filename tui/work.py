@@ -11,7 +11,7 @@ from minialign.engine.mlx_thread import Engines, Ticket, Which, Work
 from minialign.records import Message
 
 if TYPE_CHECKING:
-    from minialign.labels.items import Shown
+    from minialign.records import Comparison
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,14 @@ def pair(which: Which, prompt: list[Message], sampling: dict[str, Any], seed: in
     return work
 
 
-def doubt(scorer: str, pairs: Sequence["Shown"]) -> Work:
+def doubt(scorer: str, pairs: Sequence["Comparison"]) -> Work:
     """Work whose items are (key of a pair, how sure the scorer is of it)."""
 
     def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
         ticket.on_item(Progress(f"loading {scorer}", 0, 0))
-        from minialign.scoring.uncertainty import doubts
+        from minialign.scoring.uncertainty import measure_certainty
 
-        yield from doubts(scorer, pairs, ticket.check)
+        yield from measure_certainty(scorer, pairs, ticket.check)
 
     return work
 

@@ -17,13 +17,9 @@ from minialign.engine import Sampling
 from minialign.engine.identity import weights_of
 from minialign.engine.open import Fetching, open_engine
 from minialign.errors import UserError
-from minialign.evaluate.comparison_files import prompt_key, read_answers, reference_in
-from minialign.judge import decide
-from minialign.judge.ask import Duel
-from minialign.models.adapter import resolve_adapter
-from minialign.models.names import catalog
-from minialign.records import Prompted, Verdict
-from minialign.rewards.scorer import Scorer
+from minialign.evaluate.comparison_files import prompt_key, read_answers
+from minialign.judge.open import is_run
+from minialign.records import Comparison, Prompted, reference_in
 from minialign.samples import generate
 
 ANSWER_FILES = (".jsonl", ".json", ".gz", ".csv", ".tsv", ".parquet")
@@ -49,20 +45,13 @@ def read_system(spec: str) -> System:
     """
     path = Path(spec).expanduser()
     if path.is_file() and path.name.endswith(ANSWER_FILES):
-        return _answered(path)
+        return _read_system(path)
     if path.name.endswith(ANSWER_FILES) and not path.exists():
         raise UserError(f"{spec}: no such file", "a file of answers, a model, or a run")
-    if spec not in catalog():
-        try:
-            resolve_adapter(spec)
-        except UserError:
-            pass
-        else:
-            return System(spec, spec, adapter=spec)
-    return System(spec, spec)
+    return System(spec, spec, adapter=spec if is_run(spec) else None)
 
 
-def _answered(path: Path) -> System:
+def _read_system(path: Path) -> System:
     system = System(path.name.partition(".")[0], str(path), file=path)
     for (key, before), one in read_answers(path).items():
         if not before:  # of several samples the first
@@ -71,7 +60,7 @@ def _answered(path: Path) -> System:
     return system
 
 
-def named_apart(systems: Sequence[System]) -> None:
+def name_apart(systems: Sequence[System]) -> None:
     """Give systems of the same name different ones.
 
     Raises:
@@ -88,7 +77,7 @@ def named_apart(systems: Sequence[System]) -> None:
 
 
 def read_asked(path: str | None, systems: Sequence[System]) -> list[Prompted]:
-    """The prompts: of the file, else those that every answer file answers.
+    """Read the prompts: of the file, else those that every answer file answers.
 
     Raises:
         UserError: when there are none.
@@ -131,7 +120,7 @@ def write_answers(
     how = digest([*weights_of(model, system.adapter, progress), repr(sampling), seed])
     word = re.sub(r"[^\w.-]+", "-", system.name).strip("-")
     file = folder / f"answers-{word}-{digest([system.spec, how])[:6]}.jsonl"
-    system.answers = _answers(file)
+    system.answers = _read_responses(file)
     if all(prompt_key(one.prompt) in system.answers for one in asked):
         yield len(asked)
         return
@@ -147,37 +136,26 @@ def write_answers(
             out.flush()
             done += 1
             yield done
-    system.answers = _answers(file)
+    system.answers = _read_responses(file)
 
 
-def _answers(file: Path) -> dict[str, str]:
+def _read_responses(file: Path) -> dict[str, str]:
     return {prompt_key(row["prompt"]): row["response"] for row in read_jsonl(file)}
 
 
-def duels(systems: Sequence[System], asked: Sequence[Prompted]) -> list[Duel]:
-    """Every two systems' answers to every prompt."""
-    found = []
-    for first, second in combinations(systems, 2):
-        for one in asked:
-            key = prompt_key(one.prompt)
-            found.append(
-                Duel(
-                    one.prompt, first.answers[key], second.answers[key],
-                    reference_in(one.extra), one.source,
-                    {"model": first.name}, {"model": second.name}, one.extra,
-                )
-            )  # fmt: skip
-    return found
-
-
-def scored(scorer: Scorer, asked: Sequence[Duel]) -> Iterator[Verdict]:
-    """Verdicts by a scorer's numbers, the same in both orders."""
-    for duel in asked:
-        prompt = Prompted(duel.prompt, duel.source, duel.extra)
-        a, b = scorer.score(prompt, [duel.a, duel.b])
-        order = {"a": float(a > b), "b": float(b > a), "tie": float(a == b)}
-        yield Verdict(
-            digest([scorer.name, duel.prompt, duel.a, duel.b]), duel.prompt, duel.a, duel.b,
-            decide([order]), [order, order], scorer.name, "",
-            a_from=duel.a_from, b_from=duel.b_from, source=duel.source,
-        )  # fmt: skip
+def pair_answers(systems: Sequence[System], asked: Sequence[Prompted]) -> list[Comparison]:
+    """Put every two systems' answers to every prompt against each other."""
+    return [
+        Comparison(
+            one.prompt,
+            first.answers[prompt_key(one.prompt)],
+            second.answers[prompt_key(one.prompt)],
+            reference_in(one.extra),
+            one.source,
+            {"model": first.name},
+            {"model": second.name},
+            one.extra,
+        )
+        for first, second in combinations(systems, 2)
+        for one in asked
+    ]

@@ -5,11 +5,12 @@ words in a tokenizer; ``local`` asks a loaded model, ``endpoint`` a server, ``va
 gives an answer a number; ``judge`` puts both orders together into a choice.
 """
 
-from minialign.judge.judge import Judge, Question, Reading, decide
+from minialign.judge.judge import Judge, JudgeOptions, Question, Reading, decide
 from minialign.judge.templates import Template, known_templates, read_template
 
 __all__ = [
     "Judge",
+    "JudgeOptions",
     "Question",
     "Reading",
     "Template",

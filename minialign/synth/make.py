@@ -14,8 +14,7 @@ from typing import Any
 
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
-from minialign.judge.ask import Duel
-from minialign.records import Prompt, Prompted, Verdict, as_prompt, marked
+from minialign.records import Comparison, Prompt, Prompted, Verdict, as_prompt, marked
 from minialign.synth import answers, instructions
 from minialign.synth.instructions import Pool
 from minialign.synth.texts import Text
@@ -25,7 +24,7 @@ IDLE = 8  # rounds in a row without a new instruction, after which self-instruct
 ROUND = 4  # lists asked for before the new instructions are shown to the model
 ANSWERED = 8  # instructions answered before the count is looked at
 
-Judge = Callable[[Sequence[Duel]], Iterator[Verdict]]
+Judge = Callable[[Sequence[Comparison]], Iterator[Verdict]]
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ def prefer(
     for start, part in _chunks(desk, asked):
         asks = _asks(desk, start, part, 2)
         texts = yield from desk.write(asks, "answers", 3 * start, total)
-        duels = []
+        pairs = []
         for ask, one, other in zip(asks[::2], texts[::2], texts[1::2], strict=True):
             (a, bad), (b, worse) = _checked(ask, one, keep_cut), _checked(ask, other, keep_cut)
             if reason := bad or worse:
@@ -176,10 +175,11 @@ def prefer(
                 yield Dropped("both answers are the same", _last(ask))
             else:
                 origins = [{"finish_reason": each.finish_reason} for each in (one, other)]
-                duels.append(Duel(ask.prompt, a, b, a_from=origins[0], b_from=origins[1]))
-        done = 3 * start + 2 * len(part) + len(part) - len(duels)
+                pair = Comparison(ask.prompt, a, b, a_from=origins[0], b_from=origins[1])
+                pairs.append(pair)
+        done = 3 * start + 2 * len(part) + len(part) - len(pairs)
         yield Step("verdicts", done, total, desk.fresh)
-        for place, verdict in enumerate(judge(duels), 1):
+        for place, verdict in enumerate(judge(pairs), 1):
             yield Step("verdicts", done + place, total, desk.fresh)
             if verdict.choice not in ("a", "b"):
                 said = "a tie" if verdict.choice == "tie" else "no verdict in what the judge said"

@@ -206,16 +206,16 @@ SEEDS = as_prompts([f"Explain {topic} to a child of six." for topic in ("glue", 
 ASKED = as_prompts([f"What is the use of {topic}?" for topic in TOPICS])
 
 
-def judged(duels):
+def judged(pairs):
     """The answer whose text is greater wins; a few are ties or unparsed."""
-    for duel in duels:
-        choice = "a" if duel.a > duel.b else "b"
-        if "tea" in duel.prompt[-1]["content"]:
+    for pair in pairs:
+        choice = "a" if pair.a > pair.b else "b"
+        if "tea" in pair.prompt[-1]["content"]:
             choice = "tie"
-        if "bees" in duel.prompt[-1]["content"]:
+        if "bees" in pair.prompt[-1]["content"]:
             choice = "unparsed"
-        origins = {"a_from": duel.a_from, "b_from": duel.b_from}
-        yield Verdict("v", duel.prompt, duel.a, duel.b, choice, [], "scripted", "plain", **origins)
+        origins = {"a_from": pair.a_from, "b_from": pair.b_from}
+        yield Verdict("v", pair.prompt, pair.a, pair.b, choice, [], "scripted", "plain", **origins)
 
 
 USES = {
