@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minialign.cli import console
-from minialign.cli.plots import PICTURES
 from minialign.errors import UserError
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
