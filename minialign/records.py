@@ -241,11 +241,10 @@ def read_comparison(row: Any, source: str = "") -> Comparison | None:
         prompt = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in turns]
     except (KeyError, TypeError):
         return None
-    if not prompt or not prompt[-1]["content"].strip():
-        return None
     origins = [row.get(key) for key in ("a_from", "b_from")]
     a_from, b_from = [origin if isinstance(origin, dict) else {} for origin in origins]
-    return Comparison(prompt, row["a"], row["b"], reference_in(row), source, a_from, b_from)
+    pair = Comparison(prompt, row["a"], row["b"], reference_in(row), source, a_from, b_from)
+    return pair if prompt else None
 
 
 def reference_in(row: Any) -> str | None:
@@ -259,20 +258,9 @@ CHOICES = ("a", "b", "tie", "both_bad", "skip")
 
 def vote_of(row: dict[str, Any]) -> Vote | None:
     """The vote in a row; None when the row holds none."""
-    try:
-        vote = Vote(
-            id=str(row["id"]),
-            prompt=[{"role": str(m["role"]), "content": str(m["content"])} for m in row["prompt"]],
-            a=row["a"],
-            b=row["b"],
-            choice=row["choice"],
-            edited=row.get("edited"),
-            note=str(row.get("note", "")),
-            a_from=dict(row.get("a_from") or {}),
-            b_from=dict(row.get("b_from") or {}),
-            time=str(row.get("time", "")),
-        )
-    except (KeyError, TypeError, ValueError):
+    pair = read_comparison(row)
+    known = "id" in row and isinstance(row.get("prompt"), list) and row.get("choice") in CHOICES
+    if pair is None or not known:
         return None
-    sound = isinstance(vote.a, str) and isinstance(vote.b, str) and vote.choice in CHOICES
-    return vote if sound and vote.prompt else None
+    words: dict[str, Any] = {name: str(row.get(name, "")) for name in ("id", "note", "time")}
+    return Vote(choice=row["choice"], edited=row.get("edited"), **words, **pair.sides)

@@ -42,7 +42,8 @@ def _read_pairs(path: Path) -> list[Comparison]:
     comparisons: list[Comparison] = []
     problem = ""
     for item in formats.stream(path):
-        if (own := read_comparison(item.row, item.source)) is not None:
+        own = read_comparison(item.row, item.source)
+        if own is not None and own.prompt[-1]["content"].strip():
             comparisons.append(own)
         elif item.problem is not None:
             raise UserError(str(item.problem), EXAMPLE)

@@ -6,6 +6,7 @@ the same name, so beginning it again goes on where it was.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -39,13 +40,8 @@ class Plan:
     @property
     def options(self) -> JudgeOptions:
         """How the judge is asked."""
-        return JudgeOptions(
-            self.template,
-            url=self.url,
-            explain=self.explain,
-            debias=self.debias,
-            criteria=self.criteria,
-        )
+        names = ("template", "url", "explain", "debias", "criteria")
+        return JudgeOptions(**{name: getattr(self, name) for name in names})
 
     @property
     def name(self) -> str:
@@ -69,10 +65,8 @@ class Plan:
             text = json.dumps(asdict(self), indent=1)
             write_atomic(self.file.with_suffix(".json"), text + "\n")
         except OSError as reason:
-            raise UserError(
-                f"cannot write {self.file.with_suffix('.json')}: {reason.strerror}",
-                "make room, or mend the folder",
-            ) from None
+            problem = f"cannot write {self.file.with_suffix('.json')}: {reason.strerror}"
+            raise UserError(problem, "make room, or mend the folder") from None
 
 
 def read_plans() -> list[Plan]:
@@ -159,6 +153,9 @@ def read_order(order: dict[str, Any]) -> tuple[str, float] | None:
     return side, float(shares[side])
 
 
+Share = tuple[float, int] | None
+
+
 @dataclass(frozen=True)
 class Standing:
     """What verdicts add up to. Shares are (share, of how many); None where there is nothing."""
@@ -169,40 +166,32 @@ class Standing:
     tie: int
     unparsed: int
     rate: tuple[float, float, float] | None  # A's wins, ties as half, with Wilson's 95 % interval
-    first: tuple[float, int] | None  # single decisions that went to the answer shown first
-    conflicts: tuple[float, int] | None  # pairs on which the two orders disagree
-    longer: tuple[float, int] | None  # decided pairs of unequal length that the longer one won
-    agree: tuple[float, int] | None  # pairs with a vote on which judge and user say the same
+    first: Share = None  # single decisions that went to the answer shown first
+    conflicts: Share = None  # pairs on which the two orders disagree
+    longer: Share = None  # decided pairs of unequal length that the longer one won
+    agree: Share = None  # pairs with a vote on which judge and user say the same
 
 
 def count_verdicts(verdicts: dict[str, Verdict], votes: dict[str, Vote]) -> Standing:
     """Count wins and biases so far; both by a comparison's key."""
-    counts = dict.fromkeys((*SIDES, "unparsed"), 0)
-    first: list[bool] = []
-    conflicts: list[bool] = []
-    longer: list[bool] = []
-    agree: list[bool] = []
+    counts = Counter(verdict.choice for verdict in verdicts.values())
+    hits: dict[str, list[bool]] = {"first": [], "conflicts": [], "longer": [], "agree": []}
     for key, verdict in verdicts.items():
-        counts[verdict.choice] = counts.get(verdict.choice, 0) + 1
         said = [decide([order]) for order in verdict.orders]
-        first += [one == shown for one, shown in zip(said, "ab", strict=True) if one in ("a", "b")]
+        slots = zip(said, "ab", strict=True)
+        hits["first"] += [one == first for one, first in slots if one in ("a", "b")]
         if "unparsed" not in said:
-            conflicts.append(said[0] != said[1])
+            hits["conflicts"].append(said[0] != said[1])
         if verdict.choice in ("a", "b") and len(verdict.a) != len(verdict.b):
-            longer.append((verdict.choice == "a") == (len(verdict.a) > len(verdict.b)))
+            hits["longer"].append((verdict.choice == "a") == (len(verdict.a) > len(verdict.b)))
         apart = measure_distance(verdict, votes.get(key))
         if apart is not None:
-            agree.append(apart == 0)
-    parsed = counts["a"] + counts["b"] + counts["tie"]
-    wins = counts["a"] + counts["tie"] / 2
-    rate = (wins / parsed, *wilson(wins, parsed)) if parsed else None
-    shares = [_share(hits) for hits in (first, conflicts, longer, agree)]
+            hits["agree"].append(apart == 0)
     a, b, tie, unparsed = (counts[kind] for kind in (*SIDES, "unparsed"))
-    return Standing(len(verdicts), a, b, tie, unparsed, rate, *shares)
-
-
-def _share(hits: list[bool]) -> tuple[float, int] | None:
-    return (sum(hits) / len(hits), len(hits)) if hits else None
+    parsed, wins = a + b + tie, a + tie / 2
+    rate = (wins / parsed, *wilson(wins, parsed)) if parsed else None
+    shares = {name: (sum(ones) / len(ones), len(ones)) for name, ones in hits.items() if ones}
+    return Standing(len(verdicts), a, b, tie, unparsed, rate, **shares)
 
 
 def overrule(votes: Votes, verdict: Verdict, choice: str) -> Vote:

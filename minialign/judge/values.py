@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from minialign.durable import digest
 from minialign.errors import UserError
@@ -58,7 +59,6 @@ def score_comparisons(scorer: Scorer, comparisons: Sequence[Comparison]) -> Iter
         a, b = scorer.score(one.prompted, [one.a, one.b])
         order = {"a": float(a > b), "b": float(b > a), "tie": float(a == b)}
         orders = [order | {"value_a": a, "value_b": b}] * 2
-        name = digest([scorer.name, one.prompt, one.a, one.b])
-        choice = decide(orders)
-        yield Verdict(name, **one.sides, choice=choice, orders=orders, judge=scorer.name,
-                      template="", source=one.source)  # fmt: skip
+        told: dict[str, Any] = {"judge": scorer.name, "template": "", "source": one.source}
+        name, choice = digest([scorer.name, one.prompt, one.a, one.b]), decide(orders)
+        yield Verdict(name, choice=choice, orders=orders, **told, **one.sides)
