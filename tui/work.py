@@ -111,7 +111,7 @@ def pair(which: Which, prompt: list[Message], sampling: dict[str, Any], seed: in
     def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
         engine = _get(engines, ticket, which)
         from minialign.engine import Sampling
-        from minialign.labels.items import two_answers
+        from minialign.labels.items import write_two_answers
 
         origin = {"model": engine.model.name}
         if which.adapter:
@@ -125,7 +125,7 @@ def pair(which: Which, prompt: list[Message], sampling: dict[str, Any], seed: in
                 ticket.on_item(Progress("writing two answers", steps, 0))
             return ticket.pressed()
 
-        yield from two_answers(
+        yield from write_two_answers(
             engine, prompt, Sampling(**sampling), origin, seed, pressed, lambda: ticket.cancelled
         )
 

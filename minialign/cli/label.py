@@ -166,7 +166,7 @@ class _Answers:
     def _write(self, prompt: "Prompt") -> "Ticket":
         from minialign.durable import digest
         from minialign.engine.mlx_thread import Engines, Lane, Ticket, Which
-        from minialign.labels.items import two_answers
+        from minialign.labels.items import write_two_answers
 
         if self.lane is None:
             self.lane = Lane()
@@ -178,7 +178,7 @@ class _Answers:
             origin = {"model": engine.model.name}
             if which.adapter:
                 origin["adapter"] = which.adapter
-            yield from two_answers(engine, prompt, self.sampling, origin, seed)
+            yield from write_two_answers(engine, prompt, self.sampling, origin, seed)
 
         return self.lane.submit(work)
 

@@ -105,7 +105,7 @@ def orders_of_values(a: Reading, b: Reading, scale: Sequence[float]) -> list[dic
     probability σ(value of a − value of b). There is no order here, so both entries are alike."""
     if a.shares is None or b.shares is None:
         return [{"unparsed": a.text if a.shares is None else b.text}] * 2
-    values = [round(value_of(one, scale), DIGITS) for one in (a, b)]
+    values = [round(expected_value(one, scale), DIGITS) for one in (a, b)]
     difference = values[0] - values[1]
     order = {
         "a": round(_sigmoid(difference), DIGITS),
@@ -118,7 +118,7 @@ def orders_of_values(a: Reading, b: Reading, scale: Sequence[float]) -> list[dic
     return [order, order]
 
 
-def value_of(reading: Reading, scale: Sequence[float]) -> float:
+def expected_value(reading: Reading, scale: Sequence[float]) -> float:
     """The expected value under the shares (G-Eval, Liu et al. 2023, arXiv:2303.16634, eq. 1)."""
     assert reading.shares is not None
     return math.fsum(share * step for share, step in zip(reading.shares, scale, strict=True))

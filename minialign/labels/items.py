@@ -101,7 +101,7 @@ class Waiting:
         return [pair for row in self.lines.rows if (pair := read_comparison(row)) is not None]
 
 
-def two_answers(
+def write_two_answers(
     engine: "Engine",
     prompt: Prompt,
     sampling: "Sampling",

@@ -15,7 +15,7 @@ from minialign.records import Comparison, Prompted
 from minialign.rewards.scorer import Scorer
 
 
-def judge_scorer(
+def open_judge_scorer(
     spec: str, engine: Engine | None = None, progress: Fetching | None = None
 ) -> Scorer:
     """What stands behind ``judge:``: MODEL, or MODEL@TEMPLATE; "self" is ``engine``'s own model.

@@ -30,7 +30,7 @@ def open_scorer(
         case "python":
             return text.own(rest)
         case "judge":
-            from minialign.scoring.by_judge import judge_scorer
+            from minialign.scoring.by_judge import open_judge_scorer
 
-            return judge_scorer(rest, engine, progress)
+            return open_judge_scorer(rest, engine, progress)
     return run_scorer(spec, progress, engine)

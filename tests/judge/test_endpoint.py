@@ -23,7 +23,7 @@ from support.verdicts import kept_in
 from minialign.errors import UserError
 from minialign.judge import JudgeOptions
 from minialign.judge.ask import judge_comparisons
-from minialign.judge.endpoint import parsed, reading
+from minialign.judge.endpoint import parse_word, read_reply
 from minialign.judge.http_chat import Reply
 from minialign.judge.open import open_judge
 from minialign.judge.templates import read_template
@@ -112,8 +112,8 @@ TEMPLATE = read_template("pairwise")
     ],
 )  # fmt: skip
 def test_only_an_explicit_verdict_counts(text, index):
-    assert parsed(text, TEMPLATE) == index
-    found = reading(Reply(text), TEMPLATE, explain=False)
+    assert parse_word(text, TEMPLATE) == index
+    found = read_reply(Reply(text), TEMPLATE, explain=False)
     assert (found.shares is None) == (index is None)
     if index is None:
         assert found.text == text
@@ -121,21 +121,21 @@ def test_only_an_explicit_verdict_counts(text, index):
 
 def test_scores_are_parsed_whole():
     score = read_template("score")
-    assert parsed("Score: 10", score) == 9
-    assert parsed("Score: 1", score) == 0
-    assert parsed("10", score) == 9
-    assert parsed("Score: 11", score) is None
-    assert parsed("Score: 7.5", score) is None
+    assert parse_word("Score: 10", score) == 9
+    assert parse_word("Score: 1", score) == 0
+    assert parse_word("10", score) == 9
+    assert parse_word("Score: 11", score) is None
+    assert parse_word("Score: 7.5", score) is None
     # tokens of single digits do not turn a 10 into a 1
     tokens = [("1", {"1": -0.1, "7": -3.0}), ("0", {"0": -0.1})]
-    assert reading(Reply("10", tokens), score, explain=False).shares[9] == 1.0
+    assert read_reply(Reply("10", tokens), score, explain=False).shares[9] == 1.0
 
 
 def test_a_letter_in_the_reason_is_no_verdict():
     tokens = [("A", {"A": -0.1}), (" good", {" good": 0.0}), (" one", {" one": 0.0})]
-    assert reading(Reply("A good one", tokens), TEMPLATE, explain=True).shares is None
+    assert read_reply(Reply("A good one", tokens), TEMPLATE, explain=True).shares is None
     # without a reason the first token decides, whatever follows
-    shares = reading(Reply("A good one", tokens), TEMPLATE, explain=False).shares
+    shares = read_reply(Reply("A good one", tokens), TEMPLATE, explain=False).shares
     assert shares == [1.0, 0.0, 0.0]
 
 

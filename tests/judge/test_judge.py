@@ -29,7 +29,7 @@ from minialign.judge.open import open_judge
 from minialign.judge.plans import count_verdicts
 from minialign.judge.templates import known_templates, read_template
 from minialign.judge.verdict_files import verdict_of
-from minialign.judge.verdict_tokens import verdict_tokens
+from minialign.judge.verdict_tokens import find_verdict_tokens
 from minialign.models.load import load
 from minialign.records import Comparison, Pair, Prompted, to_json
 from minialign.scoring.open import open_scorer
@@ -163,29 +163,29 @@ class Letters:
 
 def test_the_tokens_of_words():
     # the word with its space is a token of its own: both forms count
-    both = verdict_tokens(Letters(":", " ", "A", "B", " A", " B"), ["A", "B"], ":")
+    both = find_verdict_tokens(Letters(":", " ", "A", "B", " A", " B"), ["A", "B"], ":")
     assert (both.lead, both.tail()) == ([], [])
     assert dict(zip(both.ids, both.owners, strict=True)) == {2: 0, 4: 0, 3: 1, 5: 1}
     # the space is a token: it belongs to the prompt
-    apart = verdict_tokens(Letters(":", " ", "A", "B"), ["A", "B"], ":")
+    apart = find_verdict_tokens(Letters(":", " ", "A", "B"), ["A", "B"], ":")
     assert (apart.tail(), apart.ids) == ([1], [2, 3])
     # what words share belongs to the prompt
-    shared = verdict_tokens(Letters("Out", "(", "a", "b", ")"), ["Out(a)", "Out(b)"])
+    shared = find_verdict_tokens(Letters("Out", "(", "a", "b", ")"), ["Out(a)", "Out(b)"])
     assert (shared.tail(), shared.ids) == ([0, 1], [2, 3])
     # 10 goes on behind 1
-    digits = verdict_tokens(Letters(*"0123456789 :"), ["1", "2", "10"], ":")
+    digits = find_verdict_tokens(Letters(*"0123456789 :"), ["1", "2", "10"], ":")
     assert digits.tail() == [10, 1]
     assert digits.fork == (0, 2, 0)
     assert digits.last == 2
     logps = np.log(np.array([[0.4, 0.2, 0.05], [0.1, 0.1, 0.25]]))
-    reading = digits.reading(logps, 3)
+    reading = digits.read(logps, 3)
     assert reading.shares == pytest.approx([0.3 / 0.6, 0.2 / 0.6, 0.1 / 0.6])
     assert reading.mass == pytest.approx(0.6)
     # 10 as one token needs no fork
-    assert verdict_tokens(Letters(*"123: ", "10"), ["1", "2", "10"], ":").fork is None
+    assert find_verdict_tokens(Letters(*"123: ", "10"), ["1", "2", "10"], ":").fork is None
     with pytest.raises(UserError, match="cannot tell the word 'true'"):
-        verdict_tokens(Letters(*"tieABru"), ["true", "tie", "A"], "")
-    assert digits.reading(np.full((2, 3), -np.inf), 3).shares is None
+        find_verdict_tokens(Letters(*"tieABru"), ["true", "tie", "A"], "")
+    assert digits.read(np.full((2, 3), -np.inf), 3).shares is None
 
 
 def test_a_verdict_does_not_change_with_its_batch(tiny_model, home):

@@ -20,7 +20,7 @@ from minialign.cli import main
 from minialign.durable import Lines
 from minialign.errors import UserError
 from minialign.home import labels_file
-from minialign.labels.items import Waiting, read_items, starters, two_answers
+from minialign.labels.items import Waiting, read_items, starters, write_two_answers
 from minialign.labels.sitting import REPEAT_EVERY, Labelling
 from minialign.labels.tally import tally
 from minialign.labels.votes import Votes, rate
@@ -351,7 +351,7 @@ def test_two_answers_differ_and_have_different_seeds(home, tiny_model):
 
     def made(seed: int) -> Comparison:
         sampling = Sampling(temperature=0, max_tokens=8)
-        return list(two_answers(engine, prompt, sampling, {"model": "m"}, seed))[-1]
+        return list(write_two_answers(engine, prompt, sampling, {"model": "m"}, seed))[-1]
 
     one = made(1)
     assert one.a != one.b
@@ -372,7 +372,7 @@ def test_two_answers_say_why_each_ended(home, tiny_model):
     sampling = Sampling(temperature=1.2, max_tokens=30)
     ends = set()
     for seed in range(6):
-        *_, pair = two_answers(engine, prompt, sampling, {}, seed)
+        *_, pair = write_two_answers(engine, prompt, sampling, {}, seed)
         for text, origin in ((pair.a, pair.a_from), (pair.b, pair.b_from)):
             (done,) = engine.complete([Request(ids, seed=origin["seed"])], sampling)
             assert (text, origin["finish_reason"]) == (done.text.strip(), done.finish_reason)
