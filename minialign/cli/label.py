@@ -31,6 +31,7 @@ KEYS = {
     "?": "this list",
     "q": "leave (Ctrl-D)",
 }
+SHORT = "a b t(ie) x(both bad) s(kip) e(dit) n(ote) u(ndo) ? q(uit)"
 CHOICES = {"a": "a", "b": "b", "t": "tie", "x": "both_bad", "s": "skip"}
 
 
@@ -93,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _sit(sitting: "Labelling", answers: "_Answers") -> None:
-    console.say("which answer is better?  " + _keys())
+    console.say("which answer is better?  " + SHORT)
     note = ""
     while (pair := answers.next()) is not None:
         _show(pair, sitting, note)
@@ -109,22 +110,17 @@ def _sit(sitting: "Labelling", answers: "_Answers") -> None:
             elif key == "n":
                 note = _line("note: ", note)
             elif key == "e":
-                text = _edit(pair)
-                if text is not None:
+                if (text := _edit(pair)) is not None:
                     sitting.vote("both_bad", edited=text, note=note)
                     note = ""
             elif key == "?":
                 for name, text in KEYS.items():
                     console.say(f"  {name}  {text}")
             else:
-                console.say(f"{key!r} is no key here; " + _keys())
+                console.say(f"{key!r} is no key here; " + SHORT)
         except UserError as error:
             console.say(f"{error.problem}\n  {error.hint}")
     console.say("that was the last pair")
-
-
-def _keys() -> str:
-    return "a b t(ie) x(both bad) s(kip) e(dit) n(ote) u(ndo) ? q(uit)"
 
 
 class _Answers:
@@ -159,25 +155,22 @@ class _Answers:
             self._asked.remove(entry)
             self.sitting.offer(entry[1].future.result())
         while self.sitting.wants():
-            prompt = self.sitting.take()
-            if prompt is not None:
+            if (prompt := self.sitting.take()) is not None:
                 self._asked.append((prompt, self._write(prompt)))
 
     def _write(self, prompt: "Prompt") -> "Ticket":
         from minialign.durable import digest
         from minialign.engine.mlx_thread import Engines, Lane, Ticket, Which
+        from minialign.engine.open import origin_of
         from minialign.labels.items import write_two_answers
 
-        if self.lane is None:
-            self.lane = Lane()
+        self.lane = self.lane or Lane()
         which = Which(self.arguments.model, self.arguments.adapter)
         seed = (self.arguments.seed + int(digest(prompt), 16)) % 2**53
 
         def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
             engine = engines.get(which)
-            origin = {"model": engine.model.name}
-            if which.adapter:
-                origin["adapter"] = which.adapter
+            origin = origin_of(engine, which.adapter)
             yield from write_two_answers(engine, prompt, self.sampling, origin, seed)
 
         return self.lane.submit(work)

@@ -15,7 +15,14 @@ from minialign import formats
 from minialign.data.check import find
 from minialign.errors import UserError
 from minialign.formats.kinds import digest
-from minialign.records import Comparison, Demonstration, Pair, Prompt, read_comparison, reference_in
+from minialign.records import (
+    Comparison,
+    Demonstration,
+    Pair,
+    Prompted,
+    read_comparison,
+    reference_in,
+)
 
 EXAMPLE = 'a row is {"prompt": "…", "a": "…", "b": "…"}, or a preference pair'
 ANSWER = 'a row is {"prompt": "…", "response": "…"}'
@@ -63,23 +70,19 @@ def _read_pairs(path: Path) -> list[Comparison]:
 def _match_answers(one: Path, other: Path) -> list[Comparison]:
     """Put each answer of the first file against the answer of the second to the same prompt; the
     n-th to a prompt against the n-th."""
-    theirs = read_answers(other)
-    comparisons: list[Comparison] = []
-    missing: list[str] = []
-    for key, mine in read_answers(one).items():
-        if (against := theirs.get(key)) is None:
-            missing.append(mine.source)
-            continue
-        reference = reference_in(mine.extra) or reference_in(against.extra)
-        origins = {"file": str(one), **mine.origin}, {"file": str(other), **against.origin}
-        comparisons.append(
-            Comparison(mine.prompt, mine.text, against.text, reference, mine.source, *origins)
-        )
-    if missing:
+    theirs, ours = read_answers(other), read_answers(one)
+    if missing := [answer.asked.source for key, answer in ours.items() if key not in theirs]:
         raise UserError(
             f"{missing[0]}: {other} has no answer to this prompt ({len(missing)} such rows)",
             "both files must answer the same prompts, as two runs of minialign generate do",
         )
+    comparisons: list[Comparison] = []
+    for key, mine in ours.items():
+        asked, against = mine.asked, theirs[key]
+        reference = reference_in(asked.extra) or reference_in(against.asked.extra)
+        origins = {"file": str(one), **mine.origin}, {"file": str(other), **against.origin}
+        pair = Comparison(asked.prompt, mine.text, against.text, reference, asked.source, *origins)
+        comparisons.append(pair)
     return comparisons
 
 
@@ -87,10 +90,8 @@ def _match_answers(one: Path, other: Path) -> list[Comparison]:
 class Answer:
     """An answer in a file, with what its row says besides."""
 
-    prompt: Prompt
+    asked: Prompted  # its extra: what stood beside the prompt (category, reference …)
     text: str
-    source: str
-    extra: dict[str, Any]  # what stood beside the prompt: category, reference …
     origin: dict[str, str]  # model, adapter
 
 
@@ -119,7 +120,8 @@ def read_answers(path: Path) -> dict[tuple[str, int], Answer]:
             if prompt:  # plain text answers nothing
                 key = prompt_key(prompt)
                 place = key, counts[key]
-                answers[place] = Answer(prompt, last["content"], record.source, extra, origin)
+                asked = Prompted(prompt, record.source, extra)
+                answers[place] = Answer(asked, last["content"], origin)
                 counts[key] += 1
     if not answers:
         raise UserError(f"{path} holds no answers", ANSWER)

@@ -56,7 +56,7 @@ def _read_system(path: Path) -> System:
     for (key, before), one in read_answers(path).items():
         if not before:  # of several samples the first
             system.answers[key] = one.text
-            system.prompts.append(check_text(Prompted(one.prompt, one.source, one.extra)))
+            system.prompts.append(check_text(one.asked))
     return system
 
 
@@ -89,16 +89,15 @@ def read_asked(path: str | None, systems: Sequence[System]) -> list[Prompted]:
         asked = files[0].prompts
     else:
         raise UserError("which prompts?", "--prompts FILE (the lines of a .txt, or JSONL)")
-    every = [
-        one for one in asked if all(prompt_key(one.prompt) in system.answers for system in files)
-    ]
+    every = {prompt_key(one.prompt): one for one in asked}
+    every = {k: one for k, one in every.items() if all(k in system.answers for system in files)}
     if not every:
         names = ", ".join(system.name for system in files)
         raise UserError(
             f"{names}: no prompt is answered by all of them",
             "answers belong together by their prompt",
         )
-    return list({prompt_key(one.prompt): one for one in every}.values())
+    return list(every.values())
 
 
 def write_answers(

@@ -110,10 +110,11 @@ def write_two_answers(
     pressed: Any = lambda: False,
     cancelled: Any = lambda: False,
 ) -> Iterator[Comparison | None]:
-    """Two different answers to a prompt, with different seeds; the last item is the pair, or None
-    when the model gave the same answer each time. Where each came from has its seed and why it
-    ended. Items before it are pauses: when ``pressed``
-    turns true the work is given up and done again.
+    """Write two different answers to a prompt, with different seeds.
+
+    The last item is the pair, or None when the model gave the same answer each time. Where each
+    came from has its seed and why it ended. Items before it are pauses: when ``pressed`` turns true
+    the work is given up and done again.
 
     Raises:
         UserError: when the prompt is too long.
