@@ -207,12 +207,12 @@ def as_prompt(value: str | list[Message]) -> Prompt:
 
 
 def note_cuts(reasons: Sequence[str | None]) -> list[str] | None:
-    """Finish reasons as a record has them: None unless one is of a response that was cut."""
+    """Note finish reasons as a record has them: None unless one is of a response that was cut."""
     return [reason or "stop" for reason in reasons] if CUT.intersection(reasons) else None
 
 
 def mark_cuts(reasons: Sequence[str | None]) -> dict[str, list[str]]:
-    """Finish reasons as a key of a row that is written: only where one response was cut."""
+    """Note finish reasons as a key of a row that is written: only where one response was cut."""
     known = note_cuts(reasons)
     return {"finish_reasons": known} if known else {}
 
@@ -233,7 +233,7 @@ def to_json(record: Any) -> dict[str, Any]:
 
 
 def read_comparison(row: Any, source: str = "") -> Comparison | None:
-    """The comparison in a row with the keys prompt, a and b; None when the row holds none."""
+    """Read the comparison in a row with the keys prompt, a and b; None when the row holds none."""
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("a", "b")):
         return None
     try:
@@ -248,7 +248,7 @@ def read_comparison(row: Any, source: str = "") -> Comparison | None:
 
 
 def reference_in(row: Any) -> str | None:
-    """The answer known to be right that a row has."""
+    """Find the answer known to be right that a row has."""
     reference = row.get("reference") if isinstance(row, dict) else None
     return reference if isinstance(reference, str) and reference.strip() else None
 
@@ -257,7 +257,7 @@ CHOICES = ("a", "b", "tie", "both_bad", "skip")
 
 
 def vote_of(row: dict[str, Any]) -> Vote | None:
-    """The vote in a row; None when the row holds none."""
+    """Read the vote in a row; None when the row holds none."""
     pair = read_comparison(row)
     known = "id" in row and isinstance(row.get("prompt"), list) and row.get("choice") in CHOICES
     if pair is None or not known:

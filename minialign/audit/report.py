@@ -47,7 +47,7 @@ def report(items: Sequence[Outcome], judge: str, own: Sequence[str] = ()) -> dic
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no nan: null."""
+    """Write null for nan, which JSON has not."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -133,7 +133,7 @@ def _people(items: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _consistency(items: Sequence[Outcome]) -> dict[str, Any]:
-    """How often one annotator said the same of the same pair again."""
+    """How often an annotator who got a pair again made the same choice."""
     by_one: dict[Any, list[str]] = {}
     for i, one in enumerate(items):
         for who, choice in one.item.votes:

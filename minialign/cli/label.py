@@ -214,7 +214,7 @@ def _show(pair: "Comparison", sitting: "Labelling", note: str) -> None:
 
 
 def _read_key() -> str:
-    """One key without Enter in a terminal, else the first letter of a line; "" at the end."""
+    """Read one key without Enter in a terminal, else the first letter of a line; "" at the end."""
     if not sys.stdin.isatty():
         for line in sys.stdin:
             if line.strip():
@@ -243,7 +243,7 @@ def _line(question: str, before: str) -> str:
 
 
 def _edit(pair: "Comparison") -> str | None:
-    """The better answer, written in the user's editor; None when it was left as it was."""
+    """Let the better answer be written in the user's editor; None when it was left as it was."""
     import shlex
     import subprocess
 

@@ -101,7 +101,7 @@ def prompt_key(prompt: Any) -> str:
 
 
 def read_answers(path: Path) -> dict[tuple[str, int], Answer]:
-    """(``prompt_key``, how many answers to it came before): what the file answers.
+    """Read what a file answers, by (``prompt_key``, how many answers to it came before).
 
     Raises:
         UserError: a bad row, with its line; no answers.

@@ -38,7 +38,7 @@ class System:
 
 
 def read_system(spec: str) -> System:
-    """What a text names: a file of answers, a run or adapter, else a model.
+    """Read what a text names: a file of answers, a run or adapter, else a model.
 
     Raises:
         UserError: for a file without answers.

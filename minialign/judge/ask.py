@@ -96,7 +96,7 @@ def _ask(
 
 
 def _questions(judge: Judge, one: Comparison, memory: Memory) -> list[list[Message]]:
-    """The two questions: with ``a`` first and with ``b`` first; or each answer alone."""
+    """Write the two questions: with ``a`` first and with ``b`` first; or each answer alone."""
     template, texts = judge.template, (one.a, one.b)
     if template is None:
         return [[*one.prompt, {"role": "assistant", "content": text}] for text in texts]
@@ -117,7 +117,7 @@ def _questions(judge: Judge, one: Comparison, memory: Memory) -> list[list[Messa
 
 
 def _put_together(judge: Judge, key: str, one: Comparison, memory: Memory) -> Verdict | None:
-    """The verdict on a comparison; None while something of it is not known."""
+    """Put the verdict on a comparison together; None while something of it is not known."""
     template, reasons = judge.template, ""
     if one.a == one.b:
         orders = [{"a": 0.0, "b": 0.0, "tie": 1.0}] * 2
@@ -150,7 +150,7 @@ def _put_together(judge: Judge, key: str, one: Comparison, memory: Memory) -> Ve
 
 
 def verdicts_to_pairs(verdicts: Iterable[Verdict]) -> list[Pair]:
-    """Pairs for training, the judge's choice as chosen (RLAIF, Lee et al. 2023, arXiv:2309.00267).
+    """Make pairs for training, the judge's choice chosen (RLAIF, Lee et al. 2023, arXiv:2309.00267).
 
     Ties and unparsed verdicts give none, and neither do votes on answers that are the same.
     """

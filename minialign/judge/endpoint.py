@@ -32,7 +32,7 @@ class EndpointReader:
     def read(
         self, questions: Sequence[Question], explain: bool, stop: threading.Event
     ) -> Iterator[tuple[int, Reading]]:
-        """The readings, in the order in which they come.
+        """Read, in the order in which replies come.
 
         Raises:
             UserError: the server failed for good; readings that came before were given out.
@@ -46,14 +46,14 @@ class EndpointReader:
     def write(
         self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
     ) -> Iterator[tuple[int, str]]:
-        """Answers in plain words; "" where the server refused."""
+        """Write answers in plain words; "" where the server refused."""
         for index, reply in self._replies(questions, max_tokens, stop):
             yield index, "" if isinstance(reply, Refused) else reply.text.strip()
 
     def _replies(
         self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
     ) -> Iterator[tuple[int, Reply | Refused]]:
-        """A reply to each question. A refusal counts for its question only, once the server has
+        """Get a reply to each question. A refusal counts for its question only, once the server has
         answered another one; before that it means that nothing works."""
 
         def ask(question: Question) -> Reply | Refused:

@@ -87,7 +87,7 @@ class ChatServer:
         stop: threading.Event,
         options: dict[str, Any] | None = None,
     ) -> Reply:
-        """The most likely answer; ``options`` (temperature, seed …) go into the request.
+        """Ask for the most likely answer; ``options`` (temperature, seed …) go into the request.
 
         Raises:
             Refused: the server will not answer this.
@@ -187,7 +187,7 @@ def _reply(body: Any) -> Reply:
 
 
 def _said(error: urllib.error.HTTPError) -> str:
-    """What the server wrote about its error."""
+    """Read what the server wrote about its error."""
     try:
         text = error.read(4096).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):

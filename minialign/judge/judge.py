@@ -37,13 +37,13 @@ class Reader(Protocol):
     def read(
         self, questions: Sequence[Question], explain: bool, stop: threading.Event
     ) -> Iterator[tuple[int, Reading]]:
-        """(which question, its reading), in any order, as they come; fewer when ``stop`` is set."""
+        """Read (which question, its reading), in any order; fewer when ``stop`` is set."""
         ...
 
     def write(
         self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
     ) -> Iterator[tuple[int, str]]:
-        """(which question, the text of the answer) in any order."""
+        """Write (which question, the text of the answer), in any order."""
         ...
 
 

@@ -30,7 +30,7 @@ class LocalReader:
     def read(
         self, questions: Sequence[Question], explain: bool, stop: threading.Event
     ) -> Iterator[tuple[int, Reading]]:
-        """The readings; questions that do not fit are not asked. Reasons are written a few at a
+        """Read; questions that do not fit are not asked. Reasons are written a few at a
         time, each followed by its verdict, so that a kill costs no more than those."""
         step = AT_ONCE if explain else max(1, len(questions))
         for start in range(0, len(questions), step):
@@ -64,7 +64,7 @@ class LocalReader:
     def write(
         self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
     ) -> Iterator[tuple[int, str]]:
-        """Answers in plain words, each the model's most likely one."""
+        """Write answers in plain words, each the model's most likely one."""
         yield from self._write(dict(enumerate(questions)), max_tokens, stop)
 
     def _write(

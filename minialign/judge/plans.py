@@ -195,7 +195,7 @@ def count_verdicts(verdicts: dict[str, Verdict], votes: dict[str, Vote]) -> Stan
 
 
 def overrule(votes: Votes, verdict: Verdict, choice: str) -> Vote:
-    """The user's own word on a pair, as a vote; an earlier vote on it is replaced.
+    """Keep the user's own word on a pair as a vote; an earlier vote on it is replaced.
 
     Raises:
         UserError: when it cannot be written; nothing is changed then.

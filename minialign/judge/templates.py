@@ -53,13 +53,13 @@ class Template:
         return [float(word) for word in self.words]
 
     def ask(self, prompt: Prompt) -> list[Message] | None:
-        """The question that is asked before; None when there is none."""
+        """Write the question that is asked before; None when there is none."""
         if "ask" not in self.sections:
             return None
         return [{"role": "user", "content": self._render("ask", {"prompt": as_text(prompt)})}]
 
     def messages(self, prompt: Prompt, **values: Any) -> list[Message]:
-        """The question itself.
+        """Write the question itself.
 
         Raises:
             UserError: when the template fails on it, with its line.
@@ -128,14 +128,14 @@ def own_folder() -> Path:
 
 
 def known_templates() -> dict[str, Path]:
-    """Name: file, of those that come along and the user's own, which win."""
+    """Find the files of templates by name: those that come along and the user's own, which win."""
     files = [*sorted(BUILT_IN.glob("*.txt")), *sorted(own_folder().glob("*.txt"))]
     names = {file.stem: file for file in files}
     return {DEFAULT: names.pop(DEFAULT), **names}
 
 
 def read_template(name: str | None = None) -> Template:
-    """A template by its name, or by its file.
+    """Read a template by its name, or by its file.
 
     Raises:
         UserError: there is none, or it is wrong, with the file and the line.

@@ -26,7 +26,7 @@ class ValueReader:
     def read(
         self, questions: Sequence[Question], explain: bool, stop: threading.Event
     ) -> Iterator[tuple[int, Reading]]:
-        """Readings whose one share is the value; answers to one prompt are valued together."""
+        """Read values as the one share; answers to one prompt are valued together."""
         for prompt, same in groupby(enumerate(questions), key=lambda one: one[1].messages[:-1]):
             if stop.is_set():
                 return
@@ -45,7 +45,7 @@ class ValueReader:
     def write(
         self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
     ) -> Iterator[tuple[int, str]]:
-        """It writes nothing."""
+        """Refuse: numbers write nothing."""
         raise UserError("a reward head writes nothing", "use a model as the judge")
 
 

@@ -11,7 +11,7 @@ SIDES = ("a", "b", "tie")
 
 
 def verdict_of(row: dict[str, Any]) -> Verdict | None:
-    """The verdict in a row of a file; None when the row holds none."""
+    """Read the verdict in a row of a file; None when the row holds none."""
     known = {field.name for field in fields(Verdict)}
     try:
         verdict = Verdict(**{key: value for key, value in row.items() if key in known})
@@ -30,7 +30,7 @@ def _sound(order: Any) -> bool:
 
 
 def read_verdicts(file: Path) -> tuple[dict[str, Verdict], int]:
-    """(the last verdict on each comparison by its key, how many rows are none); a line cut by a
-    kill is skipped."""
+    """Read (the last verdict on each comparison by its key, how many rows are none); a line cut by
+    a kill is skipped."""
     verdicts = [verdict_of(row) for row in read_jsonl(file)]
     return {one.comparison.key: one for one in verdicts if one is not None}, verdicts.count(None)

@@ -46,7 +46,7 @@ Item = Comparison | Prompt  # a pair, or a prompt to be answered twice
 
 
 def read_items(path: str | Path) -> list[Item]:
-    """The pairs of a file, or its prompts when it holds none; a .txt has a prompt a line.
+    """Read the pairs of a file, or its prompts when it holds none; a .txt has a prompt a line.
 
     Raises:
         UserError: for a missing file, bad rows, or rows of neither kind.
@@ -82,7 +82,7 @@ def _compare(pair: "Pair") -> Comparison:
 
 
 def starters() -> list[Item]:
-    """The prompts to begin with."""
+    """Return the prompts to begin with."""
     return [as_prompt(text) for text in STARTERS]
 
 
@@ -97,7 +97,7 @@ class Waiting:
         self.lines.append(pair.sides)
 
     def pairs(self) -> list[Comparison]:
-        """All that were ever set aside."""
+        """Return all that were ever set aside."""
         return [pair for row in self.lines.rows if (pair := read_comparison(row)) is not None]
 
 

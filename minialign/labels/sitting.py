@@ -83,7 +83,7 @@ class Labelling:
         return item
 
     def offer(self, pair: Comparison | None, prompt: Prompt | None = None) -> None:
-        """What became of a prompt that ``take`` gave; None puts it back."""
+        """Take what became of a prompt that ``take`` gave; None puts it back."""
         self.asked -= 1
         if pair is not None:
             self.ready.append(self._shuffle(pair))
@@ -91,7 +91,7 @@ class Labelling:
             self._items.appendleft(prompt)
 
     def add_first(self, pairs: Sequence[Comparison]) -> None:
-        """Pairs from the chat: they are shown next, in this order."""
+        """Show these pairs from the chat next, in this order."""
         new = [self._shuffle(pair) for pair in pairs if pair.key not in self.done]
         self.ready.extendleft(reversed(new))
 
@@ -114,7 +114,7 @@ class Labelling:
         return pair.swapped() if self.random.random() < 0.5 else pair
 
     def _next(self) -> Item:
-        """The first item; or the pair that somebody is least sure of."""
+        """Take the first item out; or the pair that somebody is least sure of."""
         if not self.sure:
             return self._items.popleft()
         known = [
@@ -128,16 +128,16 @@ class Labelling:
         return item
 
     def pairs(self) -> list[Comparison]:
-        """The pairs that are still to come, for somebody to say how sure they are."""
+        """Return the pairs that are still to come, for somebody to say how sure they are."""
         return [item for item in self._items if isinstance(item, Comparison)]
 
     def learn(self, key: str, sure: float) -> None:
-        """How sure somebody is about a pair: 0 is not at all."""
+        """Take note of how sure somebody is about a pair: 0 is not at all."""
         if self.sure is not None:
             self.sure[key] = sure
 
     def show(self) -> Comparison | None:
-        """The pair to show now; None while there is none."""
+        """Return the pair to show now; None while there is none."""
         if self.current is None:
             if self._until_repeat <= 0 and (old := self._draw_old()) is not None:
                 self.current, self._until_repeat = old, REPEAT_EVERY

@@ -18,7 +18,7 @@ from minialign.rewards.scorer import Scorer
 def open_judge_scorer(
     spec: str, engine: Engine | None = None, progress: Fetching | None = None
 ) -> Scorer:
-    """What stands behind ``judge:``: MODEL, or MODEL@TEMPLATE; "self" is ``engine``'s own model.
+    """Open what stands behind ``judge:``: MODEL, or MODEL@TEMPLATE; "self" is ``engine``'s model.
 
     A score is the expected share of wins against each other answer of the group, both orders
     averaged and a tie as half, from the judge's probabilities; 0.5 for a single answer. With a
