@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from minialign.audit.reference_labels import SWAPPED, Labelled, is_turned, read_gold
 from minialign.errors import UserError
@@ -37,26 +38,19 @@ class Outcome:
 
 def compare_verdict(item: Labelled, verdict: Verdict) -> Outcome:
     """Put a verdict beside its item; it may have the answers the other way round."""
-    same = verdict.a == item.comparison.a
-    turn = {} if same else SWAPPED
-    first, second = (decide([order]) for order in verdict.orders)
-    if not same:
-        first, second = second, first
-    shares = [
-        order["a" if same else "b"] + order["tie"] / 2
-        for order in verdict.orders
-        if "unparsed" not in order
-    ]
-    order = verdict.orders[0]
-    values = [order[f"value_{side}"] for side in ("ab" if same else "ba") if "value_a" in order]
-    return Outcome(
-        item,
-        turn.get(verdict.choice, verdict.choice),
-        turn.get(first, first),
-        turn.get(second, second),
-        sum(shares) / len(shares) if len(shares) == 2 else None,
-        (values[0], values[1]) if values else None,
-    )
+    orders, choice = verdict.orders, verdict.choice
+    if verdict.a != item.comparison.a:
+        orders, choice = [_swap(order) for order in orders[::-1]], SWAPPED.get(choice, choice)
+    forward, backward = (decide([order]) for order in orders)
+    shares = [order["a"] + order["tie"] / 2 for order in orders if "unparsed" not in order]
+    probability = sum(shares) / len(shares) if len(shares) == 2 else None
+    values = (orders[0]["value_a"], orders[0]["value_b"]) if "value_a" in orders[0] else None
+    return Outcome(item, choice, forward, backward, probability, values)
+
+
+def _swap(order: dict[str, Any]) -> dict[str, Any]:
+    names = {"a": "b", "b": "a", "value_a": "value_b", "value_b": "value_a"}
+    return {names.get(name, name): value for name, value in order.items()}
 
 
 def read_outcomes(path: Path, items: Sequence[Labelled]) -> list[Outcome]:

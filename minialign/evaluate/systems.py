@@ -144,17 +144,11 @@ def _read_responses(file: Path) -> dict[str, str]:
 
 def pair_answers(systems: Sequence[System], asked: Sequence[Prompted]) -> list[Comparison]:
     """Put every two systems' answers to every prompt against each other."""
-    return [
-        Comparison(
-            one.prompt,
-            first.answers[prompt_key(one.prompt)],
-            second.answers[prompt_key(one.prompt)],
-            reference_in(one.extra),
-            one.source,
-            {"model": first.name},
-            {"model": second.name},
-            one.extra,
-        )
-        for first, second in combinations(systems, 2)
-        for one in asked
-    ]
+    pairs = []
+    for first, second in combinations(systems, 2):
+        origins = {"model": first.name}, {"model": second.name}
+        for one in asked:
+            key, reference = prompt_key(one.prompt), reference_in(one.extra)
+            told = reference, one.source, *origins, one.extra
+            pairs.append(Comparison(one.prompt, first.answers[key], second.answers[key], *told))
+    return pairs

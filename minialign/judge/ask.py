@@ -136,21 +136,14 @@ def _put_together(judge: Judge, key: str, one: Comparison, memory: Memory) -> Ve
         reasons = "\n\n".join(
             read.text for read in (first, second) if read.shares is not None and read.text
         )
-    return Verdict(
-        id=key,
-        choice=decide(orders, judge.debias),
-        orders=orders,
-        judge=judge.name,
-        template=template.name if template else "",
-        explanation=reasons,
-        source=one.source,
-        time=now(),
-        **one.sides,
-    )
+    told: dict[str, Any] = {"judge": judge.name, "template": template.name if template else ""}
+    told |= {"explanation": reasons, "source": one.source, "time": now()}
+    return Verdict(key, choice=decide(orders, judge.debias), orders=orders, **told, **one.sides)
 
 
 def verdicts_to_pairs(verdicts: Iterable[Verdict]) -> list[Pair]:
-    """Make pairs for training, the judge's choice chosen (RLAIF, Lee et al. 2023, arXiv:2309.00267).
+    """Make pairs for training, the judge's choice as chosen (RLAIF: Lee et al. 2023,
+    arXiv:2309.00267).
 
     Ties and unparsed verdicts give none, and neither do votes on answers that are the same.
     """

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from minialign.durable import digest
 from minialign.engine import Engine
@@ -12,7 +13,7 @@ from minialign.engine.identity import weights_of, weights_of_engine
 from minialign.engine.open import Fetching, open_engine
 from minialign.errors import UserError
 from minialign.judge.endpoint import EndpointReader
-from minialign.judge.http_chat import KEY_VARIABLE, RETRIES, TIMEOUT, ChatServer
+from minialign.judge.http_chat import KEY_VARIABLE, ChatServer
 from minialign.judge.judge import Judge, JudgeOptions, Question, Reader, Reading
 from minialign.judge.local import LocalReader
 from minialign.judge.templates import Template, read_template
@@ -54,13 +55,9 @@ def open_judge(
     if options.url is not None:
         if not spec:
             raise UserError("which model is asked at the endpoint?", "--judge NAME, as it has it")
-        server = ChatServer(
-            options.url,
-            spec,
-            os.environ.get(KEY_VARIABLE) or None,
-            timeout=TIMEOUT if options.timeout is None else options.timeout,
-            retries=RETRIES if options.retries is None else options.retries,
-        )
+        limits: dict[str, Any] = {"timeout": options.timeout, "retries": options.retries}
+        limits = {name: value for name, value in limits.items() if value is not None}
+        server = ChatServer(options.url, spec, os.environ.get(KEY_VARIABLE) or None, **limits)
         name, weights, reader = spec, [server.url, spec], EndpointReader(server, template)
     else:
         name, weights, reader = _open_model(spec, options.adapter, template, engine, progress)
