@@ -206,21 +206,21 @@ def as_prompt(value: str | list[Message]) -> Prompt:
     return [{"role": "user", "content": value}] if isinstance(value, str) else list(value)
 
 
-def note_cuts(reasons: Sequence[str | None]) -> list[str] | None:
+def noted(reasons: Sequence[str | None]) -> list[str] | None:
     """Note finish reasons as a record has them: None unless one is of a response that was cut."""
     return [reason or "stop" for reason in reasons] if CUT.intersection(reasons) else None
 
 
-def mark_cuts(reasons: Sequence[str | None]) -> dict[str, list[str]]:
+def marked(reasons: Sequence[str | None]) -> dict[str, list[str]]:
     """Note finish reasons as a key of a row that is written: only where one response was cut."""
-    known = note_cuts(reasons)
+    known = noted(reasons)
     return {"finish_reasons": known} if known else {}
 
 
 def reasons_of(record: Demonstration | Pair | Ranking | Rated, *places: int) -> list[str] | None:
     """The finish reasons of some of a record's responses, for a record of these alone."""
     known = record.finish_reasons
-    return note_cuts([known[place] for place in places]) if known else None
+    return noted([known[place] for place in places]) if known else None
 
 
 def to_json(record: Any) -> dict[str, Any]:

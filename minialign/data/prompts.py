@@ -6,8 +6,7 @@ from pathlib import Path
 
 from minialign import formats
 from minialign.errors import UserError
-from minialign.learn.batch import encode_prompt
-from minialign.models.tokens.tokenizer import Tokenizer
+from minialign.learn.batch import TokenizerLike, encode_prompt
 from minialign.records import Demonstration, Prompted, as_prompt
 
 
@@ -97,7 +96,7 @@ def check_text(asked: Prompted) -> Prompted:
     return asked
 
 
-def prompt_ids(asked: Prompted, tokenizer: Tokenizer) -> list[int]:
+def prompt_ids(asked: Prompted, tokenizer: TokenizerLike) -> list[int]:
     """Encode a prompt as the token ids that the model continues."""
     if not asked.raw:
         return encode_prompt(asked.prompt, tokenizer)

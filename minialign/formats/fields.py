@@ -11,7 +11,7 @@ from typing import Any
 from minialign.errors import nearest
 from minialign.formats import transcripts
 from minialign.formats.problems import BadRow, described
-from minialign.records import Message, Prompt, note_cuts
+from minialign.records import Message, Prompt, noted
 
 Row = dict[str, Any]
 
@@ -264,4 +264,4 @@ def finish_reasons(row: Row, count: int) -> list[str] | None:
     """
     given = row.get("finish_reasons", [row.get("finish_reason")])
     known = isinstance(given, list) and all(isinstance(reason, str) for reason in given)
-    return note_cuts(given) if known and len(given) == count else None
+    return noted(given) if known and len(given) == count else None

@@ -6,7 +6,7 @@ from typing import Any
 from minialign.formats import fields, transcripts
 from minialign.formats.fields import PROMPT, TURNS, Row
 from minialign.formats.problems import BadRow, Unused, described
-from minialign.records import Message, Pair, Prompt, Ranking, note_cuts, reasons_of
+from minialign.records import Message, Pair, Prompt, Ranking, noted, reasons_of
 
 Found = list[Any]  # records and ``Unused``
 
@@ -157,11 +157,11 @@ def vote(row: Row) -> Found:
     ends = {side: _end(row.get(f"{side}_from")) for side in shown}
     if choice in shown:
         loser = "b" if choice == "a" else "a"
-        reasons = note_cuts([None if edited else ends[choice], ends[loser]])
+        reasons = noted([None if edited else ends[choice], ends[loser]])
         return [Pair(prompt, edited or shown[choice], shown[loser], finish_reasons=reasons)]
     if edited:
         sides = {shown[side]: side for side in ("b", "a")}
-        return [Pair(prompt, edited, shown[side], finish_reasons=note_cuts([None, ends[side]]))
+        return [Pair(prompt, edited, shown[side], finish_reasons=noted([None, ends[side]]))
                 for side in sorted(sides.values())]  # fmt: skip
     return [Unused("a tie" if choice == "tie" else "both answers bad")]
 

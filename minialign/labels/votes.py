@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minialign.durable import Lines
 from minialign.home import home, labels_file
-from minialign.records import Rated, Vote, note_cuts, to_json, vote_of
+from minialign.records import Rated, Vote, noted, to_json, vote_of
 
 
 class Votes:
@@ -62,4 +62,4 @@ def rate(
     lines = Lines.open(home() / "ratings.jsonl")
     lines.remove_last(lambda row: row.get("prompt") == prompt and row.get("response") == response)
     if good is not None:
-        lines.append(to_json(Rated(prompt, response, good, "", note_cuts([finish_reason]))))
+        lines.append(to_json(Rated(prompt, response, good, "", noted([finish_reason]))))

@@ -9,7 +9,7 @@ from minialign.engine import Completion, Engine, Request, Sampling
 from minialign.errors import UserError
 from minialign.formats.kinds import written
 from minialign.methods import winners
-from minialign.records import Prompted, Ranking, mark_cuts
+from minialign.records import Prompted, Ranking, marked
 from minialign.rewards.scorer import Scorer
 from minialign.samples.generate import planned
 
@@ -83,7 +83,7 @@ def ranking(group: Group, scorer: Scorer) -> dict[str, Any] | None:
         "prompt": group.asked.prompt,
         "responses": texts,
         "scores": scores,
-        **mark_cuts([sample.finish_reason for sample in samples]),
+        **marked([sample.finish_reason for sample in samples]),
     }
 
 
@@ -110,5 +110,5 @@ def unlabelled(group: Group, seed: int) -> dict[str, Any] | None:
         "chosen": two[0].text,
         "rejected": two[1].text,
         "unlabelled": True,
-        **mark_cuts([sample.finish_reason for sample in two]),
+        **marked([sample.finish_reason for sample in two]),
     }

@@ -14,7 +14,7 @@ from typing import Any
 
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
-from minialign.records import Comparison, Prompt, Prompted, Verdict, as_prompt, mark_cuts
+from minialign.records import Comparison, Prompt, Prompted, Verdict, as_prompt, marked
 from minialign.synth import answers, instructions
 from minialign.synth.instructions import Pool
 from minialign.synth.texts import Text
@@ -129,7 +129,7 @@ def self_instruct(
                     yield Dropped(f"answer: {reason}", prompt[-1]["content"])
                     continue
                 made += 1
-                asked, end = prompt[-1]["content"], mark_cuts([one.finish_reason])
+                asked, end = prompt[-1]["content"], marked([one.finish_reason])
                 yield Row({"prompt": asked, "response": one.text.strip(), "origin": origin, **end})
 
 
@@ -149,7 +149,7 @@ def respond(desk: Desk, asked: Sequence[Prompted], n: int = 1, *, keep_cut: bool
                 yield Dropped(reason, _last(ask))
                 continue
             seen.add(text)
-            end = mark_cuts([one.finish_reason])
+            end = marked([one.finish_reason])
             yield Row({"prompt": ask.prompt, "response": text, "origin": origin, **end})
 
 
@@ -275,7 +275,7 @@ def _pair(
     prompt: Prompt, chosen: str, rejected: str, ends: Sequence[str | None], origin: dict[str, Any]
 ) -> dict[str, Any]:
     row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "origin": origin}
-    return row | mark_cuts(ends)
+    return row | marked(ends)
 
 
 def beside(output: Path, what: str) -> Path:

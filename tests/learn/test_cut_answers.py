@@ -15,7 +15,7 @@ from minialign.learn.batch import encode
 from minialign.methods import METHODS
 from minialign.methods.winners import above, best_and_worst, pair, top
 from minialign.models.tokens.tokenizer import Tokenizer
-from minialign.records import Demonstration, Pair, Prompted, Ranking, Rated, note_cuts
+from minialign.records import Demonstration, Pair, Prompted, Ranking, Rated, noted
 from minialign.rewards.scorer import Scorer
 from minialign.samples import groups
 from minialign.training.reference_logps import example_key
@@ -116,7 +116,7 @@ def test_what_a_template_writes_before_the_end_is_no_answer(llama_2):
 
 @pytest.mark.parametrize("record", [record for record, _ in TABLE])
 def test_the_mark_is_written_and_read_and_nothing_else_is(record, tmp_path):
-    record = replace(record, finish_reasons=note_cuts(record.finish_reasons or []))
+    record = replace(record, finish_reasons=noted(record.finish_reasons or []))
     file = write(tmp_path / "rows.jsonl", [written(record)])
     (found,) = formats.read(file).records
     assert replace(found, source="") == record

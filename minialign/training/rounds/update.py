@@ -18,7 +18,7 @@ from minialign.formats.kinds import written
 from minialign.methods import METHODS
 from minialign.models.adapter import CONFIG, attach, save_adapter
 from minialign.models.load import load
-from minialign.records import Demonstration, Ranking, Record, note_cuts
+from minialign.records import Demonstration, Ranking, Record, noted
 from minialign.run_folder import Run
 from minialign.training import offline
 from minialign.training.events import Event
@@ -39,7 +39,7 @@ def selected(job: Job, k: int, rows: Sequence[Row]) -> int:
         ends = row["finish_reasons"]
         each = zip(row["scores"], ends, strict=True)
         scores = [score - job.plan.eos_penalty * (end == "length") for score, end in each]
-        ranking = Ranking(row["prompt"], row["responses"], scores, finish_reasons=note_cuts(ends))
+        ranking = Ranking(row["prompt"], row["responses"], scores, finish_reasons=noted(ends))
         found += job.loop.select(ranking, job.config, chance)
     if not found and k == 1:
         scores = sorted(score for row in rows for score in row["scores"])
