@@ -13,7 +13,7 @@ from minialign.records import Message
 
 if TYPE_CHECKING:
     from minialign.engine import Engine
-    from minialign.labels.items import Shown
+    from minialign.records import Comparison
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def write_pair(asked: Asked, engines: Engines, ticket: Ticket) -> Iterator[Any]:
     choice = asked.choice
     engine = get_engine(engines, ticket, choice)
     from minialign.engine import Sampling
-    from minialign.labels.items import two_answers
+    from minialign.labels.items import write_two_answers
 
     origin = {"model": engine.model.name}
     if choice.adapter:
@@ -108,19 +108,19 @@ def write_pair(asked: Asked, engines: Engines, ticket: Ticket) -> Iterator[Any]:
         return ticket.pressed()
 
     prompt, sampling = list(asked.messages), Sampling(**asked.sampling)
-    yield from two_answers(
+    yield from write_two_answers(
         engine, prompt, sampling, origin, asked.seed, is_pressed, lambda: ticket.cancelled
     )
 
 
 def measure_doubt(
-    scorer: str, pairs: Sequence["Shown"], engines: Engines, ticket: Ticket
+    scorer: str, pairs: Sequence["Comparison"], engines: Engines, ticket: Ticket
 ) -> Iterator[Any]:
     """Give (key of a pair, how sure the scorer is of it)."""
     ticket.tell(f"loading {scorer}")
-    from minialign.scoring.uncertainty import doubts
+    from minialign.scoring.uncertainty import measure_certainty
 
-    yield from doubts(scorer, pairs, ticket.check)
+    yield from measure_certainty(scorer, pairs, ticket.check)
 
 
 def load_model(choice: ModelChoice, engines: Engines, ticket: Ticket) -> Iterator[Any]:

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
+from minialign.cli.intervals import PICTURES
 from minialign.errors import UserError
 from minialign.runs.charts import in_terminal, ticks
 from minialign.runs.summary import Series
 
 __all__ = ["in_terminal", "picture", "ticks"]
-
-PICTURES = (".png", ".svg", ".pdf")
 
 
 def picture(charts: dict[str, list[Series]], path: Path) -> None:

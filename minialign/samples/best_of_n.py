@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minialign.data.prompts import Question, prompted
 from minialign.durable import whole_lines
 from minialign.engine import Engine, Sampling
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
+from minialign.records import Prompted
 from minialign.rewards.scorer import Scorer
 from minialign.samples.groups import Group, groups
 from minialign.samples.selection import Point, curve
@@ -21,12 +21,12 @@ Row = dict[str, Any]
 def row(group: Group, scorer: Scorer, gold: Scorer | None = None, origin: Row | None = None) -> Row:
     """The JSON object of a prompt: responses, scores, which is best (of ties the first). Data
     readers take it for a ranking."""
-    prompt, texts = prompted(group.question), group.texts
-    scores = scorer.score(prompt, texts)
+    asked, texts = group.asked, group.texts
+    scores = scorer.score(asked, texts)
     best = scores.index(max(scores))
-    judged = {"gold_scores": gold.score(prompt, texts), "gold": gold.name} if gold else {}
+    judged = {"gold_scores": gold.score(asked, texts), "gold": gold.name} if gold else {}
     return {
-        "prompt": group.question.prompt,
+        "prompt": asked.prompt,
         "responses": texts,
         "scores": scores,
         "best": texts[best],
@@ -38,13 +38,13 @@ def row(group: Group, scorer: Scorer, gold: Scorer | None = None, origin: Row | 
         "tokens": [len(sample.ids) for sample in group.samples],
         "finish_reasons": [sample.finish_reason for sample in group.samples],
         **(origin or {}),
-        **({"extra": group.question.extra} if group.question.extra else {}),
+        **({"extra": asked.extra} if asked.extra else {}),
     }
 
 
 def on_disk(
     path: Path,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     n: int,
     scorer: str,
     gold: str | None = None,
@@ -82,7 +82,7 @@ def on_disk(
 
 def best_of_n(
     engine: Engine,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     scorer: Scorer,
     n: int,
     sampling: Sampling,

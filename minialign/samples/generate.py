@@ -5,35 +5,36 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from minialign.data.prompts import Question
+from minialign.data.prompts import check_text, prompt_ids
 from minialign.durable import whole_lines
 from minialign.engine import Completion, Engine, Request, Sampling, requests
 from minialign.errors import UserError
+from minialign.records import Prompted
 
 
-def planned(engine: Engine, asked: Sequence[Question], n: int = 1, seed: int = 0) -> list[Request]:
-    """A request for each sample of each question.
+def planned(engine: Engine, asked: Sequence[Prompted], n: int = 1, seed: int = 0) -> list[Request]:
+    """A request for each sample of each prompt.
 
     Raises:
-        UserError: for no samples, or a question that the model cannot read, with its line.
+        UserError: for no samples, or a prompt that the model cannot read, with its line.
     """
     if n < 1:
         raise UserError(f"n is {n}", "ask for 1 sample of each prompt or more")
-    prompts = [question.ids(engine.tokenizer) for question in asked]
-    for question, ids in zip(asked, prompts, strict=True):
+    prompts = [prompt_ids(check_text(one), engine.tokenizer) for one in asked]
+    for one, ids in zip(asked, prompts, strict=True):
         if engine.context and len(ids) >= engine.context:
             raise UserError(
-                f"{question.source or 'the prompt'}: {len(ids):,} tokens; {engine.model.name} "
+                f"{one.source or 'the prompt'}: {len(ids):,} tokens; {engine.model.name} "
                 f"reads at most {engine.context:,}, the answer included",
                 "shorten the prompt, or take it out",
             )
     return requests(prompts, n, seed)
 
 
-def row(question: Question, completion: Completion, origin: dict[str, str]) -> dict[str, Any]:
+def row(asked: Prompted, completion: Completion, origin: dict[str, str]) -> dict[str, Any]:
     """The JSON object of an answer; ``data`` commands read it as a demonstration."""
     return {
-        "prompt": question.prompt,
+        "prompt": asked.written,
         "response": completion.text,
         "prompt_index": completion.prompt_index,
         "sample_index": completion.sample_index,
@@ -41,11 +42,11 @@ def row(question: Question, completion: Completion, origin: dict[str, str]) -> d
         "finish_reason": completion.finish_reason,
         "tokens": len(completion.ids),
         **origin,
-        **({"extra": question.extra} if question.extra else {}),
+        **({"extra": asked.extra} if asked.extra else {}),
     }
 
 
-def resume(path: Path, asked: Sequence[Question], waiting: Sequence[Request]) -> list[Request]:
+def resume(path: Path, asked: Sequence[Prompted], waiting: Sequence[Request]) -> list[Request]:
     """The requests whose answers are not in the file yet; a last line cut by a kill is taken away.
 
     Raises:
@@ -58,7 +59,7 @@ def resume(path: Path, asked: Sequence[Question], waiting: Sequence[Request]) ->
             request = wanted.get((found["prompt_index"], found["sample_index"]))
             same = request is None or (
                 found["seed"] == request.seed
-                and found["prompt"] == asked[request.prompt_index].prompt
+                and found["prompt"] == asked[request.prompt_index].written
             )
         except (ValueError, KeyError, TypeError):
             raise UserError(
@@ -75,7 +76,7 @@ def resume(path: Path, asked: Sequence[Question], waiting: Sequence[Request]) ->
 
 def answers(
     engine: Engine,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     waiting: Sequence[Request],
     sampling: Sampling,
     batch_size: int = 16,

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minialign.data.prompts import Question, prompted
 from minialign.engine import Completion, Engine, Request, Sampling
 from minialign.errors import UserError
 from minialign.formats.kinds import written
 from minialign.methods import winners
-from minialign.records import Ranking, marked
+from minialign.records import Prompted, Ranking, marked
 from minialign.rewards.scorer import Scorer
 from minialign.samples.generate import planned
 
@@ -20,7 +19,7 @@ class Group:
     """All samples of one prompt, in the order of their sample index."""
 
     index: int  # of the prompt
-    question: Question
+    asked: Prompted
     samples: list[Completion]
 
     @property
@@ -44,7 +43,7 @@ class Group:
 
 def groups(
     engine: Engine,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     n: int,
     sampling: Sampling,
     seed: int = 0,
@@ -79,9 +78,9 @@ def ranking(group: Group, scorer: Scorer) -> dict[str, Any] | None:
     if len(samples) < 2:
         return None
     texts = [sample.text for sample in samples]
-    scores = scorer.score(prompted(group.question), texts)
+    scores = scorer.score(group.asked, texts)
     return {
-        "prompt": group.question.prompt,
+        "prompt": group.asked.prompt,
         "responses": texts,
         "scores": scores,
         **marked([sample.finish_reason for sample in samples]),
@@ -93,10 +92,9 @@ def best_and_worst(group: Group, scorer: Scorer) -> dict[str, Any] | None:
     row = ranking(group, scorer)
     if row is None:
         return None
-    asked = prompted(group.question).prompt
     reasons = row.get("finish_reasons")
     pairs = winners.best_and_worst(
-        Ranking(asked, row["responses"], row["scores"], finish_reasons=reasons)
+        Ranking(group.asked.prompt, row["responses"], row["scores"], finish_reasons=reasons)
     )
     return written(pairs[0]) if pairs else None
 
@@ -108,7 +106,7 @@ def unlabelled(group: Group, seed: int) -> dict[str, Any] | None:
         return None
     two = random.Random(f"{seed} {group.index}").sample(samples, 2)
     return {
-        "prompt": group.question.prompt,
+        "prompt": group.asked.prompt,
         "chosen": two[0].text,
         "rejected": two[1].text,
         "unlabelled": True,

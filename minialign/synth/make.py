@@ -12,11 +12,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from minialign.data.prompts import Question
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
-from minialign.judge.ask import Duel
-from minialign.records import Prompt, Verdict, as_prompt, marked
+from minialign.records import Comparison, Prompt, Prompted, Verdict, as_prompt, marked
 from minialign.synth import answers, instructions
 from minialign.synth.instructions import Pool
 from minialign.synth.texts import Text
@@ -26,7 +24,7 @@ IDLE = 8  # rounds in a row without a new instruction, after which self-instruct
 ROUND = 4  # lists asked for before the new instructions are shown to the model
 ANSWERED = 8  # instructions answered before the count is looked at
 
-Judge = Callable[[Sequence[Duel]], Iterator[Verdict]]
+Judge = Callable[[Sequence[Comparison]], Iterator[Verdict]]
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,8 @@ Event = Row | Dropped | Step
 Events = Generator[Event, None, None]
 
 
-def _prompt(question: Question) -> Prompt:
-    return as_prompt(question.prompt)
-
-
-def _chunks(desk: Desk, asked: Sequence[Question]) -> Iterator[tuple[int, Sequence[Question]]]:
-    """(the index of the first, questions): enough at once to keep a batch full."""
+def _chunks(desk: Desk, asked: Sequence[Prompted]) -> Iterator[tuple[int, Sequence[Prompted]]]:
+    """(the index of the first, prompts): enough at once to keep a batch full."""
     size = max(64, 4 * desk.batch_size)
     for start in range(0, len(asked), size):
         yield start, asked[start : start + size]
@@ -65,7 +59,7 @@ def _origin(desk: Desk, command: str, **more: Any) -> dict[str, Any]:
 
 def self_instruct(
     desk: Desk,
-    seeds: Sequence[Question],
+    seeds: Sequence[Prompted],
     pool: Pool,
     template: Text,
     count: int,
@@ -80,7 +74,7 @@ def self_instruct(
     Raises:
         UserError: when no seed can be shown, or round after round brings nothing new.
     """
-    shown = [text for one in seeds if instructions.showable(text := _prompt(one)[-1]["content"])]
+    shown = [text for one in seeds if instructions.showable(text := one.prompt[-1]["content"])]
     if not shown:
         raise UserError(
             f"none of the {len(seeds)} seeds is a single line of up to"
@@ -139,7 +133,7 @@ def self_instruct(
                 yield Row({"prompt": asked, "response": one.text.strip(), "origin": origin, **end})
 
 
-def respond(desk: Desk, asked: Sequence[Question], n: int = 1, *, keep_cut: bool = False) -> Events:
+def respond(desk: Desk, asked: Sequence[Prompted], n: int = 1, *, keep_cut: bool = False) -> Events:
     """n answers to every prompt, as demonstrations (distillation)."""
     origin = _origin(desk, "respond")
     for start, part in _chunks(desk, asked):
@@ -161,7 +155,7 @@ def respond(desk: Desk, asked: Sequence[Question], n: int = 1, *, keep_cut: bool
 
 def prefer(
     desk: Desk,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     judge: Judge,
     *,
     keep_cut: bool = False,
@@ -172,7 +166,7 @@ def prefer(
     for start, part in _chunks(desk, asked):
         asks = _asks(desk, start, part, 2)
         texts = yield from desk.write(asks, "answers", 3 * start, total)
-        duels = []
+        pairs = []
         for ask, one, other in zip(asks[::2], texts[::2], texts[1::2], strict=True):
             (a, bad), (b, worse) = _checked(ask, one, keep_cut), _checked(ask, other, keep_cut)
             if reason := bad or worse:
@@ -181,10 +175,11 @@ def prefer(
                 yield Dropped("both answers are the same", _last(ask))
             else:
                 origins = [{"finish_reason": each.finish_reason} for each in (one, other)]
-                duels.append(Duel(ask.prompt, a, b, a_from=origins[0], b_from=origins[1]))
-        done = 3 * start + 2 * len(part) + len(part) - len(duels)
+                pair = Comparison(ask.prompt, a, b, a_from=origins[0], b_from=origins[1])
+                pairs.append(pair)
+        done = 3 * start + 2 * len(part) + len(part) - len(pairs)
         yield Step("verdicts", done, total, desk.fresh)
-        for place, verdict in enumerate(judge(duels), 1):
+        for place, verdict in enumerate(judge(pairs), 1):
             yield Step("verdicts", done + place, total, desk.fresh)
             if verdict.choice not in ("a", "b"):
                 said = "a tie" if verdict.choice == "tie" else "no verdict in what the judge said"
@@ -199,7 +194,7 @@ def prefer(
 
 def critique(
     desk: Desk,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     constitution: Text,
     ask_critique: Text,
     ask_revision: Text,
@@ -260,10 +255,10 @@ def critique(
             yield Row(_pair(ask.prompt, text, answer, [one.finish_reason, end], origin))
 
 
-def _asks(desk: Desk, start: int, part: Sequence[Question], n: int) -> list[Ask]:
+def _asks(desk: Desk, start: int, part: Sequence[Prompted], n: int) -> list[Ask]:
     return [
-        Ask(_prompt(question), sample_seed(desk.seed, start + place, sample))
-        for place, question in enumerate(part)
+        Ask(asked.prompt, sample_seed(desk.seed, start + place, sample))
+        for place, asked in enumerate(part)
         for sample in range(n)
     ]
 

@@ -18,7 +18,7 @@ from minialign.durable import Lines
 from minialign.engine import Engine, Request, Sampling
 from minialign.engine.open import origin_of
 from minialign.errors import UserError
-from minialign.judge.endpoint import at_once
+from minialign.judge.endpoint import ask_at_once
 from minialign.judge.http_chat import KEY_VARIABLE, ChatServer, Refused
 from minialign.models.adapter import adapter_hash, resolve_adapter
 from minialign.records import Prompt
@@ -129,7 +129,7 @@ def remote(url: str, model: str, sampling: Sampling) -> Writer:
             return Written(reply.text, reply.finish_reason, reply.count)
 
         try:
-            yield from at_once(answer, list(enumerate(asks)))
+            yield from ask_at_once(answer, list(enumerate(asks)))
         finally:
             halt.set()
 

@@ -12,10 +12,10 @@ import pytest
 
 from minialign import formats
 from minialign.cli import main
-from minialign.data.prompts import Question
+from minialign.data.prompts import prompt_ids
 from minialign.engine import Engine, Sampling
 from minialign.models.load import load
-from minialign.records import Pair, Ranking
+from minialign.records import Pair, Prompted, Ranking
 from minialign.rewards.scorer import Scorer
 from minialign.samples.best_of_n import best_of_n, summary
 from minialign.samples.groups import groups
@@ -95,10 +95,10 @@ def enumerated(engine, prompt):
 
 
 def test_best_of_n_equals_exact_enumeration_on_a_toy_vocabulary(engine):
-    question = Question([{"role": "user", "content": "quick fox"}])
-    chances = enumerated(engine, question.ids(engine.tokenizer))
+    asked = Prompted([{"role": "user", "content": "quick fox"}])
+    chances = enumerated(engine, prompt_ids(asked, engine.tokenizer))
     count = 1200
-    (group,) = groups(engine, [question], count, TOY, seed=5, batch_size=256)
+    (group,) = groups(engine, [asked], count, TOY, seed=5, batch_size=256)
     seen = Counter(tuple(sample.ids) for sample in group.samples)
     assert set(seen) <= set(chances)
     statistic = sum((seen[ids] - count * p) ** 2 / (count * p) for ids, p in chances.items())
@@ -118,7 +118,7 @@ def test_best_of_n_equals_exact_enumeration_on_a_toy_vocabulary(engine):
 
 
 def test_a_group_does_not_depend_on_the_batch_or_on_other_prompts(engine):
-    asked = [Question([{"role": "user", "content": text}]) for text in ("fox", "dog yes", "lazy")]
+    asked = [Prompted([{"role": "user", "content": text}]) for text in ("fox", "dog yes", "lazy")]
     sampling = Sampling(temperature=1.0, max_tokens=6)
     every = {group.index: group for group in groups(engine, asked, 3, sampling, 7, 16)}
     assert sorted(every) == [0, 1, 2]
@@ -135,7 +135,7 @@ def length_of_ids(prompt, responses):
 
 
 def test_rows_hold_every_candidate_and_the_best(engine):
-    asked = [Question([{"role": "user", "content": f"fox {i}"}], extra={"k": i}) for i in range(3)]
+    asked = [Prompted([{"role": "user", "content": f"fox {i}"}], extra={"k": i}) for i in range(3)]
     scorer, gold = Scorer("long", length_of_ids), Scorer("zero", lambda p, r: [0.0] * len(r))
     sampling = Sampling(temperature=1.0, max_tokens=8)
     rows = list(best_of_n(engine, asked, scorer, 4, sampling, gold=gold, origin={"model": "m"}))

@@ -5,7 +5,8 @@ from functools import partial
 
 from minialign.chat.store import Turn
 from minialign.engine.mlx_thread import ModelChoice, ModelThread
-from minialign.labels.items import Shown, Waiting
+from minialign.labels.items import Waiting
+from minialign.records import Comparison
 from tui.model_job import Job
 from tui.model_work import Asked, write_another_answer
 
@@ -33,5 +34,5 @@ async def set_aside(thread: ModelThread, turn: Turn, asked: Asked) -> str | None
     if turn.content.strip() == other.strip():
         return "Both answers are the same"
     a, b = ({key: one[key] for key in KEPT if key in one} for one in (origin, other_origin))
-    Waiting().add(Shown(list(asked.messages), turn.content, other, a, b))
+    Waiting().add(Comparison(list(asked.messages), turn.content, other, a_from=a, b_from=b))
     return None

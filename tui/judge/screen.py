@@ -88,7 +88,7 @@ class JudgeScreen(AppScreen):
 
     @work(group="open", exclusive=True)
     async def _begin(self) -> None:
-        known = await asyncio.to_thread(plans.plans)
+        known = await asyncio.to_thread(plans.read_plans)
         if known and self.judged.plan is None:
             await self.show(known[0])
 
@@ -206,7 +206,7 @@ class JudgeScreen(AppScreen):
     @work(group="dialog", exclusive=True)
     async def action_open(self) -> None:
         """An earlier judging."""
-        known = await asyncio.to_thread(plans.plans)
+        known = await asyncio.to_thread(plans.read_plans)
         if self._is_busy():
             return
         if not known:

@@ -9,10 +9,9 @@ from rich.text import Text
 from minialign.errors import UserError
 from minialign.judge import plans
 from minialign.judge.plans import Plan
-from minialign.judge.verdict_files import key_of, read_verdicts
-from minialign.labels.items import Shown
+from minialign.judge.verdict_files import read_verdicts
 from minialign.labels.votes import Votes
-from minialign.records import Verdict, Vote
+from minialign.records import Comparison, Verdict, Vote
 from tui.widgets.text import printable
 
 
@@ -21,7 +20,7 @@ class Judged:
     """A plan with all that was said of its pairs; without a plan: nothing yet."""
 
     plan: Plan | None = None
-    pairs: list[Shown] = field(default_factory=list)
+    pairs: list[Comparison] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     unreadable: int = 0  # lines of its file
     error: UserError | None = None  # why there are no pairs
@@ -35,7 +34,7 @@ class Judged:
         """What there is of a plan; also when its pairs have vanished. Runs in a thread."""
         judged = Judged(plan)
         try:
-            judged.pairs = plans.pairs_of(plan)
+            judged.pairs = plans.read_comparisons(plan)
         except UserError as error:
             judged.error = error
         judged.verdicts, judged.unreadable = read_verdicts(plan.file)
@@ -45,7 +44,7 @@ class Judged:
     def read_votes(self) -> None:
         """Votes that were given elsewhere meanwhile. Runs in a thread."""
         votes = Votes()
-        self.votes, self.opinions = votes, plans.opinions(votes.all)
+        self.votes, self.opinions = votes, plans.last_votes(votes.all)
 
     @property
     def total(self) -> int:
@@ -61,14 +60,14 @@ class Judged:
         """A verdict that came; the pace counts from the first."""
         if not self.began[0]:
             self.began = time.monotonic(), len(self.verdicts)
-        self.verdicts[key_of(verdict)] = verdict
+        self.verdicts[verdict.comparison.key] = verdict
 
     def overrule(self, verdict: Verdict, choice: str) -> None:
         """The user's own vote on a pair, in place of those before."""
         if self.votes is None:
             return
-        key = key_of(verdict)
-        before = [vote for vote in self.votes.all if plans.same_pair(vote, verdict)]
+        key = verdict.comparison.key
+        before = [vote for vote in self.votes.all if vote.comparison.key == key]
         self.opinions[key] = plans.overrule(self.votes, verdict, choice)
         self.overruled.append((key, self.opinions[key], before))
 
@@ -78,7 +77,7 @@ class Judged:
             return False
         key, vote, before = self.overruled.pop()
         plans.take_back(self.votes, vote, before)
-        self.opinions = {**self.opinions, **plans.opinions(before)}
+        self.opinions = {**self.opinions, **plans.last_votes(before)}
         if not before:
             self.opinions.pop(key, None)
         return True
@@ -89,7 +88,7 @@ class Judged:
         Args:
             progress: what is being done; None when no judge is at work.
         """
-        plan, standing = self.plan, plans.standing(self.verdicts, self.opinions)
+        plan, standing = self.plan, plans.count_verdicts(self.verdicts, self.opinions)
         if plan is None:
             return Text()
         ours = plan.pairs == plans.LABELS

@@ -5,7 +5,6 @@ from textual.message import Message
 from textual.widgets import DataTable
 
 from minialign.judge import plans
-from minialign.judge.verdict_files import key_of
 from minialign.records import Verdict, Vote
 from tui.judge.state import Judged
 from tui.widgets.text import printable
@@ -65,7 +64,7 @@ class VerdictTable(DataTable[Text]):
         if current is None:  # the first: its keys can be used now
             self.screen.refresh_bindings()
         else:
-            self.move_cursor(row=self.get_row_index(key_of(current)), animate=False)
+            self.move_cursor(row=self.get_row_index(current.comparison.key), animate=False)
 
     def move(self, by: int) -> None:
         """Highlight another verdict."""
@@ -90,8 +89,8 @@ class VerdictTable(DataTable[Text]):
 
 
 def _cells(verdict: Verdict, vote: Vote | None) -> list[Text]:
-    apart = plans.against(verdict, vote)
-    orders = [plans.slot(order) for order in verdict.orders[:2]]
+    apart = plans.measure_distance(verdict, vote)
+    orders = [plans.read_order(order) for order in verdict.orders[:2]]
     shares = [f"{SAID[one[0]]} {one[1]:.2f}" if one else "?" for one in [*orders, None, None][:2]]
     said = SAID[vote.choice] if vote is not None and not vote.edited else "own" if vote else ""
     prompt = " ".join(printable(verdict.prompt[-1]["content"]).split())[:200]

@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Label, Static
 
-from minialign.judge.verdict_files import SIDES, key_of
+from minialign.judge.verdict_files import SIDES
 from minialign.records import Verdict
 from tui.judge.table import VerdictTable
 from tui.widgets.app_screen import SCROLL_KEYS
@@ -57,7 +57,7 @@ class VerdictView(ModalScreen[None]):
         if verdict is None:
             self.dismiss()
             return
-        vote = self.table.judged.opinions.get(key_of(verdict))
+        vote = self.table.judged.opinions.get(verdict.comparison.key)
         parts = [f"The judge says: {WORDS.get(verdict.choice, '?')}"]
         if vote is not None:
             parts.append("you: " + ("your own text" if vote.edited else WORDS[vote.choice]))

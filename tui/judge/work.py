@@ -2,32 +2,28 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from minialign.engine.mlx_thread import Engines, ModelChoice, Tell, Ticket
 from minialign.judge.plans import Plan
-from minialign.labels.items import Shown
+from minialign.records import Comparison
 
 AT_ONCE = 2  # pairs; between two batches the model thread turns to others
 
 
 def judge_pairs(
-    plan: Plan, pairs: Sequence[Shown], stop: threading.Event, engines: Engines, ticket: Ticket
+    plan: Plan, pairs: Sequence[Comparison], stop: threading.Event, engines: Engines, ticket: Ticket
 ) -> Iterator[Any]:
     """Give a ``Verdict`` for each pair."""
-    from minialign.judge.ask import Duel, judge_duels, open_judge
+    from minialign.judge.ask import judge_comparisons
+    from minialign.judge.open import open_judge
 
     ticket.tell(f"opening {plan.judge}")
-    how = {
-        name: getattr(plan, name) for name in ("template", "url", "explain", "debias", "criteria")
-    }
     engine = _get_engine(plan, engines, ticket.tell)
-    judge = open_judge(plan.judge, engine=engine, progress=ticket.tell, **how)
-    duels = []
-    for one in pairs:
-        file = str(one.a_from.get("file", ""))
-        duels.append(Duel(one.prompt, one.a, one.b, None, file, one.a_from, one.b_from))
-    yield from judge_duels(judge, duels, file=plan.file, batch_size=AT_ONCE, stop=stop)
+    judge = open_judge(plan.judge, plan.options, engine=engine, progress=ticket.tell)
+    located = [replace(pair, source=str(pair.a_from.get("file", ""))) for pair in pairs]
+    yield from judge_comparisons(judge, located, file=plan.file, batch_size=AT_ONCE, stop=stop)
 
 
 def _get_engine(plan: Plan, engines: Engines, tell: Tell) -> Any:

@@ -14,10 +14,10 @@ from textual.widgets import Static
 from minialign.durable import digest
 from minialign.engine.mlx_thread import Progress
 from minialign.errors import UserError
-from minialign.labels.items import Item, Shown, Waiting, read_items, starters
+from minialign.labels.items import Item, Waiting, read_items, starters
 from minialign.labels.sitting import Labelling
 from minialign.labels.votes import Votes
-from minialign.records import Prompt
+from minialign.records import Comparison, Prompt
 from tui.label.queue import CHAT_ONLY, STARTERS, choose_order, choose_source
 from tui.model_job import Job
 from tui.model_work import Asked, measure_doubt, write_pair
@@ -60,7 +60,7 @@ class LabelScreen(AppScreen):
     def __init__(self) -> None:
         super().__init__()
         self.sitting: Labelling | None = None
-        self.drawn: Shown | None = None
+        self.drawn: Comparison | None = None
         self.drawn_at = 0.0
         self.note = ""
         self.said = ""  # about the last vote
@@ -100,7 +100,7 @@ class LabelScreen(AppScreen):
             if source != CHAT_ONLY:
                 items = starters() if source == STARTERS else read_items(source)
             waiting = Waiting().pairs()
-            sitting = Labelling(Votes(), items, waiting, doubtful=bool(scorer))
+            sitting = Labelling(Votes(), items, waiting, least_sure_first=bool(scorer))
             return sitting, {pair.key for pair in waiting}
 
         def voted() -> list[Any]:
@@ -235,7 +235,7 @@ class LabelScreen(AppScreen):
         async with self.drawing:
             await self._draw_pair(self.sitting.show() if self.sitting is not None else None)
 
-    async def _draw_pair(self, pair: Shown | None) -> None:
+    async def _draw_pair(self, pair: Comparison | None) -> None:
         self._tick()
         there = pair is not None
         self.query_one("#answers").display = there
