@@ -160,7 +160,7 @@ def test_a_model_of_the_hub_is_pulled_stopped_and_gone_on_with_while_one_chats(
     from minialign.models.sources import hub as client
 
     monkeypatch.setattr(client, "LARGE", 1000)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     app = make_app(Models())
