@@ -83,9 +83,33 @@ def _one(kind: type, choices: tuple[str, ...], name: str, value: Any, where: str
     return value
 
 
+def parts(config: type) -> list[tuple[type, list[dataclasses.Field]]]:
+    """A dataclass with its own fields, behind those that it holds as fields: each with its own."""
+    inner, own = [], []
+    for field in dataclasses.fields(config):
+        kind = field_type(config, field.name)[0]
+        if dataclasses.is_dataclass(kind):
+            inner += parts(kind)
+        else:
+            own.append(field)
+    return [*inner, (config, own)]
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """The values of all fields of ``parts``, by name."""
+    inner: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            inner |= flat(value)
+        else:
+            own[name] = value
+    return inner | own
+
+
 def check_keys(values: Mapping[str, Any], configs: Iterable[type], where: str) -> None:
     """Raise a UserError that names the nearest known key for the first unknown one."""
-    known = {field.name for config in configs for field in dataclasses.fields(config)}
+    known = {field.name for one in configs for _, own in parts(one) for field in own}
     for key in values:
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}", nearest(str(key), known))
@@ -104,7 +128,10 @@ def resolve(
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
-        if field.name in flags:
+        kind = field_type(config, field.name)[0]
+        if dataclasses.is_dataclass(kind):
+            values[field.name] = resolve(kind, file_values, flags, where)
+        elif field.name in flags:
             values[field.name] = _checked(config, field.name, flags[field.name], "command line")
         elif file_values.get(field.name) is not None:
             values[field.name] = _checked(config, field.name, file_values[field.name], where)

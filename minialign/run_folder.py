@@ -277,9 +277,17 @@ class Run:
             if step > after:
                 _discard(self.checkpoint_path(step))
 
+    def began(self) -> bool:
+        """Whether anything was made in it that is worth keeping: a metric, weights, answers."""
+        kept = [self.path / "metrics.jsonl", self.path / "adapters.safetensors"]
+        kept += [*self.path.glob("checkpoints/[0-9]*"), *self.path.glob("rounds/*.jsonl")]
+        return any(path.exists() and path.stat().st_size for path in kept)
+
 
 def take_back(run: Run) -> None:
-    """Delete what ``Run.create`` made, and the folder when it holds nothing else."""
+    """Delete what ``Run.create`` and the start of a run made, and the folder when it holds nothing
+    else."""
+    shutil.rmtree(run.path / "rounds", ignore_errors=True)
     for name in ("config.json", "env.json", "data.sha256", "run.lock"):
         (run.path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):

@@ -1,13 +1,12 @@
 """Flags made of dataclass fields, and configuration files in TOML or mlx-lm's YAML."""
 
 import argparse
-import dataclasses
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from minialign.config import field_help, field_type
+from minialign.config import field_help, field_type, parts
 from minialign.errors import UserError
 
 # Other spellings of a flag: mlx-lm's, and short ones.
@@ -36,7 +35,7 @@ def add_fields(
     states a field's default, or the one of ``defaults``."""
     group = parser.add_argument_group(title)
     texts = field_help(config)
-    for field in dataclasses.fields(config):
+    for field in parts(config)[-1][1]:
         if field.name in without:
             continue
         kind, choices, many = field_type(config, field.name)

@@ -18,23 +18,23 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo and print what happened."""
     from minialign.cli.train import show_event, stop_on_interrupt
-    from minialign.demo.loop import demo
+    from minialign.demo.loop import Answered, Result, Stage, demo
 
     line = Line()
     with stop_on_interrupt() as stop:
         for event in demo(arguments.model, again=arguments.again, stop=stop):
-            match event.kind:
-                case "phase":
+            match event:
+                case Stage(text):
                     line.clear()
-                    say(f"\n{event.text}")
-                case "answers":
-                    line.update(f"{event.step}/{event.total}", force=event.step == event.total)
-                case "result":
+                    say(f"\n{text}")
+                case Answered(done, total):
+                    line.update(f"{done}/{total}", force=done == total)
+                case Result(values):
                     line.clear()
                     if arguments.json:
-                        emit(event.values)
+                        emit(values)
                     else:
-                        _report(event.values)
+                        _report(values)
                     return 0
                 case _:
                     show_event(event, line)

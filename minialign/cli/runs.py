@@ -238,7 +238,7 @@ def _resume(arguments: argparse.Namespace) -> int:
             f"minialign runs show {which.name}",
         )
     from minialign.cli.train import show, stop_on_interrupt
-    from minialign.training.resume import resume
+    from minialign.training.start import resume
 
     with stop_on_interrupt() as stop:
         return show(which, resume(which, stop), as_json=arguments.json)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from minialign.compare.tables import (
+    COMPARED,
     FREE,
-    METHODS,
     ROWS,
     TABLES,
     Answers,
@@ -125,9 +125,9 @@ def _methods(
         where = f"{path}:{line_of(text, f'method.{name}')}"
         if not isinstance(values, dict):
             raise UserError(f"{path}: [method] {name} = {values!r}", f"[method.{name}]")
-        if name not in METHODS and "command" not in values:
+        if name not in COMPARED and "command" not in values:
             raise UserError(
-                f"{where}: there is no method {name!r}: {nearest(name, METHODS)}",
+                f"{where}: there is no method {name!r}: {nearest(name, COMPARED)}",
                 'a variant of another needs the line: command = "dpo"',
             )
     kinds: dict[str, Kind] = {}
@@ -135,15 +135,15 @@ def _methods(
     for name in top.methods:
         values = dict(tables.get(name, {}))
         command = values.pop("command", None)
-        if command is None and name not in METHODS:
+        if command is None and name not in COMPARED:
             where = f"{path}:{line_of(text, '', 'methods')}"
             raise UserError(
-                f"{where}: there is no method {name!r}", nearest(name, {*METHODS, *tables})
+                f"{where}: there is no method {name!r}", nearest(name, {*COMPARED, *tables})
             )
-        if command is not None and command not in METHODS:
+        if command is not None and command not in COMPARED:
             where = f"{path}:{line_of(text, f'method.{name}', 'command')}"
-            raise UserError(f"{where}: no method {command!r}", nearest(str(command), METHODS))
-        kind = METHODS[command or name]
+            raise UserError(f"{where}: no method {command!r}", nearest(str(command), COMPARED))
+        kind = COMPARED[command or name]
         rows = values.pop("rows", kind.rows)
         if rows != kind.rows and ({rows, kind.rows} & {"prompts", ""} or rows not in ROWS):
             where = f"{path}:{line_of(text, f'method.{name}', 'rows')}"

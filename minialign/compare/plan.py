@@ -17,7 +17,7 @@ from minialign import __version__
 from minialign.compare.config import Comparison, Kind, held_out
 from minialign.config import check_keys, resolve
 from minialign.errors import UserError, nearest
-from minialign.methods import METHODS as TRAINERS
+from minialign.methods import METHODS
 from minialign.run_folder import flags
 from minialign.training.settings import Settings
 from minialign.training.settings import check as check_settings
@@ -223,12 +223,11 @@ def _train(
     where = one.where(table)
     try:
         made.flags(words)
-        if kind.command in TRAINERS:
-            values = {**fixed, **options}
-            values["data"] = [data]
+        if kind.command in METHODS:
+            method = METHODS[kind.command]
+            values = {**method.defaults, **fixed, **options, "data": [data]}
             check_settings(resolve(Settings, values, {}, where))
-            config = TRAINERS[kind.command].config
-            TRAINERS[kind.command].check(resolve(config, values, {}, where))
+            method.check(resolve(method.config, values, {}, where))
     except UserError as reason:
         told = reason.problem if reason.problem.startswith(str(one.path)) else ""
         raise UserError(told or f"{where}: {reason.problem}", reason.hint) from None

@@ -20,7 +20,7 @@ class Kind:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-METHODS = {
+COMPARED = {
     "sft": Kind("sft", "demonstrations"),
     "best-of-n": Kind("best-of-n", ""),
     "expert": Kind("expert", "prompts"),
@@ -46,7 +46,7 @@ class Top:
     # a name of `minialign models list`, a hub id, a folder or a GGUF file
     model: str = DEFAULT
     # what is compared (default: all of them)
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = tuple(COMPARED)
     # each method is trained and asked once with each
     seeds: tuple[int, ...] = (0,)
 

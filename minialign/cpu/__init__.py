@@ -7,6 +7,7 @@ model is loaded. Both do nothing on a machine whose default device is a GPU.
 import contextlib
 import ctypes
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +122,17 @@ def tidy() -> None:
     if on_cpu():
         mx.clear_cache()
         trim()
+
+
+@contextlib.contextmanager
+def training_memory(lean: bool) -> Iterator[Callable[[], None]]:
+    """Memory as steps of training want it; yields what is to be called where arrays were let go.
+
+    Freed blocks are kept for the next step, unless ``lean`` (activations are recomputed): then
+    they are given back at once.
+    """
+    keep_memory()
+    yield tidy if lean else lambda: None
 
 
 def softmax(x: mx.array) -> mx.array:

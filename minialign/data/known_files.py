@@ -16,7 +16,7 @@ from minialign.home import home, labels_file
 from minialign.run_folder import list_runs
 
 FIRST = 5  # rows that are shown
-METHODS = {"pairs": "dpo", "messages": "sft", "ratings": "kto", "rankings": "rrhf"}
+TRAINED_BY = {"pairs": "dpo", "messages": "sft", "ratings": "kto", "rankings": "rrhf"}
 LABELLED = ("pairs", "prompts", "rankings")  # what a person can be asked about
 
 

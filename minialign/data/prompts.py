@@ -7,8 +7,7 @@ from typing import Any
 
 from minialign import formats
 from minialign.errors import UserError
-from minialign.learn.batch import encode_prompt
-from minialign.models.tokens.tokenizer import Tokenizer
+from minialign.learn.batch import TokenizerLike, encode_prompt
 from minialign.records import Demonstration, Prompt, Prompted, as_prompt
 
 
@@ -26,7 +25,7 @@ class Question:
             where = f"{self.source}: " if self.source else ""
             raise UserError(f"{where}the prompt is empty", "give it some text")
 
-    def ids(self, tokenizer: Tokenizer) -> list[int]:
+    def ids(self, tokenizer: TokenizerLike) -> list[int]:
         """The token ids that the model continues."""
         if isinstance(self.prompt, str):
             start = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id else []

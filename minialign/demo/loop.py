@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from minialign.models.load import load
 from minialign.records import Pair, Prompt
 from minialign.run_folder import Run, list_runs, remove_run
 from minialign.training import memory
-from minialign.training.events import Event
-from minialign.training.offline import resume, start
+from minialign.training.events import Ended, Event
 from minialign.training.settings import Settings
+from minialign.training.start import resume, start
 
 NAME = "demo"
 SAMPLING = Sampling(temperature=0.7, max_tokens=80)
@@ -67,10 +68,32 @@ def settings(model: str) -> Settings:
     )
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What begins now."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """So many of the prompts are answered."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that the demo measured."""
+
+    values: dict[str, Any]
+
+
 def demo(
     model: str, *, again: bool = False, stop: threading.Event | None = None
-) -> Iterator[Event]:
-    """The events of the demo; the last is "result", with everything it measured.
+) -> Iterator[Event | Stage | Answered | Result]:
+    """The events of the demo; the last is its ``Result``, unless it is stopped.
 
     A finished demo is shown again, an interrupted one goes on; ``again`` starts anew.
     """
@@ -82,10 +105,10 @@ def demo(
         remove_run(run)
         run = None
     if run is not None and (result := _stored(run)):
-        yield Event("result", values={**result, "reused": True})
+        yield Result({**result, "reused": True})
         return
     method = METHODS["dpo"]
-    yield Event("phase", f"answers to {len(prompts)} held-out prompts, before")
+    yield Stage(f"answers to {len(prompts)} held-out prompts, before")
     before_file = None if run is None else run.path / "answers_before.json"
     before: list[str] = []
     if before_file is not None and before_file.exists():
@@ -93,8 +116,8 @@ def demo(
     else:
         for answers in _answers(model, None, prompts):
             before = answers
-            yield Event("answers", step=len([a for a in answers if a]), total=len(prompts))
-    yield Event("phase", "preference training on the shipped pairs (DPO)")
+            yield Answered(len([a for a in answers if a]), len(prompts))
+    yield Stage("preference training on the shipped pairs (DPO)")
     if run is None:
         run, events = start(method, chosen, method.config(nll_weight=1.0), stop)
     else:
@@ -103,16 +126,16 @@ def demo(
     if run.state().status != "finished":
         for event in events:
             yield event
-            if event.kind == "end" and event.values["status"] != "finished":
+            if isinstance(event, Ended) and event.values["status"] != "finished":
                 return
-    yield Event("phase", f"answers to {len(prompts)} held-out prompts, after")
+    yield Stage(f"answers to {len(prompts)} held-out prompts, after")
     after: list[str] = []
     for answers in _answers(model, str(run.path), prompts):
         after = answers
-        yield Event("answers", step=len([a for a in answers if a]), total=len(prompts))
+        yield Answered(len([a for a in answers if a]), len(prompts))
     result = _result(run, prompts, before, after, time.monotonic() - began)
     write_atomic(run.path / "demo.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    yield Event("result", values=result)
+    yield Result(result)
 
 
 def _stored(run: Run) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minialign.engine import Engine
-from minialign.models import control
 from minialign.models.adapter import CONFIG, resolve_adapter
 from minialign.models.load import load
 from minialign.models.names import DEFAULT
@@ -38,10 +37,7 @@ def open_engine(
     """
     name = model or base_of(adapter) or DEFAULT
     ensure(name, progress)
-    opened = load(name, adapter)
-    if adapter is not None and (words := control.read(resolve_adapter(adapter))):
-        opened.tokenizer = control.Controlled(opened.tokenizer, words)  # type: ignore[assignment]
-    return Engine(opened)
+    return Engine(load(name, adapter))
 
 
 def origin_of(engine: Engine, adapter: str | Path | None) -> dict[str, str]:

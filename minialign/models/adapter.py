@@ -164,13 +164,17 @@ def resolve_adapter(name_or_path: str | Path) -> Path:
 
 
 def read_lora(folder: Path) -> Lora:
-    """The ``Lora`` that an adapter folder was trained with."""
+    """The ``Lora`` that an adapter folder was trained with.
+
+    Raises:
+        UserError: when its config is damaged, or of something that is no adapter.
+    """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         kind = config.get("fine_tune_type", "lora")
         parameters = config["lora_parameters"]
         keys = parameters.get("keys")
-        return Lora(
+        lora = Lora(
             kind=kind,
             rank=operator.index(parameters["rank"]),
             scale=1.0 * parameters["scale"],
@@ -183,6 +187,9 @@ def read_lora(folder: Path) -> Lora:
             f"{folder / CONFIG} is no adapter config: {reason!r}",
             "it needs fine_tune_type (lora or dora), num_layers and lora_parameters",
         ) from None
+    if kind not in ("lora", "dora"):
+        raise UserError(f"{folder}: fine_tune_type {kind!r}", "only lora and dora are adapters")
+    return lora
 
 
 def load_adapter(module: nn.Module, folder: Path) -> Lora:
@@ -192,10 +199,6 @@ def load_adapter(module: nn.Module, folder: Path) -> Lora:
         UserError: when it is damaged or belongs to a model of another shape.
     """
     lora = read_lora(folder)
-    if lora.kind not in ("lora", "dora"):
-        raise UserError(
-            f"{folder}: fine_tune_type {lora.kind!r}", "only lora and dora are adapters"
-        )
     attach(module, lora)
     load_weights(module, folder / WEIGHTS)
     return lora

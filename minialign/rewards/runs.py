@@ -6,7 +6,6 @@ from minialign.engine import Engine
 from minialign.engine.open import Fetching, base_of
 from minialign.errors import UserError
 from minialign.learn.batch import Example, encode_prompt, encode_response
-from minialign.models import control
 from minialign.models.adapter import load_adapter, resolve_adapter
 from minialign.models.load import Model, load
 from minialign.models.names import DEFAULT
@@ -61,9 +60,8 @@ def _implicit(
     start = settings.get("reference_adapter") or settings.get("adapter")
     base, folder = _base(run, progress, engine), resolve_adapter(run)
     other = bare_copy(base)
-    if words := control.read(folder):
-        for one in (base, other):
-            one.tokenizer = control.Controlled(one.tokenizer, words)  # type: ignore[assignment]
+    for one in (base, other):
+        one.put_control(folder)
     reader, behind = Engine(base), Engine(other)
     load_adapter(reader.model.module, folder)
     if start:

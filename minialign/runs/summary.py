@@ -91,21 +91,17 @@ def last_metrics(run: Run) -> dict[str, dict[str, Any]]:
 
 def changed_options(run: Run) -> dict[str, tuple[Any, Any]]:
     """option: (value, default) for the options of the run that are not at their default."""
-    from dataclasses import MISSING, fields
+    from dataclasses import MISSING
 
+    from minialign.config import parts
     from minialign.methods import METHODS
-    from minialign.methods.ppo import METHOD as PPO
-    from minialign.methods.rounds import LOOPS, RoundSettings
     from minialign.training.settings import Settings
 
     config = run.config
-    name = str(config.get("method"))
-    own = [METHODS[name].config] if name in METHODS else []  # looking runs no file of the user's
-    own += [RoundSettings, LOOPS[name].config] if name in LOOPS else []
-    own += [PPO.config] if name == PPO.name else []
+    method = METHODS.get(str(config.get("method")))  # looking runs no file of the user's
     changed: dict[str, tuple[Any, Any]] = {}
-    for options in (Settings, *own):
-        for option in fields(options):
+    for _, options in parts(Settings) + (parts(method.config) if method else []):
+        for option in options:
             default = option.default
             if default is MISSING or option.name not in config:
                 continue

@@ -48,8 +48,6 @@ def reference_logps(
     longest = max(example.length for example in examples)
     rows = max(len(example.responses) for example in examples)
     size = max(1, TOKENS // (longest * rows))
-    policy.trainable.eval()
-    policy.gradient = False
     lengths = [example.length for example in examples]
     # Batches depend on the examples alone, not on what is cached: an interrupted computation that
     # goes on later gives the same numbers to the last bit.
@@ -58,7 +56,8 @@ def reference_logps(
             out.write("\n")  # a kill may have cut the last line
         for indices in index_batches(lengths, size, 0, 0):
             if any(keys[i] not in known for i in indices):
-                sums, _ = response_logps(policy, collate([examples[i] for i in indices]))
+                with policy.reading():
+                    sums, _ = response_logps(policy, collate([examples[i] for i in indices]))
                 values = iter(np.array(sums).tolist())
                 for i in indices:
                     logps = [next(values) for _ in examples[i].responses]
@@ -71,5 +70,3 @@ def reference_logps(
                 examples[i].meta["reference"] = known[keys[i]]
             done += len(indices)
             yield done, len(examples), cached
-    policy.gradient = True
-    policy.trainable.train()

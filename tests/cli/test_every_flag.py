@@ -18,8 +18,8 @@ from support.tiny import make_tiny_model
 from minialign.cli.train import add_arguments
 from minialign.config import resolve
 from minialign.methods import METHODS
-from minialign.training.offline import start
 from minialign.training.settings import Settings
+from minialign.training.start import start
 
 # What every run here is told first; a flag that is typed again wins.
 BASE = "--iters 3 --batch-size 2 --eval-split 0.25 --learning-rate 0.01 --max-seq-length 128"

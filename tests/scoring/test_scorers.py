@@ -24,8 +24,8 @@ from minialign.rewards.english import capital_words, sentences
 from minialign.rewards.score import open_scorer as open_measures
 from minialign.rewards.scorer import Scorer
 from minialign.scoring.open import open_scorer
-from minialign.training.offline import start
 from minialign.training.settings import Settings
+from minialign.training.start import start
 
 
 def ask(text="What is 2 + 2?", **extra):

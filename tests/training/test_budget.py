@@ -13,8 +13,8 @@ from minialign.errors import UserError
 from minialign.methods import METHODS
 from minialign.models.adapter import WEIGHTS
 from minialign.training.budget import spent, steps_ahead
-from minialign.training.offline import resume, start
 from minialign.training.settings import Settings
+from minialign.training.start import resume, start
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps", "yes"]
 

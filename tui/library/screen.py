@@ -295,7 +295,7 @@ class LibraryScreen(Screen[None]):
             if action == "check":
                 return True
             return found is not None and found.kind in (
-                known_files.METHODS if action == "train" else known_files.LABELLED
+                known_files.TRAINED_BY if action == "train" else known_files.LABELLED
             )
         if action == "remove":
             return entry is not None and (
@@ -381,7 +381,7 @@ class LibraryScreen(Screen[None]):
         """The form of a run, with this file in it."""
         entry = self.current
         if entry is not None and (facts := self.facts_of(entry)) is not None:
-            self.app.train(known_files.METHODS[facts.kind], entry.name)  # type: ignore[attr-defined]
+            self.app.train(known_files.TRAINED_BY[facts.kind], entry.name)  # type: ignore[attr-defined]
 
     def action_label(self) -> None:
         """Label what the file holds."""

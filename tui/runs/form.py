@@ -1,8 +1,7 @@
 """The form of a training run: the method's settings and those of every run, with their help."""
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -14,7 +13,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Checkbox, Collapsible, Input, Label, Select, Static
 
-from minialign.config import field_help, field_type, resolve
+from minialign.config import field_help, field_type, parts, resolve
 from minialign.engine.mlx_thread import Which
 from minialign.errors import UserError
 
@@ -23,47 +22,19 @@ FIRST = ("data", "model", "adapter", "name", "iters", "epochs", "learning_rate",
 HIDDEN = ("out", "map")
 
 
-@dataclass(frozen=True)
-class Form:
-    """What a training command can be told."""
-
-    needs: str
-    own: tuple[tuple[str, type], ...]  # (title, config) of what only this command has
-    check: Callable[..., None]  # (the settings, each own config); raises a UserError
-    defaults: dict[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # of settings, where they are others
-    without: tuple[str, ...] = ()  # settings that have no meaning
-
-
 @cache
-def load_methods() -> dict[str, Form]:
-    """The forms; the first import takes a moment, so a thread does it."""
-    from minialign.methods import METHODS, ppo
-    from minialign.methods.rounds import LOOPS, RoundSettings
-    from minialign.training.rounds.run import UNUSED
-    from minialign.training.settings import check
+def load_methods() -> dict[str, Any]:
+    """The training methods; the first import takes a moment, so a thread does it."""
+    from minialign.methods import METHODS
 
-    def of_method(method: Any, **others: Any) -> Form:
-        def checked(settings: Any, config: Any) -> None:
-            check(settings)
-            method.check(config)
+    return dict(METHODS)
 
-        return Form(method.needs, ((f"{method.name}'s own", method.config),), checked, **others)
 
-    def of_loop(loop: Any) -> Form:
-        def checked(settings: Any, config: Any, plan: Any) -> None:
-            check(settings)
-            if not settings.data or not plan.scorer:
-                raise UserError("it needs data and a scorer", "data: prompts; scorer: reward:RUN")
-            loop.check(config, plan.n)
-
-        parts = ((f"{loop.name}'s own", loop.config), ("rounds and sampling", RoundSettings))
-        return Form("prompts, and a scorer", parts, checked, loop.defaults, UNUSED)
-
-    forms = {name: of_method(method) for name, method in METHODS.items()}
-    forms |= {name: of_loop(loop) for name, loop in LOOPS.items()}
-    return {**forms, "ppo": of_method(ppo.METHOD, defaults=ppo.DEFAULTS)}
+def _parts(method: Any) -> list[tuple[str, type, list[Any]]]:
+    """(title, dataclass, fields) of the settings that only this method has, its own first."""
+    *shared, own = parts(method.config)
+    titled = [(f"{method.name}'s own", *own)]
+    return titled + [("rounds and sampling", *one) for one in shared]
 
 
 class Tick(Checkbox):
@@ -122,23 +93,24 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
     async def _fill(self) -> None:
         from minialign.training.settings import Settings
 
-        form = load_methods()[self.method]
-        needs = self._meanings["method"] = f"needs {form.needs}"
+        method = load_methods()[self.method]
+        needs = self._meanings["method"] = f"needs {method.needs}"
         self.query_one("#needs", Label).update(Content(needs))
         holder = self.query_one("#fields")
         await holder.remove_children()
         every = {
             field.name: field
             for field in dataclasses.fields(Settings)
-            if field.name not in form.without
+            if field.name not in method.unused
         }
         first = [self._field(Settings, every[name]) for name in FIRST if name in every]
         self._rest = [field for name, field in every.items() if name not in FIRST + HIDDEN]
-        parts: list[Any] = [*first]
-        for title, config in form.own:
-            if fields := [self._field(config, field) for field in dataclasses.fields(config)]:
-                parts += [Static(title, classes="heading", markup=False), *fields]
-        await holder.mount(*parts, Collapsible(title="everything else", collapsed=True))
+        entries: list[Any] = [*first]
+        for title, config, fields in _parts(method):
+            if fields:
+                heading = Static(title, classes="heading", markup=False)
+                entries += [heading, *(self._field(config, field) for field in fields)]
+        await holder.mount(*entries, Collapsible(title="everything else", collapsed=True))
 
     @on(Collapsible.Expanded)
     async def _fill_rest(self, event: Collapsible.Expanded) -> None:
@@ -180,10 +152,10 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
     def _default(self, field: Any) -> Any:
         return load_methods()[self.method].defaults.get(field.name, field.default)
 
-    def _values(self, config: type) -> dict[str, Any]:
+    def _values(self, config: type, fields: Sequence[Any]) -> dict[str, Any]:
         """What was typed, where it differs from the default."""
         values = {}
-        for field in dataclasses.fields(config):
+        for field in fields:
             found = self.query(f"#f-{field.name}")
             if not found:
                 continue
@@ -203,26 +175,27 @@ class RunForm(ModalScreen[tuple[str, dict[str, Any]] | None]):
 
     def action_start(self) -> None:
         """Check what was typed, and give it to whoever asked."""
-        from minialign.training.settings import Settings
+        from minialign.training.settings import Settings, check
 
-        form = load_methods()[self.method]
+        method = load_methods()[self.method]
         try:
-            every = self._values(Settings)
-            own = [self._values(config) for _, config in form.own]
-            configs = [
-                resolve(config, {**form.defaults, **typed}, {}, "form")
-                for (_, config), typed in zip(form.own, own, strict=True)
-            ]
-            form.check(resolve(Settings, {**form.defaults, **every}, {}, "form"), *configs)
+            typed = self._values(Settings, dataclasses.fields(Settings))
+            for _, config, fields in _parts(method):
+                typed |= self._values(config, fields)
+            values = {**method.defaults, **typed}
+            settings = resolve(Settings, values, {}, "form")
+            check(settings)
+            own = resolve(method.config, values, {}, "form")
+            if method.rounds and not (settings.data and own.plan.scorer):
+                raise UserError("it needs data and a scorer", "data: prompts; scorer: reward:RUN")
+            method.check(own)
         except UserError as error:
             hint = f" — {error.hint}" if error.hint else ""
             self.query_one("#wrong", Static).update(
                 f"✗ {error.problem.removeprefix('form: ')}{hint}"
             )
             return
-        self.dismiss(
-            (self.method, {name: typed[name] for typed in (every, *own) for name in typed})
-        )
+        self.dismiss((self.method, typed))
 
 
 def _text(value: Any) -> str:
