@@ -9,13 +9,13 @@ import re
 import signal
 
 import pytest
-from minialign.cli.train import add_arguments
 from support.flag_runs import Outcome, Row, assert_differs, assert_repeats, filled, outcome
 from support.places import written
 from support.processes import command, ended, held, wait_until
 from support.tiny import make_tiny_model
 
 from minialign.cli import main
+from minialign.cli.train import add_arguments
 from minialign.config import resolve
 from minialign.methods.ppo import METHOD, Config
 from minialign.models.adapter import CONFIG, WEIGHTS
