@@ -10,13 +10,13 @@
 #include <algorithm>
 #include <numeric>
 
-#include "attention_op.h"
-#include "decoder.h"
-#include "linear.h"
-#include "logps_op.h"
-#include "lora_op.h"
-#include "pointwise_ops.h"
-#include "pool.h"
+#include "attention/attention_op.h"
+#include "base/pool.h"
+#include "decode/decoder.h"
+#include "logps/logps_op.h"
+#include "lora/lora_op.h"
+#include "matmul/linear.h"
+#include "pointwise/pointwise_ops.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
