@@ -8,9 +8,9 @@
 #include "decode/draw.h"
 #include "logps/selected_logps.h"
 #include "lora/lora.h"
-#include "matmul/few_rows.h"
+#include "matmul/rows_to_8.h"
 #include "matmul/gemm.h"
-#include "matmul/some_rows.h"
+#include "matmul/rows_to_32.h"
 #include "matmul/weights.h"
 #include "pointwise/pointwise.h"
 

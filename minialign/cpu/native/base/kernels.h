@@ -1,4 +1,14 @@
 // The kernels as a table of plain functions, one table per instruction set.
+//
+// A kernel is named by operation, regime and instruction set:
+// - operation: its folder (matmul, attention, logps, lora, pointwise, decode);
+// - regime: of several that make the same product, how many rows of x it is for: `rows_1` for one,
+//   `rows_to_8` for one to eight, `rows` for any number, `gemm` for many;
+// - instruction set: in front of that, if it needs one: `avx512_rows_1`, `vnni_rows`. A kernel
+//   without it is written for all of them and compiled for each.
+// `_task` behind a name is the part of the outputs that one thread makes at a time, `_op` in a
+// file's name the operation of MLX around a kernel. Which product serves how many rows is written
+// in matmul/choice.h, which instruction set is used in kernels_choice.cpp.
 #pragma once
 
 #include <stdint.h>
@@ -159,7 +169,7 @@ struct Kernels {
 // The table for this machine: MINIALIGN_ISA if set and supported, else the widest.
 const Kernels& kernels();
 
-// Whether the AVX-512 table may use byte products (VNNI), which it looks at in each call.
-extern bool byte_products;
+// Whether the AVX-512 table may use products of bytes (VNNI), which it looks at in each call.
+extern bool has_vnni;
 
 }  // namespace minialign

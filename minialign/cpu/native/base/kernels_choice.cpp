@@ -6,7 +6,7 @@
 
 namespace minialign {
 
-bool byte_products = false;
+bool has_vnni = false;
 
 namespace baseline { extern const Kernels table; }
 #if defined(__x86_64__)
@@ -25,7 +25,7 @@ static const Kernels& choose() {
       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl");
   if (wanted && std::strcmp(wanted, "avx2") == 0 && has_avx2) return avx2::table;
-  byte_products = has_avx512 && __builtin_cpu_supports("avx512vnni") &&
+  has_vnni = has_avx512 && __builtin_cpu_supports("avx512vnni") &&
                   !(wanted && std::strcmp(wanted, "avx512") == 0);
   if (has_avx512) return avx512::table;
   if (has_avx2) return avx2::table;

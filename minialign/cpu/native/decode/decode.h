@@ -3,7 +3,7 @@
 #pragma once
 
 #include "lora/lora.h"
-#include "matmul/some_rows.h"
+#include "matmul/rows_to_32.h"
 #include "pointwise/pointwise.h"
 
 namespace minialign {
@@ -14,10 +14,10 @@ struct Input {
   long m, k;
   const float* plain;
   bool by_4, by_8, by_floats;  // the jobs' weights: of 4 bits, of 8, float ones
-  float* split;                // for 4-bit weights, see few_rows.h
-  float* lanes;                // for more than kFewRows rows, see some_rows.h
+  float* split;                // for 4-bit weights, see rows_to_8.h
+  float* lanes;                // for more than kRowsTo8 rows, see rows_to_32.h
   float* split_lanes;
-  float *words4, *words8;  // for one row, see one_row.h; for several, see byte_rows.h
+  float *words4, *words8;  // for one row, see avx512_rows_1.h; for several, see vnni_rows.h
   long part;               // of several rows' bytes
   float* z;                // room for low-rank projections (m, ranks)
 };
@@ -25,7 +25,7 @@ struct Input {
 // Whether m rows are read as bytes by quantized weights.
 INLINE bool as_bytes(long m) {
 #if MINIALIGN_AVX512
-  return byte_products && m >= kByteRows;
+  return has_vnni && m >= kVnniRows;
 #else
   return false;
 #endif
@@ -41,21 +41,21 @@ INLINE bool job_rows(const LinearJob& job, const Input& x, const float* z, long 
   if constexpr (Bits != 32) {
     float* words = Bits == 4 ? x.words4 : x.words8;
     if (as_bytes(x.m)) {
-      byte_rows_block<Bits>({words, x.part}, x.m, w, n0, n1, next, job.y, w.rows, job.add,
+      vnni_rows_block<Bits>({words, x.part}, x.m, w, n0, n1, next, job.y, w.rows, job.add,
                             {z, job.b, job.rank});
       return true;
     }
     if (x.m == 1) {
-      one_row_task<Bits>(words, w, n0, n1, job.y, job.add);
+      avx512_rows_1_task<Bits>(words, w, n0, n1, job.y, job.add);
       return false;
     }
   }
 #endif
-  if (x.m > kFewRows)
-    some_rows_task<Bits>(Bits == 4 ? x.split_lanes : x.lanes, x.m, w, n0, n1, job.y, job.add);
+  if (x.m > kRowsTo8)
+    rows_to_32_task<Bits>(Bits == 4 ? x.split_lanes : x.lanes, x.m, w, n0, n1, job.y, job.add);
   else
-    pick_few_rows<Bits, kFewRows>(x.m)(Bits == 4 ? x.split : x.plain, w.cols, w, n0, n1, job.y,
-                                       w.rows, job.add);
+    pick_rows_to_8<Bits, kRowsTo8>(x.m)(Bits == 4 ? x.split : x.plain, w.cols, w, n0, n1, job.y,
+                                        w.rows, job.add);
   return false;
 }
 
@@ -159,7 +159,7 @@ static void fill_others(const Input& in) {
     if (in.by_8) order_row<8>(in.plain, k, in.words8);
   }
 #endif
-  if (m > kFewRows) {
+  if (m > kRowsTo8) {
     if (in.by_floats || (in.by_8 && !bytes))
       pack_lanes(in.plain, m, k, k, false, in.lanes, nullptr);
     if (in.by_4 && !bytes) pack_lanes(in.plain, m, k, k, true, in.split_lanes, in.split);
@@ -196,10 +196,10 @@ struct Projected {
   static void project(const Input& in, const LinearJob& job, long r0, long r1, float* z) {
     if (r0 >= r1) return;
     const Weight a = dense_matrix(job.a_transposed, job.rank, in.k);
-    for (long i = 0; i < in.m; i += kFewRows) {
-      const long rows = in.m - i < kFewRows ? in.m - i : kFewRows;
-      pick_few_rows<32, kFewRows>(rows)(in.plain + i * in.k, in.k, a, r0, r1, z + i * job.rank,
-                                        job.rank, false);
+    for (long i = 0; i < in.m; i += kRowsTo8) {
+      const long rows = in.m - i < kRowsTo8 ? in.m - i : kRowsTo8;
+      pick_rows_to_8<32, kRowsTo8>(rows)(in.plain + i * in.k, in.k, a, r0, r1, z + i * job.rank,
+                                         job.rank, false);
     }
     for (long i = 0; i < in.m; i++)
       for (long r = r0; r < r1; r++) z[i * job.rank + r] *= job.scale;
@@ -230,13 +230,13 @@ static void run_jobs(const Input& in, const LinearJob* jobs, long count) {
   });
 }
 
-static void linears_few(const float* x, long m, const LinearJob* jobs, long count) {
+static void linears_to_32(const float* x, long m, const LinearJob* jobs, long count) {
   const Input in = room_for(x, m, jobs, count, kPackedA);
   fill(in);
   run_jobs(in, jobs, count);
 }
 
-static void feed_forward_few(const float* x, long m, const LinearJob* jobs) {
+static void feed_forward_to_32(const float* x, long m, const LinearJob* jobs) {
   const Input in = room_for(x, m, jobs, 2, kPackedA);
   fill(in);
   const Projected z(in, jobs, 2);
@@ -276,7 +276,7 @@ static void linear_job(const float* x, long m, const LinearJob& job) {
 }
 
 static void linears(const float* x, long m, const LinearJob* jobs, long count) {
-  if (m <= kSomeRows) return linears_few(x, m, jobs, count);
+  if (m <= kRowsTo32) return linears_to_32(x, m, jobs, count);
   for (long j = 0; j < count; j++) {
     const LinearJob& job = jobs[j];
     switch (job.w.bits) {
@@ -291,7 +291,7 @@ static void linears(const float* x, long m, const LinearJob* jobs, long count) {
 }
 
 static void feed_forward(const float* x, long m, const LinearJob* jobs) {
-  if (m <= kSomeRows) return feed_forward_few(x, m, jobs);
+  if (m <= kRowsTo32) return feed_forward_to_32(x, m, jobs);
   linears(x, m, jobs, 2);
   swiglu(jobs[0].y, jobs[1].y, m * jobs[0].w.rows, jobs[0].y);
   linears(jobs[0].y, m, jobs + 2, 1);

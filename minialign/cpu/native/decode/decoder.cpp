@@ -4,7 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "matmul/linear.h"
+#include "matmul/linear_op.h"
 
 namespace minialign {
 

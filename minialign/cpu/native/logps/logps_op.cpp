@@ -2,7 +2,7 @@
 
 #include <stdexcept>
 
-#include "matmul/linear.h"
+#include "matmul/linear_op.h"
 
 namespace minialign {
 namespace {

@@ -6,7 +6,7 @@
 // is ready with the forward pass, and the backward pass is one scaling of it.
 #pragma once
 
-#include "matmul/few_rows.h"
+#include "matmul/rows_to_8.h"
 #include "matmul/gemm.h"
 #include "pointwise/pointwise.h"
 
@@ -64,12 +64,12 @@ static void logps_range(const LogpArgs& a, long r0, long rows, long v0, long v1,
   const Strips p_strips(rows, kVocabBlock);
   float* packed_p = (float*)scratch(kTaskC, p_strips.count * p_strips.stride * 4 + 256);
   const float* hidden = a.hidden + r0 * cols;
-  bool bytes = false;  // products with a quantized head, see byte_rows.h
+  bool bytes = false;  // products with a quantized head, see vnni_rows.h
 #if MINIALIGN_AVX512
   const RowBlocks blocks(rows, cols);
   const ByteParts hidden_bytes = {packed, part_of(w)};
   if constexpr (Bits != 32) {
-    bytes = byte_products;
+    bytes = has_vnni;
     for (long i = 0; bytes && i < blocks.count; i++)
       rows_to_bytes<Bits>(hidden + blocks.first(i) * cols, blocks.rows(i), cols, 0, blocks.rows(i),
                           0, cols, blocks.at(hidden_bytes, i));
@@ -97,7 +97,7 @@ static void logps_range(const LogpArgs& a, long r0, long rows, long v0, long v1,
 #if MINIALIGN_AVX512
       if constexpr (Bits != 32) {
         for (long i = 0; bytes && i < blocks.count; i++)
-          byte_rows_block<Bits>(blocks.at(hidden_bytes, i), blocks.rows(i), w, n, n + valid,
+          vnni_rows_block<Bits>(blocks.at(hidden_bytes, i), blocks.rows(i), w, n, n + valid,
                                 n + kTileCols, logits + j * tile + blocks.first(i) * kTileCols - n,
                                 kTileCols, false, {});
         if (bytes) continue;

@@ -5,7 +5,7 @@
 // for the big one and lies in the cache, so they cost no further pass over x or dy either.
 #pragma once
 
-#include "matmul/few_rows.h"
+#include "matmul/rows_to_8.h"
 #include "matmul/gemm.h"
 
 namespace minialign {
@@ -161,10 +161,10 @@ struct Projection {
 };
 
 template <int Bits>
-static void lora_bytes(const LoraArgs* jobs, long count) {
+static void lora_vnni_rows(const LoraArgs* jobs, long count) {
   const LoraArgs& first = jobs[0];
   const long k = first.w->cols, m = first.m;
-  ByteProduct products[kMostSiblings];
+  VnniProduct products[kMostSiblings];
   Projection projections[kMostSiblings];
   auto filled_up = [](long rank) { return (rank + kRanks - 1) / kRanks * kRanks; };
   long room = 0;
@@ -181,7 +181,7 @@ static void lora_bytes(const LoraArgs* jobs, long count) {
     products[j] = {*l.w, l.y, l.w->rows, {z, l.b, rank}};
     at = z + m * rank;
   }
-  byte_rows<Bits>(first.x, m, k, products, count, first.add, [&](long i0, long i1) {
+  vnni_rows<Bits>(first.x, m, k, products, count, first.add, [&](long i0, long i1) {
     for (long j = 0; j < count; j++) {
       const LoraArgs& l = jobs[j];
       const auto [a, z] = projections[j];
@@ -201,10 +201,10 @@ static void lora_bits(const LoraArgs& l) {
   const Weight& w = *l.w;
 #if MINIALIGN_AVX512
   if constexpr (Bits != 32)
-    if (byte_products && l.m >= kByteRows) return lora_bytes<Bits>(&l, 1);
+    if (has_vnni && l.m >= kVnniRows) return lora_vnni_rows<Bits>(&l, 1);
 #endif
-  if (l.m <= kFewRows) {
-    few_rows<Bits>(l.x, l.m, w.cols, w, l.y, w.rows, l.add);
+  if (l.m <= kRowsTo8) {
+    rows_to_8<Bits>(l.x, l.m, w.cols, w, l.y, w.rows, l.add);
     add_low_rank(l);
     return;
   }
@@ -229,10 +229,10 @@ static void lora_bits(const LoraArgs& l) {
 
 static void lora(const LoraArgs* jobs, long count) {
 #if MINIALIGN_AVX512
-  bool alike = byte_products && jobs[0].m >= kByteRows;
+  bool alike = has_vnni && jobs[0].m >= kVnniRows;
   for (long j = 1; j < count; j++) alike &= jobs[j].w->bits == jobs[0].w->bits;
-  if (alike && jobs[0].w->bits == 4) return lora_bytes<4>(jobs, count);
-  if (alike && jobs[0].w->bits == 8) return lora_bytes<8>(jobs, count);
+  if (alike && jobs[0].w->bits == 4) return lora_vnni_rows<4>(jobs, count);
+  if (alike && jobs[0].w->bits == 8) return lora_vnni_rows<8>(jobs, count);
 #endif
   for (long j = 0; j < count; j++) {
     switch (jobs[j].w->bits) {

@@ -3,7 +3,7 @@
 #include <array>
 #include <stdexcept>
 
-#include "matmul/linear.h"
+#include "matmul/linear_op.h"
 #include "pointwise/pointwise_ops.h"
 
 namespace minialign {

@@ -8,7 +8,7 @@
 
 namespace minialign {
 
-// One layer: a (K, R), b (R, N), w as in linear.h.
+// One layer: a (K, R), b (R, N), w as in linear_op.h.
 struct LoraLayer {
   mx::array a, b;
   float scale;

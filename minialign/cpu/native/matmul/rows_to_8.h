@@ -5,14 +5,14 @@
 // low and the high half of a vector of bytes need no shuffling.
 #pragma once
 
-#include "matmul/byte_rows.h"
+#include "matmul/vnni_rows.h"
 #include "matmul/gemm.h"
-#include "matmul/one_row.h"
+#include "matmul/avx512_rows_1.h"
 
 namespace minialign {
 namespace MINIALIGN_ISA {
 
-constexpr long kFewRows = 8;
+constexpr long kRowsTo8 = 8;
 
 // Each run of 2 * kLanes columns: its even columns first, then its odd ones.
 INLINE void split_columns(const float* x, long cols, float* out) {
@@ -49,8 +49,8 @@ INLINE void decode_pair(const uint8_t* row, long k, Vec scale, Vec bias, Vec& fi
 
 // y[m][n .. n + Out) for XRows rows of x (already split for 4 bits).
 template <int Bits, int XRows, int Out>
-INLINE void dots(const float* x, long ldx, const Weight& w, long n, const float* scales,
-                 const float* biases, float* y, long ldy, bool add) {
+INLINE void rows_to_8_dots(const float* x, long ldx, const Weight& w, long n, const float* scales,
+                           const float* biases, float* y, long ldy, bool add) {
   Vec sums[Out][XRows];
 #pragma GCC unroll 8
   for (int o = 0; o < Out; o++)
@@ -104,8 +104,8 @@ INLINE void dots(const float* x, long ldx, const Weight& w, long n, const float*
 }
 
 template <int Bits, int XRows>
-static void few_rows_task(const float* x, long ldx, const Weight& w, long n0, long n1, float* y,
-                          long ldy, bool add) {
+static void rows_to_8_task(const float* x, long ldx, const Weight& w, long n0, long n1, float* y,
+                           long ldy, bool add) {
   constexpr int kOut = kTileRows > 6 ? (XRows > 4 ? 2 : 4) : (XRows > 4 ? 1 : 2);
   const long groups = Bits == 32 ? 0 : w.cols / w.group;
   float* scales = Bits == 32 ? nullptr : (float*)scratch(kTaskA, 2 * kOut * groups * 4);
@@ -116,31 +116,31 @@ static void few_rows_task(const float* x, long ldx, const Weight& w, long n0, lo
       convert_scales(w.scales, w.scale_type, n * groups, kOut * groups, scales);
       convert_scales(w.biases, w.scale_type, n * groups, kOut * groups, biases);
     }
-    dots<Bits, XRows, kOut>(x, ldx, w, n, scales, biases, y, ldy, add);
+    rows_to_8_dots<Bits, XRows, kOut>(x, ldx, w, n, scales, biases, y, ldy, add);
   }
   for (; n < n1; n++) {
     if constexpr (Bits != 32) {
       convert_scales(w.scales, w.scale_type, n * groups, groups, scales);
       convert_scales(w.biases, w.scale_type, n * groups, groups, biases);
     }
-    dots<Bits, XRows, 1>(x, ldx, w, n, scales, biases, y, ldy, add);
+    rows_to_8_dots<Bits, XRows, 1>(x, ldx, w, n, scales, biases, y, ldy, add);
   }
 }
 
-typedef void (*FewRowsTask)(const float*, long, const Weight&, long, long, float*, long, bool);
+typedef void (*RowsTo8Task)(const float*, long, const Weight&, long, long, float*, long, bool);
 
 template <int Bits, int XRows>
-INLINE FewRowsTask pick_few_rows(long m) {
+INLINE RowsTo8Task pick_rows_to_8(long m) {
   if constexpr (XRows == 0)
     return nullptr;
   else
-    return m == XRows ? few_rows_task<Bits, XRows> : pick_few_rows<Bits, XRows - 1>(m);
+    return m == XRows ? rows_to_8_task<Bits, XRows> : pick_rows_to_8<Bits, XRows - 1>(m);
 }
 
-// m <= kFewRows.
+// m <= kRowsTo8.
 template <int Bits>
-static void few_rows(const float* x, long m, long ldx, const Weight& w, float* y, long ldy,
-                     bool add) {
+static void rows_to_8(const float* x, long m, long ldx, const Weight& w, float* y, long ldy,
+                      bool add) {
   const float* input = x;
   long stride = ldx;
   bool one = false;
@@ -161,7 +161,7 @@ static void few_rows(const float* x, long m, long ldx, const Weight& w, float* y
       stride = w.cols;
     }
   }
-  const FewRowsTask task = pick_few_rows<Bits, kFewRows>(m);
+  const RowsTo8Task task = pick_rows_to_8<Bits, kRowsTo8>(m);
   const long work = w.rows * w.cols * m;
   long chunks = work / 40000;  // under about ten microseconds a hand-over costs more than it gains
   const long most = 4 * thread_count();
@@ -171,7 +171,7 @@ static void few_rows(const float* x, long m, long ldx, const Weight& w, float* y
     const long n1 = (c + 1) * rows < w.rows ? (c + 1) * rows : w.rows;
 #if MINIALIGN_AVX512
     if constexpr (Bits != 32)
-      if (one) return one_row_task<Bits>(input, w, c * rows, n1, y, add);
+      if (one) return avx512_rows_1_task<Bits>(input, w, c * rows, n1, y, add);
 #endif
     task(input, stride, w, c * rows, n1, y, ldy, add);
   });

@@ -1,4 +1,4 @@
-#include "matmul/linear.h"
+#include "matmul/linear_op.h"
 
 #include <stdexcept>
 

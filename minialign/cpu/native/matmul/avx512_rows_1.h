@@ -1,11 +1,11 @@
 // y = x @ w^T for one row of x and a quantized w, with 512-bit vectors: one answer being written.
 //
-// A vector of sixteen 32-bit words is read as it lies: its bytes or nibbles are picked out in place,
-// eight (4 bits) or four (8 bits) of each word, and x is laid out once in the same order. So nothing
-// is widened, and a group's scale and bias come in once for all its columns.
+// A vector of sixteen 32-bit words is read as it lies: its bytes or nibbles are picked out in
+// place, eight (4 bits) or four (8 bits) of each word, and x is laid out once in the same order. So
+// nothing is widened, and a group's scale and bias come in once for all its columns.
 #pragma once
 
-#include "matmul/byte_row.h"
+#include "matmul/vnni_rows_1.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 #define MINIALIGN_AVX512 1
@@ -53,8 +53,8 @@ INLINE Vec part_of_words(__m512i words, int i) {
 
 // Outputs [n, n + Out); scales and biases (Out, groups) float32; x as order_by_words left it.
 template <int Bits, int Out>
-INLINE void one_row_dots(const float* x, const Weight& w, long n, const float* scales,
-                         const float* biases, __m512i lane_group, float* y, bool add) {
+INLINE void avx512_rows_1_dots(const float* x, const Weight& w, long n, const float* scales,
+                               const float* biases, __m512i lane_group, float* y, bool add) {
   constexpr long kBlock = kWordBlock<Bits>, kParts = kBlock / kLanes;
   const long groups = w.cols / w.group, bytes = row_bytes(w);
   const float* x_sums = x + (w.cols + kBlock - 1) / kBlock * kBlock;
@@ -89,10 +89,11 @@ INLINE void one_row_dots(const float* x, const Weight& w, long n, const float* s
   for (int o = 0; o < Out; o++) y[n + o] = sum(sums[o]) + (add ? y[n + o] : 0.f);
 }
 
-// x in the form that one_row_task reads it in; `out` has room for 2 * (cols + kWordBlock) floats.
+// x in the form that avx512_rows_1_task reads it in; `out` has room for 2 * (cols + kWordBlock)
+// floats.
 template <int Bits>
 INLINE void order_row(const float* x, long cols, float* out) {
-  if (Bits == 4 && byte_products)
+  if (Bits == 4 && has_vnni)
     to_bytes(x, cols, out);
   else
     order_by_words<Bits>(x, cols, out);
@@ -100,9 +101,10 @@ INLINE void order_row(const float* x, long cols, float* out) {
 
 // Outputs [n0, n1).
 template <int Bits>
-static void one_row_task(const float* x, const Weight& w, long n0, long n1, float* y, bool add) {
-  if (Bits == 4 && byte_products)
-    return byte_row_task(row_of_bytes_at(x, w.cols), w, n0, n1, y, add);
+static void avx512_rows_1_task(const float* x, const Weight& w, long n0, long n1, float* y,
+                               bool add) {
+  if (Bits == 4 && has_vnni)
+    return vnni_rows_1_task(row_of_bytes_at(x, w.cols), w, n0, n1, y, add);
   constexpr int kOut = 4, kParts = 32 / Bits;
   const long groups = w.cols / w.group;
   float* scales = (float*)scratch(kTaskA, (2 * kOut * groups + 2 * kLanes) * 4);
@@ -115,12 +117,12 @@ static void one_row_task(const float* x, const Weight& w, long n0, long n1, floa
     convert_scales(w.scales, w.scale_type, n * groups, rows * groups, scales);
     convert_scales(w.biases, w.scale_type, n * groups, rows * groups, biases);
     if (rows == kOut) {
-      one_row_dots<Bits, kOut>(x, w, n, scales, biases, lane_group, y, add);
+      avx512_rows_1_dots<Bits, kOut>(x, w, n, scales, biases, lane_group, y, add);
       continue;
     }
     for (long r = 0; r < rows; r++)
-      one_row_dots<Bits, 1>(x, w, n + r, scales + r * groups, biases + r * groups, lane_group, y,
-                            add);
+      avx512_rows_1_dots<Bits, 1>(x, w, n + r, scales + r * groups, biases + r * groups, lane_group,
+                                  y, add);
   }
 }
 

@@ -1,11 +1,11 @@
 // y = x @ w^T for several rows of x and a 4- or 8-bit w with products of bytes (AVX-512 VNNI), as
-// exact as floats are, see byte_row.h. A row's result does not depend on the other rows.
+// exact as floats are, see vnni_rows_1.h. A row's result does not depend on the other rows.
 //
 // Here the lanes are outputs: 32 rows of w at a time, of which a few columns become vectors of four
 // weights each for 16 outputs, and four bytes of x at a time are broadcast.
 #pragma once
 
-#include "matmul/byte_row.h"
+#include "matmul/vnni_rows_1.h"
 #include "matmul/gemm.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
@@ -15,7 +15,7 @@ namespace MINIALIGN_ISA {
 
 constexpr long kOutputs = 2 * kLanes;  // rows of w at a time
 constexpr long kTogether = 8;          // rows of x whose sums are in registers
-constexpr long kByteRows = 3;          // from so many rows of x on this is the fastest
+constexpr long kVnniRows = 3;          // from so many rows of x on this is the fastest
 constexpr long kRowBlock = 128;        // rows of x that lie together: their bytes stay in L2
 
 // Rows of x as bytes. A row's `part` columns have one scale: for four columns each there are c, b,
@@ -153,8 +153,8 @@ INLINE void weights_of_part(const uint8_t* first, long bytes, uint8_t* to) {
 // One part of the columns: adds x's rows [0, Rows) @ w^T to sums (Rows, kOutputs).
 // `weights` is [four columns][kOutputs][4].
 template <int Bits, long Part, int Rows>
-BYTE_PRODUCTS static inline void byte_tile(const uint8_t* x, const uint8_t* weights,
-                                           const Vec* scales, const Vec* biases, float* sums) {
+WITH_VNNI static inline void vnni_rows_tile(const uint8_t* x, const uint8_t* weights,
+                                            const Vec* scales, const Vec* biases, float* sums) {
   __m512i dots[Rows][2], high[Rows][2];
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++) dots[r][0] = dots[r][1] = _mm512_setzero_si512();
@@ -199,13 +199,13 @@ BYTE_PRODUCTS static inline void byte_tile(const uint8_t* x, const uint8_t* weig
 }
 
 template <int Bits, long Part, int Rows>
-BYTE_PRODUCTS static void byte_tiles(long rows, const uint8_t* x, const uint8_t* weights,
-                                     const Vec* scales, const Vec* biases, float* sums) {
+WITH_VNNI static void vnni_rows_tiles(long rows, const uint8_t* x, const uint8_t* weights,
+                                      const Vec* scales, const Vec* biases, float* sums) {
   if constexpr (Rows > 0) {
     if (rows == Rows)
-      byte_tile<Bits, Part, Rows>(x, weights, scales, biases, sums);
+      vnni_rows_tile<Bits, Part, Rows>(x, weights, scales, biases, sums);
     else
-      byte_tiles<Bits, Part, Rows - 1>(rows, x, weights, scales, biases, sums);
+      vnni_rows_tiles<Bits, Part, Rows - 1>(rows, x, weights, scales, biases, sums);
   }
 }
 
@@ -344,7 +344,7 @@ static RowsAt padded(RowsAt rows, long count, uint8_t* room) {
 }
 
 template <int Bits, long Part>
-BYTE_PRODUCTS static void byte_parts_block(const void* x, long m, const Weight& w, long n0,
+WITH_VNNI static void vnni_rows_parts(const void* x, long m, const Weight& w, long n0,
                                           long n1, long next, float* y, long ldy, bool add,
                                           LowRank low) {
   const long groups = w.cols / w.group, parts_a_group = w.group / Part, parts = w.cols / Part;
@@ -394,9 +394,9 @@ BYTE_PRODUCTS static void byte_parts_block(const void* x, long m, const Weight& 
           __builtin_prefetch(far, 0, 2);
           __builtin_prefetch(near, 0, 3);
         }
-        byte_tiles<Bits, Part, kTogether>(m - i < together ? m - i : together,
-                                          (const uint8_t*)x + (p * m + i) * 4 * Part, weights,
-                                          scale, bias, sums + i * kOutputs);
+        vnni_rows_tiles<Bits, Part, kTogether>(m - i < together ? m - i : together,
+                                               (const uint8_t*)x + (p * m + i) * 4 * Part, weights,
+                                               scale, bias, sums + i * kOutputs);
       }
     }
     put_sums(m, n, n1, low, w.rows, sums, y, ldy, add);
@@ -406,12 +406,12 @@ BYTE_PRODUCTS static void byte_parts_block(const void* x, long m, const Weight& 
 // Outputs [n0, n1) for the m <= kRowBlock rows in `x`; this thread will probably go on with
 // those from `next` on.
 template <int Bits>
-static void byte_rows_block(ByteParts x, long m, const Weight& w, long n0, long n1, long next,
+static void vnni_rows_block(ByteParts x, long m, const Weight& w, long n0, long n1, long next,
                             float* y, long ldy, bool add, LowRank low) {
   if (x.part == kWidePart)
-    byte_parts_block<Bits, kWidePart>(x.at, m, w, n0, n1, next, y, ldy, add, low);
+    vnni_rows_parts<Bits, kWidePart>(x.at, m, w, n0, n1, next, y, ldy, add, low);
   else
-    byte_parts_block<Bits, kPart>(x.at, m, w, n0, n1, next, y, ldy, add, low);
+    vnni_rows_parts<Bits, kPart>(x.at, m, w, n0, n1, next, y, ldy, add, low);
 }
 
 // Rows of any number, in blocks of equal height that each have their own room.
@@ -430,7 +430,7 @@ struct RowBlocks {
 };
 
 // y (m, w.rows) = x @ w^T + low.
-struct ByteProduct {
+struct VnniProduct {
   Weight w;
   float* y;
   long ldy;
@@ -439,7 +439,7 @@ struct ByteProduct {
 
 // Several of these of one x; `with_rows(i0, i1)` runs once for every row, to make their low.z.
 template <int Bits, class WithRows>
-static void byte_rows(const float* x, long m, long ldx, const ByteProduct* products, long count,
+static void vnni_rows(const float* x, long m, long ldx, const VnniProduct* products, long count,
                       bool add, const WithRows& with_rows) {
   constexpr long kAtOnce = 8 * kRowBlock;  // rows whose bytes are held
   const long cols = products[0].w.cols;
@@ -464,12 +464,12 @@ static void byte_rows(const float* x, long m, long ldx, const ByteProduct* produ
     for (long j = 0; j < count; j++) tasks += (products[j].w.rows + step - 1) / step;
     parallel(blocks.count * tasks, [&](long t) {
       const long block = t / tasks, from = m0 + blocks.first(block);
-      const ByteProduct* p = products;
+      const VnniProduct* p = products;
       long n0 = t % tasks * step;
       for (; n0 >= p->w.rows; p++) n0 -= (p->w.rows + step - 1) / step * step;
       LowRank low = p->low;
       if (low.rank) low.z += from * low.rank;
-      byte_rows_block<Bits>(blocks.at(bytes, block), blocks.rows(block), p->w, n0,
+      vnni_rows_block<Bits>(blocks.at(bytes, block), blocks.rows(block), p->w, n0,
                             n0 + step < p->w.rows ? n0 + step : p->w.rows, n0 + step,
                             p->y + from * p->ldy, p->ldy, add, low);
     });

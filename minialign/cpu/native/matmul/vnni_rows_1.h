@@ -4,7 +4,7 @@
 // x = scale * (a * 65536 + b * 256 + c). A vector of bytes holds 64 weights where one of floats
 // holds 16, so three products of bytes cost less than those of floats, and their sums are exact:
 // the result is as close to the true one as with floats. Whether the processor has the
-// instructions is known at run time (`byte_products`): only what is marked BYTE_PRODUCTS has them.
+// instructions is known at run time (`has_vnni`): only what is marked WITH_VNNI has them.
 #pragma once
 
 #include "matmul/weights.h"
@@ -14,12 +14,12 @@
 namespace minialign {
 namespace MINIALIGN_ISA {
 
-#define BYTE_PRODUCTS __attribute__((target("avx512vnni")))
+#define WITH_VNNI __attribute__((target("avx512vnni")))
 
 INLINE __mmask16 first_lanes(long n) { return n >= kLanes ? 0xffff : (__mmask16)((1u << n) - 1); }
 
-constexpr long kByteBlock = 128;              // columns in one vector of words
-constexpr long kBlockBytes = 3 * kByteBlock;  // a, b, c, each with the even columns first
+constexpr long kVnniBlock = 128;              // columns in one vector of words
+constexpr long kBlockBytes = 3 * kVnniBlock;  // a, b, c, each with the even columns first
 constexpr long kPart = 32;                    // columns with one scale
 
 // A row in that form; the last block is filled up with zeros.
@@ -33,7 +33,7 @@ INLINE long padded_parts(long cols) { return (cols / kPart + kLanes - 1) / kLane
 INLINE RowOfBytes row_of_bytes_at(const void* at, long cols) {
   const uint8_t* blocks = (const uint8_t*)at;
   const float* scales =
-      (const float*)(blocks + (cols + kByteBlock - 1) / kByteBlock * kBlockBytes);
+      (const float*)(blocks + (cols + kVnniBlock - 1) / kVnniBlock * kBlockBytes);
   return {blocks, scales, scales + padded_parts(cols)};
 }
 
@@ -43,11 +43,11 @@ static void to_bytes(const float* x, long cols, void* out) {
   float *scales = (float*)to.scales, *sums = (float*)to.sums;
   const long parts = cols / kPart;
   for (long p = parts; p < padded_parts(cols); p++) scales[p] = sums[p] = 0.f;
-  for (long k = 0; k < cols; k += kByteBlock) {
-    uint8_t* block = (uint8_t*)to.blocks + k / kByteBlock * kBlockBytes;
-    alignas(64) uint8_t bytes[3][kByteBlock];
+  for (long k = 0; k < cols; k += kVnniBlock) {
+    uint8_t* block = (uint8_t*)to.blocks + k / kVnniBlock * kBlockBytes;
+    alignas(64) uint8_t bytes[3][kVnniBlock];
     memset(bytes, 0, sizeof(bytes));
-    for (long i = 0; i < kByteBlock && k + i < cols; i += kPart) {
+    for (long i = 0; i < kVnniBlock && k + i < cols; i += kPart) {
       const Vec first = load(x + k + i), second = load(x + k + i + kLanes);
       const Vec size = max(first > 0.f ? first : -first, second > 0.f ? second : -second);
       const float largest = max_lane(size);
@@ -67,7 +67,7 @@ static void to_bytes(const float* x, long cols, void* out) {
     for (int plane = 0; plane < 3; plane++)
       for (int half = 0; half < 2; half++) {
         const __m512i v = _mm512_load_si512(bytes[plane] + 64 * half);
-        uint8_t* even = block + plane * kByteBlock + 32 * half;
+        uint8_t* even = block + plane * kVnniBlock + 32 * half;
         _mm256_storeu_si256((__m256i*)even, _mm512_cvtepi16_epi8(v));
         _mm256_storeu_si256((__m256i*)(even + 64),
                             _mm512_cvtepi16_epi8(_mm512_srli_epi16(v, 8)));
@@ -115,9 +115,9 @@ INLINE __m512 some_scales(const void* source, ScaleType type, long first, __mmas
 // Outputs [n, n + Out); `factors` are the weights' scales times x's, (Out, padded_parts); `sums`
 // what the biases give.
 template <int Out>
-BYTE_PRODUCTS static inline void byte_dots(const RowOfBytes& x, const Weight& w, long n,
-                                           const float* factors, const Vec* sums, float* y,
-                                           bool add) {
+WITH_VNNI static inline void vnni_rows_1_dots(const RowOfBytes& x, const Weight& w, long n,
+                                              const float* factors, const Vec* sums, float* y,
+                                              bool add) {
   const long bytes = row_bytes(w), parts = padded_parts(w.cols);
   const uint8_t* source = row(w, n);
   const __m512i lane_part = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
@@ -125,14 +125,14 @@ BYTE_PRODUCTS static inline void byte_dots(const RowOfBytes& x, const Weight& w,
   Vec totals[Out];
 #pragma GCC unroll 8
   for (int o = 0; o < Out; o++) totals[o] = sums[o];
-  for (long k = 0; k < w.cols; k += kByteBlock) {
+  for (long k = 0; k < w.cols; k += kVnniBlock) {
     const __mmask16 valid = first_lanes((w.cols - k) / 8);
-    const uint8_t* block = x.blocks + k / kByteBlock * kBlockBytes;
+    const uint8_t* block = x.blocks + k / kVnniBlock * kBlockBytes;
     __m512i even[3], odd[3];
 #pragma GCC unroll 3
     for (int plane = 0; plane < 3; plane++) {
-      even[plane] = _mm512_loadu_si512(block + plane * kByteBlock);
-      odd[plane] = _mm512_loadu_si512(block + plane * kByteBlock + 64);
+      even[plane] = _mm512_loadu_si512(block + plane * kVnniBlock);
+      odd[plane] = _mm512_loadu_si512(block + plane * kVnniBlock + 64);
     }
 #pragma GCC unroll 8
     for (int o = 0; o < Out; o++) {
@@ -162,8 +162,8 @@ BYTE_PRODUCTS static inline void byte_dots(const RowOfBytes& x, const Weight& w,
 }
 
 // Outputs [n0, n1).
-BYTE_PRODUCTS static void byte_row_task(const RowOfBytes& x, const Weight& w, long n0, long n1,
-                                        float* y, bool add) {
+WITH_VNNI static void vnni_rows_1_task(const RowOfBytes& x, const Weight& w, long n0, long n1,
+                                       float* y, bool add) {
   constexpr int kOut = 4;
   const long groups = w.cols / w.group, parts = padded_parts(w.cols), shift = w.group / kPart / 2;
   float* factors = (float*)scratch(kTaskA, kOut * parts * 4);
@@ -186,11 +186,11 @@ BYTE_PRODUCTS static void byte_row_task(const RowOfBytes& x, const Weight& w, lo
       }
     }
     if (rows == kOut) {
-      byte_dots<kOut>(x, w, n, factors, sums, y, add);
+      vnni_rows_1_dots<kOut>(x, w, n, factors, sums, y, add);
       continue;
     }
     for (long r = 0; r < rows; r++)
-      byte_dots<1>(x, w, n + r, factors + r * parts, sums + r, y, add);
+      vnni_rows_1_dots<1>(x, w, n + r, factors + r * parts, sums + r, y, add);
   }
 }
 

@@ -1,16 +1,16 @@
-// y = x @ w^T for more rows of x than few_rows.h takes and too few for packed tiles of w to pay:
+// y = x @ w^T for more rows of x than rows_to_8.h takes and too few for packed tiles of w to pay:
 // batches of 9 to 32 while decoding.
 //
 // Here the rows of x are the lanes: x is transposed once, eight rows of w at a time are decoded
 // to a buffer in L1 as they come, and each of their values is broadcast.
 #pragma once
 
-#include "matmul/few_rows.h"
+#include "matmul/rows_to_8.h"
 
 namespace minialign {
 namespace MINIALIGN_ISA {
 
-constexpr long kSomeRows = 32;
+constexpr long kRowsTo32 = 32;
 constexpr long kRowBuffer = 256;              // columns of w a pass: with x they stay in L1
 constexpr long kRowStride = kRowBuffer + 16;  // not a power of two: all rows share L1's sets
 
@@ -99,11 +99,11 @@ INLINE void add_lanes(const float* weights, const float* x, long wide, long n, f
 
 // Outputs [n0, n1) for all m rows; `lanes` as pack_lanes made it.
 template <int Bits, int kRows>
-static void some_rows_part(const float* lanes, long m, const Weight& w, long n0, long n1, float* y,
-                           bool add) {
+static void rows_to_32_part(const float* lanes, long m, const Weight& w, long n0, long n1, float* y,
+                            bool add) {
   const long vectors = lane_vectors(m), wide = vectors * kLanes;
   alignas(64) float decoded[kRows * kRowStride];
-  alignas(64) float sums[kRows * kSomeRows];
+  alignas(64) float sums[kRows * kRowsTo32];
   for (long n = n0; n < n1; n += kRows) {
     const long rows = n1 - n < kRows ? n1 - n : kRows;
     memset(sums, 0, sizeof(sums));
@@ -146,16 +146,16 @@ static void some_rows_part(const float* lanes, long m, const Weight& w, long n0,
 }
 
 template <int Bits>
-INLINE void some_rows_task(const float* lanes, long m, const Weight& w, long n0, long n1, float* y,
-                           bool add) {
+INLINE void rows_to_32_task(const float* lanes, long m, const Weight& w, long n0, long n1, float* y,
+                            bool add) {
   if (m <= kLanes)
-    some_rows_part<Bits, kTogetherOne>(lanes, m, w, n0, n1, y, add);
+    rows_to_32_part<Bits, kTogetherOne>(lanes, m, w, n0, n1, y, add);
   else
-    some_rows_part<Bits, kTogetherMore>(lanes, m, w, n0, n1, y, add);
+    rows_to_32_part<Bits, kTogetherMore>(lanes, m, w, n0, n1, y, add);
 }
 
 template <int Bits>
-static void some_rows(const float* x, long m, long ldx, const Weight& w, float* y, bool add) {
+static void rows_to_32(const float* x, long m, long ldx, const Weight& w, float* y, bool add) {
   const long wide = lane_vectors(m) * kLanes;
   float* lanes = (float*)scratch(kPackedA, (w.cols * (wide + kLanes) + 64) * 4);
   pack_lanes(x, m, ldx, w.cols, Bits == 4, lanes, lanes + w.cols * wide);
@@ -164,7 +164,7 @@ static void some_rows(const float* x, long m, long ldx, const Weight& w, float* 
   step = (step + kTogetherOne - 1) / kTogetherOne * kTogetherOne;
   parallel((w.rows + step - 1) / step, [&](long c) {
     const long n1 = (c + 1) * step < w.rows ? (c + 1) * step : w.rows;
-    some_rows_task<Bits>(lanes, m, w, c * step, n1, y, add);
+    rows_to_32_task<Bits>(lanes, m, w, c * step, n1, y, add);
   });
 }
 
@@ -174,15 +174,15 @@ static void linear_bits(const float* x, long m, long ldx, const Weight& w, float
                         bool add) {
 #if MINIALIGN_AVX512
   if constexpr (Bits != 32)
-    if (byte_products && m >= kByteRows) {
-      const ByteProduct product{w, y, ldy, {}};
-      return byte_rows<Bits>(x, m, ldx, &product, 1, add, [](long, long) {});
+    if (has_vnni && m >= kVnniRows) {
+      const VnniProduct product{w, y, ldy, {}};
+      return vnni_rows<Bits>(x, m, ldx, &product, 1, add, [](long, long) {});
     }
 #endif
-  if (m <= kFewRows)
-    few_rows<Bits>(x, m, ldx, w, y, ldy, add);
-  else if (m <= kSomeRows && ldy == w.rows)
-    some_rows<Bits>(x, m, ldx, w, y, add);
+  if (m <= kRowsTo8)
+    rows_to_8<Bits>(x, m, ldx, w, y, ldy, add);
+  else if (m <= kRowsTo32 && ldy == w.rows)
+    rows_to_32<Bits>(x, m, ldx, w, y, add);
   else
     gemm(RowsOf{x, ldx, w.cols}, m, w.rows, w.cols, TransposedWeight<Bits>{w}, y, ldy, add);
 }
