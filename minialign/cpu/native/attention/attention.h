@@ -5,6 +5,7 @@
 // values. Keys that the mask hides from a whole block of queries cost a look at the mask.
 #pragma once
 
+#include "matmul/gemm.h"
 #include "pointwise/pointwise.h"
 
 namespace minialign {

@@ -124,11 +124,10 @@ struct DecodeArgs {
 
 struct Kernels {
   const char* name;
-  // y (m, w.rows) = x (m, w.cols) @ w^T, or += if add. Leading dimensions in floats.
-  void (*linear)(const float* x, long m, long ldx, const Weight& w, float* y, long ldy, bool add);
-  // dx (m, w.cols) = dy (m, w.rows) @ w, or += if add.
-  void (*linear_grad)(const float* dy, long m, long ldy, const Weight& w, float* dx, long ldx,
-                      bool add);
+  // y (m, w.rows) = x (m, w.cols) @ w^T.
+  void (*linear)(const float* x, long m, const Weight& w, float* y);
+  // dx (m, w.cols) = dy (m, w.rows) @ w.
+  void (*linear_grad)(const float* dy, long m, const Weight& w, float* dx);
   // dw (N, K) = dy (m, N)^T @ x (m, K), float32.
   void (*weight_grad)(const float* x, const float* dy, long m, long n, long k, float* dw);
   // out (n, w.cols) = w[ids]; ids outside the rows give zeros.

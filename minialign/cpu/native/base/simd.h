@@ -17,6 +17,12 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#define MINIALIGN_AVX512 1
+#else
+#define MINIALIGN_AVX512 0
+#endif
+
 namespace minialign {
 namespace MINIALIGN_ISA {
 

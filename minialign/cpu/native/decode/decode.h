@@ -3,33 +3,27 @@
 #pragma once
 
 #include "lora/lora.h"
-#include "matmul/rows_to_32.h"
+#include "matmul/linear.h"
 #include "pointwise/pointwise.h"
 
 namespace minialign {
 namespace MINIALIGN_ISA {
 
-// x (m, k) in the forms that the kernels read it in.
+// x (m, k) in the forms that the products read it in.
 struct Input {
   long m, k;
   const float* plain;
   bool by_4, by_8, by_floats;  // the jobs' weights: of 4 bits, of 8, float ones
   float* split;                // for 4-bit weights, see rows_to_8.h
-  float* lanes;                // for more than kRowsTo8 rows, see rows_to_32.h
-  float* split_lanes;
-  float *words4, *words8;  // for one row, see avx512_rows_1.h; for several, see vnni_rows.h
-  long part;               // of several rows' bytes
-  float* z;                // room for low-rank projections (m, ranks)
+  float* lanes;                // for rows_to_32.h
+  float* split_lanes;          // for rows_to_32.h and 4-bit weights
+  float *words4, *words8;      // for avx512_rows_1.h, vnni_rows_1.h or vnni_rows.h
+  long part;                   // of several rows' bytes, see vnni_rows.h
+  float* z;                    // room for low-rank projections (m, ranks)
 };
 
-// Whether m rows are read as bytes by quantized weights.
-INLINE bool as_bytes(long m) {
-#if MINIALIGN_AVX512
-  return has_vnni && m >= kVnniRows;
-#else
-  return false;
-#endif
-}
+// Whether m rows are read as bytes by quantized weights, of 4 or 8 bits.
+INLINE bool as_bytes(long m) { return product_for(m, 4) == Product::vnni_rows; }
 
 // Outputs [n0, n1) of a job, then probably those from `next` on. Returns whether the low-rank part,
 // whose projection is z (m, rank), has been added.
@@ -37,21 +31,26 @@ template <int Bits>
 INLINE bool job_rows(const LinearJob& job, const Input& x, const float* z, long n0, long n1,
                      long next) {
   const Weight& w = job.w;
+  const Product product = product_for(x.m, Bits);
 #if MINIALIGN_AVX512
   if constexpr (Bits != 32) {
     float* words = Bits == 4 ? x.words4 : x.words8;
-    if (as_bytes(x.m)) {
+    if (product == Product::vnni_rows) {
       vnni_rows_block<Bits>({words, x.part}, x.m, w, n0, n1, next, job.y, w.rows, job.add,
                             {z, job.b, job.rank});
       return true;
     }
-    if (x.m == 1) {
+    if (product == Product::vnni_rows_1) {
+      vnni_rows_1_task(row_of_bytes_at(words, w.cols), w, n0, n1, job.y, job.add);
+      return false;
+    }
+    if (product == Product::avx512_rows_1) {
       avx512_rows_1_task<Bits>(words, w, n0, n1, job.y, job.add);
       return false;
     }
   }
 #endif
-  if (x.m > kRowsTo8)
+  if (product == Product::rows_to_32)
     rows_to_32_task<Bits>(Bits == 4 ? x.split_lanes : x.lanes, x.m, w, n0, n1, job.y, job.add);
   else
     pick_rows_to_8<Bits, kRowsTo8>(x.m)(Bits == 4 ? x.split : x.plain, w.cols, w, n0, n1, job.y,
@@ -59,7 +58,7 @@ INLINE bool job_rows(const LinearJob& job, const Input& x, const float* z, long 
   return false;
 }
 
-// The same with all that belongs to the job.
+// Outputs [n0, n1) of a job with all that belongs to it: low-rank part and bias.
 INLINE void run_job(const LinearJob& job, const Input& x, const float* z, long n0, long n1,
                     long next) {
   const bool added = job.w.bits == 4   ? job_rows<4>(job, x, z, n0, n1, next)
@@ -135,8 +134,8 @@ static Input room_for(const float* x, long m, const LinearJob* jobs, long count,
   in.split_lanes = in.lanes + in.k * wide;
   in.split = in.split_lanes + in.k * wide;
   in.z = in.split + in.k * high;
-  // One row has neither lanes nor split lanes; rows as bytes have no split lanes, and no `split`.
-  in.words4 = m == 1 ? in.lanes : in.split;
+  // Words and bytes lie where other products' forms would: of the two only one is read.
+  in.words4 = in.split;
   in.words8 = in.split_lanes;
   return in;
 }
@@ -149,23 +148,34 @@ INLINE void fill_bytes(const Input& in, long i0, long i1, long k0, long k1) {
 #endif
 }
 
-// The forms that are not bytes of several rows.
-static void fill_others(const Input& in) {
-  const long m = in.m, k = in.k;
-  const bool bytes = as_bytes(m);
+// The form in which weights of these bits read x, unless it is bytes of several rows.
+template <int Bits>
+static void fill_form(const Input& in) {
+  switch (product_for(in.m, Bits)) {
 #if MINIALIGN_AVX512
-  if (m == 1) {
-    if (in.by_4) order_row<4>(in.plain, k, in.words4);
-    if (in.by_8) order_row<8>(in.plain, k, in.words8);
-  }
+    case Product::vnni_rows_1: return to_bytes(in.plain, in.k, in.words4);
+    case Product::avx512_rows_1:
+      if constexpr (Bits != 32)
+        order_by_words<Bits>(in.plain, in.k, Bits == 4 ? in.words4 : in.words8);
+      return;
 #endif
-  if (m > kRowsTo8) {
-    if (in.by_floats || (in.by_8 && !bytes))
-      pack_lanes(in.plain, m, k, k, false, in.lanes, nullptr);
-    if (in.by_4 && !bytes) pack_lanes(in.plain, m, k, k, true, in.split_lanes, in.split);
-  } else if (in.by_4 && !bytes && (m > 1 || !MINIALIGN_AVX512)) {
-    for (long i = 0; i < m; i++) split_columns(in.plain + i * k, k, in.split + i * k);
+    case Product::rows_to_8:
+      if (Bits == 4)
+        for (long i = 0; i < in.m; i++)
+          split_columns(in.plain + i * in.k, in.k, in.split + i * in.k);
+      return;
+    case Product::rows_to_32:
+      return pack_lanes(in.plain, in.m, in.k, Bits == 4, Bits == 4 ? in.split_lanes : in.lanes,
+                        in.split);
+    default: return;
   }
+}
+
+static void fill_others(const Input& in) {
+  if (in.by_4) fill_form<4>(in);
+  if (in.by_8) fill_form<8>(in);
+  const bool filled = in.by_8 && product_for(in.m, 8) == product_for(in.m, 32);
+  if (in.by_floats && !filled) fill_form<32>(in);
 }
 
 static void fill(const Input& in) {
@@ -230,13 +240,13 @@ static void run_jobs(const Input& in, const LinearJob* jobs, long count) {
   });
 }
 
-static void linears_to_32(const float* x, long m, const LinearJob* jobs, long count) {
+static void linears_together(const float* x, long m, const LinearJob* jobs, long count) {
   const Input in = room_for(x, m, jobs, count, kPackedA);
   fill(in);
   run_jobs(in, jobs, count);
 }
 
-static void feed_forward_to_32(const float* x, long m, const LinearJob* jobs) {
+static void feed_forward_together(const float* x, long m, const LinearJob* jobs) {
   const Input in = room_for(x, m, jobs, 2, kPackedA);
   fill(in);
   const Projected z(in, jobs, 2);
@@ -271,12 +281,12 @@ static void linear_job(const float* x, long m, const LinearJob& job) {
     l.z = (float*)scratch(kTaskD, job.rank * m * 4);  // lora_bits uses kTaskC
     lora_bits<Bits>(l);
   } else {
-    linear_bits<Bits>(x, m, w.cols, w, job.y, w.rows, job.add);
+    linear_bits<Bits>(x, m, w, job.y, job.add);
   }
 }
 
 static void linears(const float* x, long m, const LinearJob* jobs, long count) {
-  if (m <= kRowsTo32) return linears_to_32(x, m, jobs, count);
+  if (go_together(m)) return linears_together(x, m, jobs, count);
   for (long j = 0; j < count; j++) {
     const LinearJob& job = jobs[j];
     switch (job.w.bits) {
@@ -291,7 +301,7 @@ static void linears(const float* x, long m, const LinearJob* jobs, long count) {
 }
 
 static void feed_forward(const float* x, long m, const LinearJob* jobs) {
-  if (m <= kRowsTo32) return feed_forward_to_32(x, m, jobs);
+  if (go_together(m)) return feed_forward_together(x, m, jobs);
   linears(x, m, jobs, 2);
   swiglu(jobs[0].y, jobs[1].y, m * jobs[0].w.rows, jobs[0].y);
   linears(jobs[0].y, m, jobs + 2, 1);

@@ -6,8 +6,9 @@
 // is ready with the forward pass, and the backward pass is one scaling of it.
 #pragma once
 
-#include "matmul/rows_to_8.h"
+#include "matmul/choice.h"
 #include "matmul/gemm.h"
+#include "matmul/vnni_rows.h"
 #include "pointwise/pointwise.h"
 
 namespace minialign {
@@ -69,7 +70,7 @@ static void logps_range(const LogpArgs& a, long r0, long rows, long v0, long v1,
   const RowBlocks blocks(rows, cols);
   const ByteParts hidden_bytes = {packed, part_of(w)};
   if constexpr (Bits != 32) {
-    bytes = has_vnni;
+    bytes = product_for(rows, Bits, Operation::logps) == Product::vnni_rows;
     for (long i = 0; bytes && i < blocks.count; i++)
       rows_to_bytes<Bits>(hidden + blocks.first(i) * cols, blocks.rows(i), cols, 0, blocks.rows(i),
                           0, cols, blocks.at(hidden_bytes, i));

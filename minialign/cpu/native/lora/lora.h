@@ -5,20 +5,10 @@
 // for the big one and lies in the cache, so they cost no further pass over x or dy either.
 #pragma once
 
-#include "matmul/rows_to_8.h"
-#include "matmul/gemm.h"
+#include "matmul/linear.h"
 
 namespace minialign {
 namespace MINIALIGN_ISA {
-
-INLINE Weight dense_matrix(const float* values, long rows, long cols) {
-  Weight w{};
-  w.words = values;
-  w.rows = rows;
-  w.cols = cols;
-  w.bits = 32;
-  return w;
-}
 
 // A strip's columns [k, k + Ranks): scale * (its first k columns @ p), p (k, ...) with `stride`.
 template <int Ranks>
@@ -178,10 +168,10 @@ static void lora_vnni_rows(const LoraArgs* jobs, long count) {
     for (long i = 0; i < k; i++)
       for (long r = 0; r < rank; r++) a[r * k + i] = l.a[i * rank + r];
     projections[j] = {a, z};
-    products[j] = {*l.w, l.y, l.w->rows, {z, l.b, rank}};
+    products[j] = {*l.w, l.y, {z, l.b, rank}};
     at = z + m * rank;
   }
-  vnni_rows<Bits>(first.x, m, k, products, count, first.add, [&](long i0, long i1) {
+  vnni_rows<Bits>(first.x, m, products, count, first.add, [&](long i0, long i1) {
     for (long j = 0; j < count; j++) {
       const LoraArgs& l = jobs[j];
       const auto [a, z] = projections[j];
@@ -199,12 +189,13 @@ static void lora_vnni_rows(const LoraArgs* jobs, long count) {
 template <int Bits>
 static void lora_bits(const LoraArgs& l) {
   const Weight& w = *l.w;
+  const Product product = product_for(l.m, Bits, Operation::lora);
 #if MINIALIGN_AVX512
   if constexpr (Bits != 32)
-    if (has_vnni && l.m >= kVnniRows) return lora_vnni_rows<Bits>(&l, 1);
+    if (product == Product::vnni_rows) return lora_vnni_rows<Bits>(&l, 1);
 #endif
-  if (l.m <= kRowsTo8) {
-    rows_to_8<Bits>(l.x, l.m, w.cols, w, l.y, w.rows, l.add);
+  if (product != Product::gemm) {  // the rows are few, and the same product serves them there
+    linear_bits<Bits>(l.x, l.m, w, l.y, l.add);
     add_low_rank(l);
     return;
   }
@@ -229,10 +220,11 @@ static void lora_bits(const LoraArgs& l) {
 
 static void lora(const LoraArgs* jobs, long count) {
 #if MINIALIGN_AVX512
-  bool alike = has_vnni && jobs[0].m >= kVnniRows;
-  for (long j = 1; j < count; j++) alike &= jobs[j].w->bits == jobs[0].w->bits;
-  if (alike && jobs[0].w->bits == 4) return lora_vnni_rows<4>(jobs, count);
-  if (alike && jobs[0].w->bits == 8) return lora_vnni_rows<8>(jobs, count);
+  const int bits = jobs[0].w->bits;
+  bool joined = product_for(jobs[0].m, bits, Operation::lora) == Product::vnni_rows;
+  for (long j = 1; j < count; j++) joined &= jobs[j].w->bits == bits;
+  if (joined && bits == 4) return lora_vnni_rows<4>(jobs, count);
+  if (joined && bits == 8) return lora_vnni_rows<8>(jobs, count);
 #endif
   for (long j = 0; j < count; j++) {
     switch (jobs[j].w->bits) {

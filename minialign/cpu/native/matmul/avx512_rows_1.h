@@ -7,8 +7,7 @@
 
 #include "matmul/vnni_rows_1.h"
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)
-#define MINIALIGN_AVX512 1
+#if MINIALIGN_AVX512
 
 namespace minialign {
 namespace MINIALIGN_ISA {
@@ -17,7 +16,7 @@ template <int Bits>
 constexpr long kWordBlock = kLanes * 32 / Bits;  // columns in one vector of words
 
 // x (cols,) -> blocks of kWordBlock columns, [part of the word][word]; zeros behind the end. Behind
-// all blocks follow the sums over the parts, [block][word].
+// all blocks follow the sums over the parts, [block][word]. `out`: 2 * (cols + kWordBlock) floats.
 template <int Bits>
 INLINE void order_by_words(const float* x, long cols, float* out) {
   constexpr long kBlock = kWordBlock<Bits>, kParts = kBlock / kLanes;
@@ -89,22 +88,10 @@ INLINE void avx512_rows_1_dots(const float* x, const Weight& w, long n, const fl
   for (int o = 0; o < Out; o++) y[n + o] = sum(sums[o]) + (add ? y[n + o] : 0.f);
 }
 
-// x in the form that avx512_rows_1_task reads it in; `out` has room for 2 * (cols + kWordBlock)
-// floats.
-template <int Bits>
-INLINE void order_row(const float* x, long cols, float* out) {
-  if (Bits == 4 && has_vnni)
-    to_bytes(x, cols, out);
-  else
-    order_by_words<Bits>(x, cols, out);
-}
-
-// Outputs [n0, n1).
+// Outputs [n0, n1); x as order_by_words left it.
 template <int Bits>
 static void avx512_rows_1_task(const float* x, const Weight& w, long n0, long n1, float* y,
                                bool add) {
-  if (Bits == 4 && has_vnni)
-    return vnni_rows_1_task(row_of_bytes_at(x, w.cols), w, n0, n1, y, add);
   constexpr int kOut = 4, kParts = 32 / Bits;
   const long groups = w.cols / w.group;
   float* scales = (float*)scratch(kTaskA, (2 * kOut * groups + 2 * kLanes) * 4);
@@ -126,9 +113,17 @@ static void avx512_rows_1_task(const float* x, const Weight& w, long n0, long n1
   }
 }
 
+// y (w.rows,) = x (w.cols,) @ w^T, or += if add.
+template <int Bits>
+static void avx512_rows_1(const float* x, const Weight& w, float* y, bool add) {
+  float* words = (float*)scratch(kPackedA, 2 * (w.cols + kWordBlock<Bits>) * 4);
+  order_by_words<Bits>(x, w.cols, words);
+  parallel_outputs(w.rows, w.rows * w.cols, [&](long n0, long n1) {
+    avx512_rows_1_task<Bits>(words, w, n0, n1, y, add);
+  });
+}
+
 }  // namespace MINIALIGN_ISA
 }  // namespace minialign
 
-#else
-#define MINIALIGN_AVX512 0
 #endif

@@ -5,7 +5,7 @@
 // quantized. The micro-kernel keeps a (rows x kTileCols) tile of C in registers.
 #pragma once
 
-#include "base/pool.h"
+#include "base/parallel.h"
 #include "matmul/weights.h"
 
 namespace minialign {
@@ -16,11 +16,6 @@ namespace MINIALIGN_ISA {
 constexpr long kDepth = 384, kFewMore = 32;
 
 INLINE long depth_at(long k0, long k) { return k - k0 <= kDepth + kFewMore ? k - k0 : kDepth; }
-
-template <class Body>
-INLINE void parallel(long count, const Body& body) {
-  run_chunks(count, [](void* b, long i) { (*(const Body*)b)(i); }, (void*)&body);
-}
 
 template <int Rows>
 static void micro_kernel(long depth, const float* a, const float* b, float* c, long ldc, long cols,
@@ -258,11 +253,6 @@ INLINE void gemm_task(const float* packed_a, const Strips& strips, long m, long 
     }
   }
 }
-
-// Memory of a thread, by who uses it: A and B as packed (or in bytes) of the product that is being
-// made, or the inputs of this one and of the next; the others a kernel's own. What calls another
-// kernel must know which ones that uses.
-enum ScratchSlot { kPackedA = 0, kPackedB = 1, kTaskA = 2, kTaskB = 3, kTaskC = 4, kTaskD = 5 };
 
 constexpr long kMaxRows = 1024;  // rows of A that are packed at once
 

@@ -57,11 +57,10 @@ class Linear : public CpuPrimitive {
     const bool quantized = bits_ != 32;
     const Weight w = weight_view(in[1], quantized ? &in[2] : nullptr,
                                  quantized ? &in[3] : nullptr, group_, bits_);
-    const long width_in = in[0].shape(-1), width_out = out.shape(-1), rows = out.size() / width_out;
-    dispatch(stream(), [x = in[0].data<float>(), y = out.data<float>(), w, rows, width_in,
-                        width_out, transposed = transposed_] {
+    dispatch(stream(), [x = in[0].data<float>(), y = out.data<float>(), w, rows = rows_of(out),
+                        transposed = transposed_] {
       const auto kernel = transposed ? kernels().linear_grad : kernels().linear;
-      kernel(x, rows, width_in, w, y, width_out, false);
+      kernel(x, rows, w, y);
     });
   }
 

@@ -10,7 +10,6 @@
 namespace minialign {
 namespace MINIALIGN_ISA {
 
-constexpr long kRowsTo32 = 32;
 constexpr long kRowBuffer = 256;              // columns of w a pass: with x they stay in L1
 constexpr long kRowStride = kRowBuffer + 16;  // not a power of two: all rows share L1's sets
 
@@ -21,30 +20,27 @@ constexpr int kTogetherOne = kTileRows > 6 ? 16 : 8, kTogetherMore = kTogetherOn
 INLINE long lane_vectors(long m) { return (m + kLanes - 1) / kLanes; }
 
 // x (m, k) -> [k][vectors of lanes], columns in the order decode_pair gives them for 4 bits.
-INLINE void pack_lanes(const float* x, long m, long ldx, long k, bool split, float* out,
-                       float* row) {
+INLINE void pack_lanes(const float* x, long m, long k, bool split, float* out, float* row) {
   const long wide = lane_vectors(m) * kLanes;
   for (long i = 0; i < m; i += kLanes) {
     const long rows = m - i < kLanes ? m - i : kLanes;
-    const float* from = x + i * ldx;
-    long stride = ldx;
+    const float* from = x + i * k;
     if (split) {
-      for (long r = 0; r < rows; r++) split_columns(from + r * ldx, k, row + r * k);
+      for (long r = 0; r < rows; r++) split_columns(from + r * k, k, row + r * k);
       from = row;
-      stride = k;
     }
     long j = 0;
     for (; j + kLanes <= k; j += kLanes) {
       Vec square[kLanes];
 #pragma GCC unroll 16
-      for (int r = 0; r < kLanes; r++) square[r] = r < rows ? load(from + r * stride + j) : Vec{};
+      for (int r = 0; r < kLanes; r++) square[r] = r < rows ? load(from + r * k + j) : Vec{};
       transpose(square);
 #pragma GCC unroll 16
       for (int d = 0; d < kLanes; d++) store(out + (j + d) * wide + i, square[d]);
     }
     for (; j < k; j++)
       for (long r = 0; r < kLanes; r++)
-        out[j * wide + i + r] = r < rows ? from[r * stride + j] : 0.f;
+        out[j * wide + i + r] = r < rows ? from[r * k + j] : 0.f;
   }
 }
 
@@ -154,11 +150,12 @@ INLINE void rows_to_32_task(const float* lanes, long m, const Weight& w, long n0
     rows_to_32_part<Bits, kTogetherMore>(lanes, m, w, n0, n1, y, add);
 }
 
+// y (m, w.rows) = x (m, w.cols) @ w^T, or += if add, for m <= kRowsTo32.
 template <int Bits>
-static void rows_to_32(const float* x, long m, long ldx, const Weight& w, float* y, bool add) {
+static void rows_to_32(const float* x, long m, const Weight& w, float* y, bool add) {
   const long wide = lane_vectors(m) * kLanes;
   float* lanes = (float*)scratch(kPackedA, (w.cols * (wide + kLanes) + 64) * 4);
-  pack_lanes(x, m, ldx, w.cols, Bits == 4, lanes, lanes + w.cols * wide);
+  pack_lanes(x, m, w.cols, Bits == 4, lanes, lanes + w.cols * wide);
   const long most = 4 * thread_count();
   long step = (w.rows + most - 1) / most;
   step = (step + kTogetherOne - 1) / kTogetherOne * kTogetherOne;
@@ -166,25 +163,6 @@ static void rows_to_32(const float* x, long m, long ldx, const Weight& w, float*
     const long n1 = (c + 1) * step < w.rows ? (c + 1) * step : w.rows;
     rows_to_32_task<Bits>(lanes, m, w, c * step, n1, y, add);
   });
-}
-
-// y (m, w.rows) = x @ w^T, or += if add, by the kernel for this number of rows.
-template <int Bits>
-static void linear_bits(const float* x, long m, long ldx, const Weight& w, float* y, long ldy,
-                        bool add) {
-#if MINIALIGN_AVX512
-  if constexpr (Bits != 32)
-    if (has_vnni && m >= kVnniRows) {
-      const VnniProduct product{w, y, ldy, {}};
-      return vnni_rows<Bits>(x, m, ldx, &product, 1, add, [](long, long) {});
-    }
-#endif
-  if (m <= kRowsTo8)
-    rows_to_8<Bits>(x, m, ldx, w, y, ldy, add);
-  else if (m <= kRowsTo32 && ldy == w.rows)
-    rows_to_32<Bits>(x, m, ldx, w, y, add);
-  else
-    gemm(RowsOf{x, ldx, w.cols}, m, w.rows, w.cols, TransposedWeight<Bits>{w}, y, ldy, add);
 }
 
 }  // namespace MINIALIGN_ISA

@@ -5,14 +5,12 @@
 // low and the high half of a vector of bytes need no shuffling.
 #pragma once
 
-#include "matmul/vnni_rows.h"
-#include "matmul/gemm.h"
-#include "matmul/avx512_rows_1.h"
+#include "base/parallel.h"
+#include "matmul/choice.h"
+#include "matmul/weights.h"
 
 namespace minialign {
 namespace MINIALIGN_ISA {
-
-constexpr long kRowsTo8 = 8;
 
 // Each run of 2 * kLanes columns: its even columns first, then its odd ones.
 INLINE void split_columns(const float* x, long cols, float* out) {
@@ -137,43 +135,18 @@ INLINE RowsTo8Task pick_rows_to_8(long m) {
     return m == XRows ? rows_to_8_task<Bits, XRows> : pick_rows_to_8<Bits, XRows - 1>(m);
 }
 
-// m <= kRowsTo8.
+// y (m, w.rows) = x (m, w.cols) @ w^T, or += if add, for m <= kRowsTo8.
 template <int Bits>
-static void rows_to_8(const float* x, long m, long ldx, const Weight& w, float* y, long ldy,
-                      bool add) {
+static void rows_to_8(const float* x, long m, const Weight& w, float* y, bool add) {
   const float* input = x;
-  long stride = ldx;
-  bool one = false;
-#if MINIALIGN_AVX512
-  if constexpr (Bits != 32)
-    if (m == 1) {
-      float* words = (float*)scratch(kPackedA, 2 * (w.cols + kWordBlock<Bits>) * 4);
-      order_row<Bits>(x, w.cols, words);
-      input = words;
-      one = true;
-    }
-#endif
   if constexpr (Bits == 4) {
-    if (!one) {
-      float* split = (float*)scratch(kPackedA, m * w.cols * 4);
-      for (long i = 0; i < m; i++) split_columns(x + i * ldx, w.cols, split + i * w.cols);
-      input = split;
-      stride = w.cols;
-    }
+    float* split = (float*)scratch(kPackedA, m * w.cols * 4);
+    for (long i = 0; i < m; i++) split_columns(x + i * w.cols, w.cols, split + i * w.cols);
+    input = split;
   }
   const RowsTo8Task task = pick_rows_to_8<Bits, kRowsTo8>(m);
-  const long work = w.rows * w.cols * m;
-  long chunks = work / 40000;  // under about ten microseconds a hand-over costs more than it gains
-  const long most = 4 * thread_count();
-  chunks = chunks < 1 ? 1 : chunks > most ? most : chunks;
-  const long rows = ((w.rows + chunks - 1) / chunks + 3) & ~3l;
-  parallel((w.rows + rows - 1) / rows, [&](long c) {
-    const long n1 = (c + 1) * rows < w.rows ? (c + 1) * rows : w.rows;
-#if MINIALIGN_AVX512
-    if constexpr (Bits != 32)
-      if (one) return avx512_rows_1_task<Bits>(input, w, c * rows, n1, y, add);
-#endif
-    task(input, stride, w, c * rows, n1, y, ldy, add);
+  parallel_outputs(w.rows, w.rows * w.cols * m, [&](long n0, long n1) {
+    task(input, w.cols, w, n0, n1, y, w.rows, add);
   });
 }
 

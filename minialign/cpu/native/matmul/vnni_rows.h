@@ -6,16 +6,14 @@
 #pragma once
 
 #include "matmul/vnni_rows_1.h"
-#include "matmul/gemm.h"
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)
+#if MINIALIGN_AVX512
 
 namespace minialign {
 namespace MINIALIGN_ISA {
 
 constexpr long kOutputs = 2 * kLanes;  // rows of w at a time
 constexpr long kTogether = 8;          // rows of x whose sums are in registers
-constexpr long kVnniRows = 3;          // from so many rows of x on this is the fastest
 constexpr long kRowBlock = 128;        // rows of x that lie together: their bytes stay in L2
 
 // Rows of x as bytes. A row's `part` columns have one scale: for four columns each there are c, b,
@@ -429,17 +427,16 @@ struct RowBlocks {
   }
 };
 
-// y (m, w.rows) = x @ w^T + low.
+// y (m, w.rows) = x (m, w.cols) @ w^T + low.
 struct VnniProduct {
   Weight w;
   float* y;
-  long ldy;
   LowRank low;
 };
 
 // Several of these of one x; `with_rows(i0, i1)` runs once for every row, to make their low.z.
 template <int Bits, class WithRows>
-static void vnni_rows(const float* x, long m, long ldx, const VnniProduct* products, long count,
+static void vnni_rows(const float* x, long m, const VnniProduct* products, long count,
                       bool add, const WithRows& with_rows) {
   constexpr long kAtOnce = 8 * kRowBlock;  // rows whose bytes are held
   const long cols = products[0].w.cols;
@@ -455,7 +452,7 @@ static void vnni_rows(const float* x, long m, long ldx, const VnniProduct* produ
     parallel(blocks.count * pieces, [&](long c) {
       const long block = c / pieces, rows = blocks.rows(block), from = m0 + blocks.first(block);
       const long i0 = rows * (c % pieces) / pieces, i1 = rows * (c % pieces + 1) / pieces;
-      rows_to_bytes<Bits>(x + from * ldx, rows, ldx, i0, i1, 0, cols, blocks.at(bytes, block));
+      rows_to_bytes<Bits>(x + from * cols, rows, cols, i0, i1, 0, cols, blocks.at(bytes, block));
       with_rows(from + i0, from + i1);
     });
     const long wanted = (6 * thread_count() + blocks.count - 1) / blocks.count;
@@ -471,7 +468,7 @@ static void vnni_rows(const float* x, long m, long ldx, const VnniProduct* produ
       if (low.rank) low.z += from * low.rank;
       vnni_rows_block<Bits>(blocks.at(bytes, block), blocks.rows(block), p->w, n0,
                             n0 + step < p->w.rows ? n0 + step : p->w.rows, n0 + step,
-                            p->y + from * p->ldy, p->ldy, add, low);
+                            p->y + from * p->w.rows, p->w.rows, add, low);
     });
   }
 }

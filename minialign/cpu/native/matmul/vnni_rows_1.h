@@ -7,9 +7,10 @@
 // instructions is known at run time (`has_vnni`): only what is marked WITH_VNNI has them.
 #pragma once
 
+#include "base/parallel.h"
 #include "matmul/weights.h"
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)
+#if MINIALIGN_AVX512
 
 namespace minialign {
 namespace MINIALIGN_ISA {
@@ -192,6 +193,15 @@ WITH_VNNI static void vnni_rows_1_task(const RowOfBytes& x, const Weight& w, lon
     for (long r = 0; r < rows; r++)
       vnni_rows_1_dots<1>(x, w, n + r, factors + r * parts, sums + r, y, add);
   }
+}
+
+// y (w.rows,) = x (w.cols,) @ w^T, or += if add.
+static void vnni_rows_1(const float* x, const Weight& w, float* y, bool add) {
+  void* bytes = scratch(kPackedA, 8 * w.cols + 1024);
+  to_bytes(x, w.cols, bytes);
+  const RowOfBytes row = row_of_bytes_at(bytes, w.cols);
+  parallel_outputs(w.rows, w.rows * w.cols,
+                   [&](long n0, long n1) { vnni_rows_1_task(row, w, n0, n1, y, add); });
 }
 
 }  // namespace MINIALIGN_ISA

@@ -32,6 +32,15 @@ INLINE float scale_at(const void* source, ScaleType type, long i) {
   return ((const float*)source)[i];
 }
 
+INLINE Weight dense_matrix(const float* values, long rows, long cols) {
+  Weight w{};
+  w.words = values;
+  w.rows = rows;
+  w.cols = cols;
+  w.bits = 32;
+  return w;
+}
+
 INLINE long row_bytes(const Weight& w) { return w.cols * w.bits / 8; }
 INLINE const uint8_t* row(const Weight& w, long r) {
   return (const uint8_t*)w.words + r * row_bytes(w);

@@ -1,7 +1,8 @@
 // SwiGLU, softmax, RMSNorm and RoPE: passes over rows, forward and backward.
 #pragma once
 
-#include "matmul/gemm.h"
+#include "base/kernels.h"
+#include "base/parallel.h"
 
 namespace minialign {
 namespace MINIALIGN_ISA {
