@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _texts(arguments.name)
     from minialign.synth.make import beside, kept
     from minialign.synth.similarity import rapidfuzz
-    from minialign.synth.writers import Desk, Journal
+    from minialign.synth.writers import Desk, TextJournal
 
     rapidfuzz()  # it is missed now, not after the first answers
     output = Path(arguments.output).expanduser()
@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         "command": arguments.action, **writer.identity, "seed": arguments.seed,
         "system": getattr(arguments, "system", None), "keep_cut": arguments.keep_cut, **settings,
     }  # fmt: skip
-    journal = Journal(beside(output, "journal"), settings)
+    journal = TextJournal(beside(output, "journal"), settings)
     desk = Desk(writer, journal, arguments.seed, arguments.batch_size)
     start = time.monotonic()
     try:

@@ -80,13 +80,12 @@ def _answered(
 ) -> Iterator[dict[int, dict[str, Any]]]:
     """The answers by prompt, as they become more; those on disk are not written again."""
     file = folder / ANSWERS
-    waiting = generate.resume(file, asked, generate.planned(engine, asked, 1, seed))
-    rows = {row["prompt_index"]: row for row in read_jsonl(file)}
+    journal, waiting = generate.resume(file, asked, generate.planned(engine, asked, 1, seed))
+    rows = journal.known("prompt_index")
     yield rows
     for completion, row in generate.answers(engine, asked, waiting, sampling, size):
         rows[completion.prompt_index] = row | {"ids": completion.ids}
-        with open(file, "a", encoding="utf-8") as out:
-            out.write(json.dumps(rows[completion.prompt_index], ensure_ascii=False) + "\n")
+        journal.append(rows[completion.prompt_index])
         yield rows
 
 

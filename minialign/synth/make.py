@@ -4,7 +4,6 @@ Each is a generator of events: a row for the output, something left out and why,
 way. Rows come in the order of the prompts, so the same inputs give the same file.
 """
 
-import fcntl
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from random import Random
 from typing import Any
 
 from minialign.data.prompts import Question
+from minialign.durable import Journal, json_line, numbered_rows
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
 from minialign.judge.ask import Duel
@@ -295,33 +295,25 @@ def kept(events: Iterator[Event], output: Path) -> Iterator[Event]:
     Raises:
         UserError: when the file has another row than the one that comes out.
     """
-    with open(output, "a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with Journal(output) as journal:
+        if not journal.claim():
             hint = "wait for it, or choose another -o FILE"
-            raise UserError(f"{output}: another process is writing it", hint) from None
-        file.seek(0)
-        lines = [line for line in file if line.endswith(b"\n")]  # the last may be cut by a kill
-        file.truncate(sum(map(len, lines)))
+            raise UserError(f"{output}: another process is writing it", hint)
+        Journal.resume(output)
+        before = [row for _, row in numbered_rows(output)]
+        beside(output, "dropped").write_bytes(b"")
         place = 0
-        with open(beside(output, "dropped"), "wb") as dropped:
+        with Journal(beside(output, "dropped")) as dropped:
             for event in events:
                 if isinstance(event, Row):
-                    line = _line(event.values)
-                    if place >= len(lines):
-                        file.write(line)
-                        file.flush()
-                    elif lines[place] != line:
+                    if place >= len(before):
+                        journal.append(event.values)
+                    elif before[place] != json.loads(json_line(event.values)):
                         raise UserError(
                             f"{output}:{place + 1}: not the row that these inputs give",
                             "go on with the same prompts, or choose another -o FILE",
                         )
                     place += 1
                 elif isinstance(event, Dropped):
-                    dropped.write(_line({"reason": event.reason, "text": event.text}))
+                    dropped.append({"reason": event.reason, "text": event.text})
                 yield event
-
-
-def _line(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, ensure_ascii=False).encode() + b"\n"

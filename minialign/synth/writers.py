@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minialign.durable import Lines
+from minialign.durable import Journal
 from minialign.engine import Engine, Request, Sampling
 from minialign.engine.open import origin_of
 from minialign.errors import UserError
@@ -141,7 +141,7 @@ def _drawn(sampling: Sampling) -> dict[str, Any]:
     return {**asdict(sampling), "stop": list(sampling.stop)}
 
 
-class Journal:
+class TextJournal:
     """The file of all texts written so far: a line of settings, then a line a text.
 
     Raises:
@@ -149,13 +149,13 @@ class Journal:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
-        self._lines = Lines.open(path)
+        self._journal = Journal.open(path)
         self._texts: dict[str, Written] = {}
-        if not self._lines.rows:
-            self._lines.append({"settings": settings})
+        if not self._journal.rows:
+            self._journal.append({"settings": settings})
         try:
-            before = self._lines.rows[0]["settings"]
-            for row in self._lines.rows[1:]:
+            before = self._journal.rows[0]["settings"]
+            for row in self._journal.rows[1:]:
                 values = {key: value for key, value in row.items() if key != "key"}
                 self._texts[row["key"]] = Written(**values)
         except (KeyError, TypeError):
@@ -174,7 +174,7 @@ class Journal:
     def add(self, key: str, written: Written) -> None:
         """Keep a text, on disk when this returns."""
         self._texts[key] = written
-        self._lines.append({"key": key, **asdict(written)})
+        self._journal.append({"key": key, **asdict(written)})
 
 
 @dataclass
@@ -182,7 +182,7 @@ class Desk:
     """A writer with its journal."""
 
     writer: Writer
-    journal: Journal
+    journal: TextJournal
     seed: int = 0
     batch_size: int = 16
     fresh: int = field(default=0, init=False)

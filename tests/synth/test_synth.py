@@ -21,7 +21,7 @@ from minialign.synth.instructions import Pool
 from minialign.synth.make import Dropped, Row
 from minialign.synth.similarity import most_similar, rouge_l, words
 from minialign.synth.texts import TEXTS, read_text
-from minialign.synth.writers import Desk, Journal, Writer, Written
+from minialign.synth.writers import Desk, TextJournal, Writer, Written
 
 # ---- similarity -------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ USES = {
 def made(use, output, script, seed=0, **more):
     """Runs a use case into a file; its events."""
     writer = Writer(script, {"model": "scripted"}, {"model": "scripted"})
-    desk = Desk(writer, Journal(synth.beside(output, "journal"), {"seed": seed}), seed)
+    desk = Desk(writer, TextJournal(synth.beside(output, "journal"), {"seed": seed}), seed)
     return list(synth.kept(USES[use](desk, **more), output))
 
 
@@ -332,7 +332,7 @@ def test_new_instructions_differ_from_all_before(tmp_path):
 
 def test_instructions_alone_and_the_end_of_new_ones(tmp_path):
     writer = Writer(Script(), {}, {})
-    desk = Desk(writer, Journal(tmp_path / "j.jsonl", {}))
+    desk = Desk(writer, TextJournal(tmp_path / "j.jsonl", {}))
     pool = Pool([])
     found = synth.self_instruct(desk, SEEDS, pool, read_text("instructions"), 3, answered=False)
     rows = [one.values for one in found if isinstance(one, Row)]
@@ -340,7 +340,7 @@ def test_instructions_alone_and_the_end_of_new_ones(tmp_path):
     written(tmp_path / "rows.jsonl", rows)
     assert len(as_kind(formats.read(tmp_path / "rows.jsonl").records, Prompted)[0]) == 3
     same = Writer(Script(rule=lambda ask: Written("1. Write a song about tea.", "stop")), {}, {})
-    desk = Desk(same, Journal(tmp_path / "same.jsonl", {}))
+    desk = Desk(same, TextJournal(tmp_path / "same.jsonl", {}))
     again = synth.self_instruct(desk, SEEDS, pool, read_text("instructions"), 2, answered=False)
     with pytest.raises(UserError, match="nothing new; 1 of 2 rows are written"):
         list(again)
