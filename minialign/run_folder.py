@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from minialign.durable import read_jsonl, write_atomic
+from minialign.durable import Journal, read_jsonl, write_atomic
 from minialign.errors import UserError, nearest
 from minialign.home import folder, home
 
@@ -196,14 +196,11 @@ class Run:
             UserError: when the run's folder was taken away meanwhile.
         """
         row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
-        line = json.dumps(row) + "\n"
-        path = self.path / "metrics.jsonl"
         try:
-            with open(path, "a", encoding="utf-8") as file:
-                if file.tell() and not _ends_with_newline(path):
-                    line = "\n" + line  # a kill cut the last line: do not glue this one to it
-                file.write(line)
-        except FileNotFoundError:
+            Journal(self.path / "metrics.jsonl").append(row)
+        except UserError:
+            if self.path.exists():
+                raise
             raise UserError(f"the folder of run {self.name} has vanished: {self.path}") from None
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
@@ -306,7 +303,8 @@ def _flock(file: TextIO, kind: int, patience: float = 0.0) -> bool:
     """Lock a file; False when another process holds it for longer than ``patience`` seconds.
 
     A watcher that asks ``is_locked`` holds the lock for an instant, and must not turn a trainer
-    away by that.
+    away by that. It shares its lock with other watchers and writes nothing, which a ``FileLock``
+    of filelock cannot.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -326,12 +324,6 @@ def _holds_a_run(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and "method" in config
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 def _fresh_folder(method: str, name: str | None) -> Path:

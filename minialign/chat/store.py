@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minialign.durable import Journal
 from minialign.errors import UserError
 from minialign.home import home
 from minialign.records import Message
@@ -221,9 +222,7 @@ def export(talk: Talk, path: Path) -> None:
     path = path.expanduser()
     try:
         if path.suffix == ".jsonl":
-            with open(path, "a", encoding="utf-8") as file:
-                row = {"messages": talk.messages()}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            Journal(path).append({"messages": talk.messages()})
             return
         parts = [f"# {talk.title}"] + ([f"> {talk.system}"] if talk.system else [])
         parts += [f"## {turn.role.capitalize()}\n\n{turn.content}" for turn in talk.turns]
@@ -231,5 +230,7 @@ def export(talk: Talk, path: Path) -> None:
             file.write("\n\n".join(parts) + "\n")
     except FileExistsError:
         raise UserError(f"{path} is there already", "choose another name") from None
+    except UserError as error:
+        raise UserError(error.problem, "choose another file") from None
     except OSError as reason:
         raise UserError(f"cannot write {path}: {reason.strerror}", "choose another file") from None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minialign.durable import Journal
 from minialign.engine import Engine, Piece, Sampling
 from minialign.engine.next_token import sample_seed
 from minialign.engine.prefill import Progress
@@ -86,10 +87,9 @@ class Conversation:
         if not self.turns or self.turns[-1]["role"] != "assistant":
             raise UserError("there is no answer to save yet", "ask something first")
         try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
-        except OSError as reason:
-            raise UserError(f"cannot write {path}: {reason.strerror}", "choose a file") from None
+            Journal(path).append({"messages": self.messages})
+        except UserError as error:
+            raise UserError(error.problem, "choose a file") from None
 
     @staticmethod
     def load(path: Path, seed: int = 0) -> "Conversation":

@@ -50,10 +50,13 @@ def answer_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments(parser)
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     sampling_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the samples (0)")
-    parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="answers written at once (16)"
-    )
+    batch_arguments(parser, "seed of the samples (0)", "answers written at once (16)")
+
+
+def batch_arguments(parser: argparse.ArgumentParser, seed: str, batch_size: str) -> None:
+    """``--seed`` and ``--batch-size``, with their help."""
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help=seed)
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help=batch_size)
 
 
 def check_place(path: Path) -> None:

@@ -1,7 +1,6 @@
 """``minialign best-of-n``: the best of n answers to each prompt, and what n buys."""
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -77,6 +76,7 @@ def read_asked(arguments: argparse.Namespace) -> list[Any]:
 def run(arguments: argparse.Namespace) -> int:
     """Sample, score, write, and say what n buys."""
     from minialign.cli.plots import PICTURES
+    from minialign.durable import Journal
     from minialign.engine.open import origin_of
     from minialign.rewards.spec import parse
     from minialign.samples import best_of_n
@@ -92,12 +92,13 @@ def run(arguments: argparse.Namespace) -> int:
     asked = read_asked(arguments)
     for spec in filter(None, (arguments.scorer, arguments.gold)):
         parse(spec)
+    journal = Journal(output) if output else None
     rows: list[dict[str, Any]] = []
     if output and arguments.resume:
-        rows = best_of_n.on_disk(
-            output, asked, arguments.n, arguments.scorer, arguments.gold,
-            seed=arguments.seed, adapter=arguments.adapter,
-        )  # fmt: skip
+        same = {"seed": arguments.seed, "adapter": arguments.adapter}
+        judges = arguments.scorer, arguments.gold
+        journal = best_of_n.resume(output, asked, arguments.n, *judges, **same)
+        rows = list(journal.rows)
         console.say(f"{len(rows)} of {len(asked)} prompts are in {output} already")
     engine = open_from(arguments)
     scorer = open_scorer(arguments.scorer, engine=engine)
@@ -110,11 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     for row in console.progress(found, len(asked) - before, "prompts"):
         rows.append(row)
-        if output is None:
-            console.emit(row)
-            continue
-        with open(output, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        journal.append(row) if journal else console.emit(row)
     summary = best_of_n.summary(rows)
     if fresh := len(rows) - before:
         summary["seconds_per_prompt"] = (time.monotonic() - start) / fresh

@@ -81,8 +81,8 @@ def _answers(spec: Path) -> int:
     from minialign.compare.answers import judge
 
     line = console.Line(every=2.0)
-    for step in judge(spec):
-        line.update(f"{step.what} {step.done}/{step.total}")
+    for progress in judge(spec):
+        line.update(str(progress))
     line.clear()
     return 0
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from minialign.progress import Pace, Progress
+
 T = TypeVar("T")
 
 
@@ -87,8 +89,8 @@ class Line:
             import shutil
 
             if force or now - self._last >= 0.1:
-                print("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1], end="",
-                      file=sys.stderr, flush=True)  # fmt: skip
+                text = text[: shutil.get_terminal_size().columns - 1]
+                print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
                 self._last, self._shown = now, True
         elif force or now - self._last >= self.every:
             say(text)
@@ -103,15 +105,15 @@ class Line:
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
     """Pass ``items`` through with "label 3/10, 12 s left" as they come."""
-    line, start = Line(), time.monotonic()
+    line, pace = Line(), Pace()
     try:
         for done, item in enumerate(items, 1):
             yield item
-            elapsed = time.monotonic() - start
-            left = duration(elapsed / done * (total - done)) if total > done else duration(elapsed)
-            if elapsed > 2 or line.live:
+            at = Progress(label, done, total)
+            seconds = pace.seconds_left(at) if total > done else pace.seconds
+            if line.live or pace.seconds > 2:
                 line.update(
-                    f"{label} {done}/{total}, {left} {'left' if total > done else 'in all'}"
+                    f"{at}, {duration(seconds or 0)} {'left' if total > done else 'in all'}"
                 )
     finally:
         line.clear()

@@ -3,7 +3,6 @@
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
@@ -19,6 +18,7 @@ from minialign.errors import UserError
 
 if TYPE_CHECKING:
     from minialign.data.prompts import Question
+    from minialign.durable import Journal
     from minialign.engine import Engine, Request, Sampling
 
 EPILOG = """\
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer every prompt."""
+    from minialign.durable import Journal
     from minialign.samples.generate import planned, resume
 
     sampling = sampling_from(arguments)
@@ -68,14 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"batch size is {arguments.batch_size}", "it must be 1 or more")
     engine = open_from(arguments)
     waiting = planned(engine, asked, arguments.n, arguments.seed)
-    total = len(waiting)
+    total, journal = len(waiting), Journal(output) if output else None
     if output and arguments.resume:
-        waiting = resume(output, asked, waiting)
+        journal, waiting = resume(output, asked, waiting)
         if len(waiting) < total:
             console.say(f"{total - len(waiting)} of {total} answers are in {output} already")
     start = time.monotonic()
     try:
-        tokens = _answer(arguments, engine, asked, waiting, sampling, output)
+        tokens = _answer(arguments, engine, asked, waiting, sampling, journal)
     except KeyboardInterrupt:
         if output:
             console.say(
@@ -116,31 +117,30 @@ def _answer(
     asked: "list[Question]",
     waiting: "list[Request]",
     sampling: "Sampling",
-    output: Path | None,
+    journal: "Journal | None",
 ) -> int:
     """Write the answers where they go; returns how many tokens they have."""
     import contextlib
-    import json
 
     from minialign.engine.open import origin_of
     from minialign.samples.generate import answers
 
-    if len(waiting) == 1 and not arguments.json and output is None:
+    if len(waiting) == 1 and not arguments.json and journal is None:
         return _stream(engine, waiting[0], sampling)
     origin = origin_of(engine, arguments.adapter)
     found = answers(engine, asked, waiting, sampling, arguments.batch_size, origin)
     plain = _InOrder(waiting, asked)
     tokens = 0
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(output, "a", encoding="utf-8")) if output else None
+        if journal:
+            stack.enter_context(journal)
         for completion, row in console.progress(found, len(waiting), "answers"):
             tokens += len(completion.ids)
-            if file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                file.flush()
+            if journal:
+                journal.append(row)
             if arguments.json:
                 console.emit(row)
-            elif not file:
+            elif not journal:
                 plain.add(row)
     return tokens
 

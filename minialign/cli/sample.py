@@ -1,7 +1,6 @@
 """``minialign sample``: rankings or pairs made of a model's own answers."""
 
 import argparse
-import json
 from pathlib import Path
 
 from minialign.cli import console
@@ -35,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Sample and write a row for each prompt."""
+    from minialign.durable import Journal
     from minialign.rewards.spec import parse
     from minialign.samples import groups
     from minialign.scoring.open import open_scorer
@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = groups.groups(
         engine, asked, arguments.n, sampling, arguments.seed, arguments.batch_size
     )
+    journal = Journal(output) if output else None
     written = 0
     for group in console.progress(found, len(asked), "prompts"):
         if scorer is None:
@@ -64,11 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         if row is None:
             continue
         written += 1
-        if output is None:
-            console.emit(row)
-            continue
-        with open(output, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        journal.append(row) if journal else console.emit(row)
     if written < len(asked):
         console.say(f"{len(asked) - written} prompts left out: their answers or scores are equal")
     if output and written:

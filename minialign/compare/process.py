@@ -43,6 +43,8 @@ def record_of(part: Part) -> dict[str, Any]:
 
 
 def locked(handle: int) -> bool:
+    """Whether an open file is now locked for this process and its children, which inherit the lock
+    with the file: a ``FileLock`` of filelock would be freed with this process."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -4,12 +4,12 @@ A system is a model, an adapter (a run), or a file of answers. Missing answers a
 engine and kept in a folder, from which a stopped evaluation goes on.
 """
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from minialign.data.prompts import Question, read_questions
 from minialign.durable import digest, read_jsonl
@@ -131,27 +131,26 @@ def write_answers(
     how = digest([*weights_of(model, system.adapter, progress), repr(sampling), seed])
     word = re.sub(r"[^\w.-]+", "-", system.name).strip("-")
     file = folder / f"answers-{word}-{digest([system.spec, how])[:6]}.jsonl"
-    system.answers = _answers(file)
+    system.answers = _answers(read_jsonl(file))
     if all(prompt_key(one.prompt) in system.answers for one in asked):
         yield len(asked)
         return
     engine = open_engine(model, system.adapter, progress)
     waiting = generate.planned(engine, asked, 1, seed)
-    left = generate.resume(file, asked, waiting)
+    journal, left = generate.resume(file, asked, waiting)
     done = len(waiting) - len(left)
     yield done
     origin = {"adapter" if system.adapter else "model": system.spec}
-    with open(file, "a", encoding="utf-8") as out:
+    with journal:
         for _, row in generate.answers(engine, asked, left, sampling, batch_size, origin):
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-            out.flush()
+            journal.append(row)
             done += 1
             yield done
-    system.answers = _answers(file)
+    system.answers = _answers(journal.rows)
 
 
-def _answers(file: Path) -> dict[str, str]:
-    return {prompt_key(row["prompt"]): row["response"] for row in read_jsonl(file)}
+def _answers(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
+    return {prompt_key(row["prompt"]): row["response"] for row in rows}
 
 
 def duels(systems: Sequence[System], asked: Sequence[Question]) -> list[Duel]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from minialign.durable import Lines, digest, now
+from minialign.durable import Journal, digest, now
 from minialign.errors import UserError
 from minialign.judge.judge import Judge, Question, Reading, decide, paired, valued
 from minialign.judge.memory import Memory
@@ -56,8 +56,9 @@ def judge_duels(
     """
     stop = stop or threading.Event()
     memory = memory or Memory(judge)
-    lines = Lines.open(file.expanduser()) if file else None
-    known = {one.id: one for row in (lines.rows if lines else []) if (one := verdict_of(row))}
+    journal = Journal.open(file.expanduser()) if file else None
+    rows = journal.rows if journal else []
+    known = {verdict.id: verdict for row in rows if (verdict := verdict_of(row))}
     for start in range(0, len(duels), max(1, batch_size)):
         window = [(_id(judge, duel), duel) for duel in duels[start : start + max(1, batch_size)]]
         fresh = {key: duel for key, duel in window if key not in known and duel.a != duel.b}
@@ -69,8 +70,8 @@ def judge_duels(
                     if next(asking, None) is None:
                         return  # stopped
                     continue
-                if lines is not None:
-                    lines.append(to_json(verdict) | {"source": verdict.source})
+                if journal is not None:
+                    journal.append(to_json(verdict) | {"source": verdict.source})
                 known[key] = verdict
             yield replace(known[key], source=duel.source, a_from=duel.a_from, b_from=duel.b_from)
         if stop.is_set():

@@ -1,6 +1,6 @@
 """What a judge was asked before, so that it is not asked again."""
 
-from minialign.durable import Lines
+from minialign.durable import Journal
 from minialign.home import home
 from minialign.judge.judge import Judge, Reading
 
@@ -9,12 +9,12 @@ class Memory:
     """What a judge said, by question; on disk as it comes, for judges with an identity."""
 
     def __init__(self, judge: Judge):
-        self.lines: Lines | None = None
+        self.journal: Journal | None = None
         self.said: dict[str, Reading | str] = {}
         if not judge.identity:
             return
-        self.lines = Lines.open(home() / "cache" / "judge" / f"{judge.identity}.jsonl")
-        for row in self.lines.rows:
+        self.journal = Journal.open(home() / "cache" / "judge" / f"{judge.identity}.jsonl")
+        for row in self.journal.rows:
             if isinstance(row.get("text"), str) and isinstance(row.get("key"), str):
                 whole = "mass" in row
                 self.said[row["key"]] = (
@@ -23,10 +23,10 @@ class Memory:
 
     def keep(self, key: str, said: Reading | str) -> None:
         self.said[key] = said
-        if self.lines is None:
+        if self.journal is None:
             return
         if isinstance(said, str):
-            self.lines.append({"key": key, "text": said})
+            self.journal.append({"key": key, "text": said})
         else:
             row = {"key": key, "shares": said.shares, "mass": said.mass, "text": said.text}
-            self.lines.append(row)
+            self.journal.append(row)

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minialign.durable import Lines, digest
+from minialign.durable import Journal, digest
 from minialign.errors import UserError
 from minialign.home import home
 from minialign.records import Prompt, as_prompt
@@ -112,11 +112,11 @@ class Waiting:
     """Pairs that were set aside in the chat, in ``pairs.jsonl``, until they have a vote."""
 
     def __init__(self, path: Path | None = None):
-        self.lines = Lines.open(path or home() / "pairs.jsonl")
+        self.journal = Journal.open(path or home() / "pairs.jsonl")
 
     def add(self, pair: Shown) -> None:
         """Set a pair aside; on disk when this returns."""
-        self.lines.append(
+        self.journal.append(
             {"prompt": pair.prompt, "a": pair.a, "b": pair.b,
              "a_from": pair.a_from, "b_from": pair.b_from}
         )  # fmt: skip
@@ -124,7 +124,7 @@ class Waiting:
     def pairs(self) -> list[Shown]:
         """All that were ever set aside."""
         found = []
-        for row in self.lines.rows:
+        for row in self.journal.rows:
             try:
                 found.append(
                     Shown(as_prompt(row["prompt"]), str(row["a"]), str(row["b"]),

@@ -1,17 +1,17 @@
 """Best-of-n over a file of prompts: every candidate with its score, on disk as it is known."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from minialign.data.prompts import Question, prompted
-from minialign.durable import whole_lines
+from minialign.durable import Journal
 from minialign.engine import Engine, Sampling
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
 from minialign.rewards.scorer import Scorer
+from minialign.samples.generate import resume_rows
 from minialign.samples.groups import Group, groups
 from minialign.samples.selection import Point, curve
 
@@ -42,7 +42,7 @@ def row(group: Group, scorer: Scorer, gold: Scorer | None = None, origin: Row | 
     }
 
 
-def on_disk(
+def resume(
     path: Path,
     asked: Sequence[Question],
     n: int,
@@ -51,33 +51,27 @@ def on_disk(
     *,
     seed: int,
     adapter: str | None = None,
-) -> list[Row]:
-    """The rows that a file has already of these scorers, this seed and this adapter; a last line
-    cut by a kill is taken away.
+) -> Journal:
+    """The journal of a file of such rows, all of these scorers, this seed and this adapter.
 
     Raises:
         UserError: when it holds something else.
     """
-    rows: list[Row] = []
-    for where, line in whole_lines(path):
-        try:
-            found = json.loads(line)
-            index = found["prompt_index"]
-            same = (
-                found["prompt"] == asked[index].prompt
-                and found["seeds"] == [sample_seed(seed, index, i) for i in range(n)]
-                and (found["scorer"], found.get("gold")) == (scorer, gold)
-                and found.get("adapter") == adapter
-            )
-        except (ValueError, KeyError, TypeError, IndexError):
-            same = False
-        if not same:
-            raise UserError(
-                f"{where}: not of these prompts with this n, seed, adapter and these scorers",
-                "resume with what the file was made with, or choose another file",
-            )
-        rows.append(found)
-    return rows
+
+    def is_wanted(row: Row) -> bool:
+        index = row["prompt_index"]
+        return (
+            row["prompt"] == asked[index].prompt
+            and row["seeds"] == [sample_seed(seed, index, i) for i in range(n)]
+            and (row["scorer"], row.get("gold")) == (scorer, gold)
+            and row.get("adapter") == adapter
+        )
+
+    other = UserError(
+        "not of these prompts with this n, seed, adapter and these scorers",
+        "resume with what the file was made with, or choose another file",
+    )
+    return resume_rows(path, is_wanted, other, other)
 
 
 def best_of_n(

@@ -131,7 +131,7 @@ def _sample(
 ) -> Generator[Event, None, list[Row]]:
     """The scored samples of the policy behind round k, from the file or fresh, by prompt."""
     job.check_stop(f"before {what}")
-    rows = best_of_n.on_disk(path, asked, n, job.plan.scorer, seed=seed)
+    rows = best_of_n.resume(path, asked, n, job.plan.scorer, seed=seed).rows
     limited = what.endswith("candidates") and (job.settings.max_tokens or job.settings.max_minutes)
     before = job.used() if limited else {}
     if len(rows) < len(asked):

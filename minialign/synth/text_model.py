@@ -10,22 +10,23 @@ import json
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from minialign.durable import Lines
+from minialign.durable import Journal
 from minialign.engine import Engine, Request, Sampling
 from minialign.engine.open import origin_of
 from minialign.errors import UserError
 from minialign.judge.endpoint import at_once
 from minialign.judge.http_chat import KEY_VARIABLE, ChatServer, Refused
 from minialign.models.adapter import adapter_hash, resolve_adapter
+from minialign.progress import Progress
 from minialign.records import Prompt
 
 
 @dataclass(frozen=True)
-class Ask:
+class TextRequest:
     """One text to be written: an answer to ``prompt`` that begins with ``opening``."""
 
     prompt: Prompt
@@ -48,52 +49,43 @@ class Written:
     tokens: int = 0
 
 
-@dataclass(frozen=True)
-class Step:
-    """How far it is; ``fresh`` texts were written by this process, the others were there."""
-
-    label: str
-    done: int
-    total: int
-    fresh: int
-
-
 # (what is asked, how many at once) -> (place, text), in the order in which they are ready
-Write = Callable[[Sequence[Ask], int], Iterator[tuple[int, Written]]]
+Write = Callable[[Sequence[TextRequest], int], Iterator[tuple[int, Written]]]
 
 
 @dataclass(frozen=True)
-class Writer:
-    """Who writes; ``identity`` is what the texts depend on, ``origin`` what is said of them."""
+class TextModel:
+    """What writes texts: ``identity`` is what they depend on, ``origin`` what their rows say."""
 
     write: Write
     origin: dict[str, Any]
     identity: dict[str, Any]
 
 
-def local(engine: Engine, sampling: Sampling, adapter: str | None = None) -> Writer:
-    """A loaded model as the writer."""
+def local_model(engine: Engine, sampling: Sampling, adapter: str | None = None) -> TextModel:
+    """A loaded model that writes."""
 
-    def write(asks: Sequence[Ask], batch_size: int) -> Iterator[tuple[int, Written]]:
+    def write(requests: Sequence[TextRequest], batch_size: int) -> Iterator[tuple[int, Written]]:
         waiting = []
-        for place, ask in enumerate(asks):
-            ids = engine.tokenizer.render(ask.prompt, True) + engine.tokenizer.encode(ask.opening)
+        for place, request in enumerate(requests):
+            ids = engine.tokenizer.render(request.prompt, True)
+            ids = ids + engine.tokenizer.encode(request.opening)
             if engine.context and len(ids) >= engine.context:
                 yield place, Written("", "too long")
             else:
-                waiting.append(Request(tuple(ids), place, 0, ask.seed))
+                waiting.append(Request(tuple(ids), place, 0, request.seed))
         for one in engine.complete(waiting, sampling, batch_size):
             yield one.prompt_index, Written(one.text, one.finish_reason, len(one.ids))
 
     origin = origin_of(engine, adapter)
-    identity = {**origin, "fingerprint": engine.model.fingerprint, **_drawn(sampling)}
+    identity = {**origin, "fingerprint": engine.model.fingerprint, **_describe(sampling)}
     if adapter:
         identity["adapter_hash"] = adapter_hash(resolve_adapter(adapter))
-    return Writer(write, origin, identity)
+    return TextModel(write, origin, identity)
 
 
-def remote(url: str, model: str, sampling: Sampling) -> Writer:
-    """A model behind an OpenAI-compatible server as the writer. An opening cannot be put into its
+def endpoint_model(url: str, model: str, sampling: Sampling) -> TextModel:
+    """A model behind an OpenAI-compatible server that writes. An opening cannot be put into its
     mouth, so it is shown, to be gone on with. The key is in ``MINIALIGN_JUDGE_KEY``.
 
     Raises:
@@ -110,16 +102,16 @@ def remote(url: str, model: str, sampling: Sampling) -> Writer:
     if sampling.stop:
         options["stop"] = list(sampling.stop)
 
-    def write(asks: Sequence[Ask], batch_size: int) -> Iterator[tuple[int, Written]]:
+    def write(requests: Sequence[TextRequest], batch_size: int) -> Iterator[tuple[int, Written]]:
         halt = threading.Event()
 
-        def answer(ask: Ask) -> Written:
-            last = ask.prompt[-1]
-            if ask.opening:
-                content = f"{last['content']}\n\nGo on with this list:\n\n{ask.opening}"
+        def answer(request: TextRequest) -> Written:
+            last = request.prompt[-1]
+            if request.opening:
+                content = f"{last['content']}\n\nGo on with this list:\n\n{request.opening}"
                 last = {**last, "content": content}
-            drawn = {**options, "seed": ask.seed % 2**31}
-            messages = [*ask.prompt[:-1], last]
+            drawn = {**options, "seed": request.seed % 2**31}
+            messages = [*request.prompt[:-1], last]
             try:
                 reply = server.chat(messages, sampling.max_tokens, halt, drawn)
             except Refused as refused:
@@ -129,19 +121,19 @@ def remote(url: str, model: str, sampling: Sampling) -> Writer:
             return Written(reply.text, reply.finish_reason, reply.count)
 
         try:
-            yield from at_once(answer, list(enumerate(asks)))
+            yield from at_once(answer, list(enumerate(requests)))
         finally:
             halt.set()
 
     origin = {"model": model, "url": server.url}
-    return Writer(write, origin, {**origin, **_drawn(sampling)})
+    return TextModel(write, origin, {**origin, **_describe(sampling)})
 
 
-def _drawn(sampling: Sampling) -> dict[str, Any]:
+def _describe(sampling: Sampling) -> dict[str, Any]:
     return {**asdict(sampling), "stop": list(sampling.stop)}
 
 
-class Journal:
+class TextJournal:
     """The file of all texts written so far: a line of settings, then a line a text.
 
     Raises:
@@ -149,13 +141,13 @@ class Journal:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
-        self._lines = Lines.open(path)
+        self._journal = Journal.open(path)
         self._texts: dict[str, Written] = {}
-        if not self._lines.rows:
-            self._lines.append({"settings": settings})
+        if not self._journal.rows:
+            self._journal.append({"settings": settings})
         try:
-            before = self._lines.rows[0]["settings"]
-            for row in self._lines.rows[1:]:
+            before = self._journal.rows[0]["settings"]
+            for row in self._journal.rows[1:]:
                 values = {key: value for key, value in row.items() if key != "key"}
                 self._texts[row["key"]] = Written(**values)
         except (KeyError, TypeError):
@@ -174,35 +166,35 @@ class Journal:
     def add(self, key: str, written: Written) -> None:
         """Keep a text, on disk when this returns."""
         self._texts[key] = written
-        self._lines.append({"key": key, **asdict(written)})
+        self._journal.append({"key": key, **asdict(written)})
 
 
 @dataclass
-class Desk:
-    """A writer with its journal."""
+class RememberingModel:
+    """A model that writes nothing twice: what its journal has comes from there."""
 
-    writer: Writer
-    journal: Journal
+    model: TextModel
+    journal: TextJournal
     seed: int = 0
     batch_size: int = 16
-    fresh: int = field(default=0, init=False)
-    tokens: int = field(default=0, init=False)
+    fresh: int = field(default=0, init=False)  # texts written by this process
+    tokens: int = field(default=0, init=False)  # of these
 
     def write(
-        self, asks: Sequence[Ask], label: str, done: int, total: int, unit: int = 1
-    ) -> Generator[Step, None, list[Written]]:
-        """The texts in the order of ``asks``, from the journal or written now; yields a step for
-        each new one, counted from ``done`` on (``unit`` 0: it stands still)."""
-        found = [self.journal.get(ask.key) for ask in asks]
-        missing = [place for place, one in enumerate(found) if one is None]
-        done += unit * (len(asks) - len(missing))
-        yield Step(label, done, total, self.fresh)
-        for index, one in self.writer.write([asks[place] for place in missing], self.batch_size):
-            ask = asks[missing[index]]
-            self.journal.add(ask.key, one)
-            found[missing[index]] = one
+        self, requests: Sequence[TextRequest], at: Progress, unit: int = 1
+    ) -> Generator[Progress, None, list[Written]]:
+        """The texts in the order of ``requests``; yields how far it is with each new one, counted
+        from ``at`` on (``unit`` 0: it stands still)."""
+        texts = [self.journal.get(request.key) for request in requests]
+        missing = [place for place, text in enumerate(texts) if text is None]
+        at = replace(at, done=at.done + unit * (len(requests) - len(missing)))
+        yield at
+        asked = [requests[place] for place in missing]
+        for index, text in self.model.write(asked, self.batch_size):
+            self.journal.add(asked[index].key, text)
+            texts[missing[index]] = text
             self.fresh += 1
-            self.tokens += one.tokens
-            done += unit
-            yield Step(label, done, total, self.fresh)
-        return [one for one in found if one is not None]
+            self.tokens += text.tokens
+            at = replace(at, done=at.done + unit)
+            yield at
+        return [text for text in texts if text is not None]
