@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import psutil
 
 from minialign.errors import UserError
 
@@ -30,21 +31,11 @@ def to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def sweep(parent: Path) -> None:
     """Remove what killed writers left in ``parent``."""
     for path in parent.glob(f"{PART}*"):
         pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not _alive(int(pid)):
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
 
 
