@@ -1,7 +1,9 @@
 """Configuration: dataclass defaults, then a file, then the flags that were actually typed.
 
 A method's options are the fields of frozen dataclasses; the comment above (or behind) a field is
-its help text, so that the help is read where the default is written.
+its help text, so that the help is read where the default is written. That is why this is no
+settings library (pydantic, tyro): they want the help in a second place or take longer to import
+than ``--help`` may.
 """
 
 import dataclasses

@@ -164,8 +164,8 @@ def warm(which: Which) -> Work:
 
 def choices(runs_too: bool = True) -> list[tuple[Which, str, bool]]:
     """(model and adapter, a note, whether it is here) of all that can answer. Runs in a thread."""
+    from minialign.models.library import installed
     from minialign.models.names import DEFAULT, catalog
-    from minialign.models.sources.fetch import installed
     from minialign.run_folder import list_runs
 
     here = {entry.name for entry in installed()}

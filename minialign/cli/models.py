@@ -184,7 +184,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from minialign.models.sources.fetch import remove
+    from minialign.models.library import remove
 
     entry = remove(arguments.name)
     facts: dict[str, Any] = {"name": entry.name, "removed": True, "source": entry.source}

@@ -5,7 +5,6 @@ process whose own comparison was killed, and never runs a second one beside it.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -20,6 +19,7 @@ from typing import Any
 
 from minialign.compare.plan import Part
 from minialign.durable import write_atomic
+from minialign.machine.hardware import most_resident
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,6 @@ def record_of(part: Part) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def locked(handle: int) -> bool:
-    """Whether an open file is now locked for this process and its children, which inherit the lock
-    with the file: a ``FileLock`` of filelock would be freed with this process."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def child(
@@ -89,9 +79,8 @@ def child(
             process.kill()
             process.wait()
         else:
-            unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
             record["tries"][-1] |= {
-                "seconds": time.time() - began, "peak_memory": usage.ru_maxrss * unit,
+                "seconds": time.time() - began, "peak_memory": most_resident(usage),
                 "cpu_seconds": usage.ru_utime + usage.ru_stime, "code": process.returncode,
             }  # fmt: skip
             write_atomic(part.folder / "part.json", json.dumps(record, indent=1) + "\n")

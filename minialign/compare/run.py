@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import lock_descriptor
+
 from minialign.compare.answers import SCORES
 from minialign.compare.plan import Part, Plan
-from minialign.compare.process import Happened, child, locked, record_of, tail
+from minialign.compare.process import Happened, child, record_of, tail
 from minialign.data.prompts import Question
 from minialign.durable import read_jsonl, write_atomic
 from minialign.errors import UserError
@@ -119,7 +121,7 @@ def _part(made: Plan, part: Part, stop: threading.Event) -> Iterator[Happened]:
     """Run one part to its end, or until it is stopped."""
     part.folder.mkdir(parents=True, exist_ok=True)
     with open(part.folder / "lock", "a", encoding="utf-8") as lock:
-        while not locked(lock.fileno()):
+        while not lock_descriptor(lock.fileno(), blocking=False):
             yield Happened("waits", part, "a process that an earlier comparison started is at work")
             if stop.wait(0.5):
                 return

@@ -16,8 +16,8 @@ from minialign.data.check import BadRows, good_items
 from minialign.durable import json_line
 from minialign.errors import UserError
 from minialign.formats import Item
-from minialign.formats.findings import Findings, kept
-from minialign.formats.kinds import digest, kind_name, made, opening_of, written
+from minialign.formats.findings import Findings, drop_found
+from minialign.formats.kinds import digest, kind_name, opening_of, row_of, turn_into
 
 
 @dataclass
@@ -79,14 +79,14 @@ def convert(
             result.unused[part.reason] += part.count
         mark = {"unlabelled": True} if item.unlabelled else {}
         for record in item.records:
-            found = made(record, wanted) if not mark or kind in ("pairs", "prompts") else []
+            found = turn_into(record, wanted) if not mark or kind in ("pairs", "prompts") else []
             if not found:
                 name = f"{'unlabelled ' if mark else ''}{_singular(kind_name(record))}"
                 result.unused[f"{name} that gives no {_singular(kind)}"] += 1
-            good = kept(found, drop, result.findings)
+            good = drop_found(found, drop, result.findings)
             result.dropped += len(found) - len(good)
             for one in good:
-                out.write(json_line(written(one) | (mark if kind == "pairs" else {})))
+                out.write(json_line(row_of(one) | (mark if kind == "pairs" else {})))
             result.written += len(good)
     bad.check()
     return result

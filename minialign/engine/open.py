@@ -1,16 +1,14 @@
 """From a name to an engine: a model, with the adapter of a run if one is named."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from minialign.engine import Engine
 from minialign.models.adapter import CONFIG, resolve_adapter
+from minialign.models.layout import Fetching
 from minialign.models.load import load
 from minialign.models.names import DEFAULT
 from minialign.models.sources.fetch import ensure
-
-Fetching = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
 
 
 def base_of(adapter: str | Path | None) -> str | None:

@@ -48,7 +48,7 @@ class Controlled:
         return self.tokenizer.render_text(self.control.apply(messages), add_generation_prompt)
 
     def render(self, messages: list[Message], add_generation_prompt: bool) -> list[int]:
-        """Ids of the same."""
+        """Ids of that text."""
         return self.tokenizer.render(self.control.apply(messages), add_generation_prompt)
 
     def __getattr__(self, name: str) -> Any:

@@ -57,9 +57,8 @@ def installed_as(name: str) -> Installed | None:
     path = Path(elsewhere) if elsewhere else folder
     if not is_whole(path):
         return None  # the referenced folder is gone
-    return Installed(
-        record.get("name", name), path, record.get("source", ""), record, bool(elsewhere)
-    )
+    shown, source = record.get("name", name), record.get("source", "")
+    return Installed(shown, path, source, record, bool(elsewhere))
 
 
 def installed() -> list[Installed]:

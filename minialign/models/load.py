@@ -1,6 +1,5 @@
 """Load a model folder into memory, ready for this machine's processor."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from minialign import cpu
 from minialign.models.adapter import load_adapter, resolve_adapter
 from minialign.models.control import Control, Controlled
 from minialign.models.control import read as read_control
+from minialign.models.layout import Fetching
 from minialign.models.module import fingerprint, load_module
 from minialign.models.sources.fetch import ensure
 from minialign.models.tokens.tokenizer import Tokenizer
@@ -40,7 +40,7 @@ class Model:
 def load(
     model: str,
     adapter: str | Path | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Fetching | None = None,
 ) -> Model:
     """Load a model by name, hub id, folder or GGUF file, fetching it when absent.
 

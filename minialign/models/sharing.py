@@ -9,7 +9,7 @@ from minialign.models.load import Model
 
 
 def bare_copy(model: Model) -> Model:
-    """The same base model without its adapter, as modules of its own on the same arrays: an adapter
+    """The base model without its adapter, as modules of its own on the same arrays: an adapter
     that is put on one of them is not on the other."""
     tokenizer: Any = model.tokenizer
     if isinstance(tokenizer, Controlled):

@@ -5,6 +5,7 @@ https://huggingface.co/docs/safetensors
 """
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
     if 8 + length + end > size:
         raise UserError(f"{path}: {size} bytes, of {8 + length + end}", again)
     return header
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model folder's ``config.json``."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def is_whole(folder: Path) -> bool:
@@ -82,9 +88,7 @@ def parameters(folder: Path) -> int:
         header = read_header(file)
         for name, entry in header.items():
             stem, _, leaf = name.rpartition(".")
-            size = 1
-            for extent in entry["shape"]:
-                size *= extent
+            size = math.prod(entry["shape"])
             if leaf in ("scales", "biases") and f"{stem}.weight" in header:
                 continue
             scales = header.get(f"{stem}.scales") if leaf == "weight" else None
@@ -95,8 +99,6 @@ def parameters(folder: Path) -> int:
 
 
 def _bits(folder: Path, module: str) -> int:
-    quantization = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
-        "quantization", {}
-    )
+    quantization = read_config(folder).get("quantization", {})
     own = quantization.get(module)
     return int((own if isinstance(own, dict) else quantization).get("bits", 4))

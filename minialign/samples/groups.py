@@ -8,7 +8,7 @@ from typing import Any
 from minialign.data.prompts import Question, prompted
 from minialign.engine import Completion, Engine, Request, Sampling
 from minialign.errors import UserError
-from minialign.formats.kinds import written
+from minialign.formats.kinds import row_of
 from minialign.methods import winners
 from minialign.records import Ranking, marked
 from minialign.rewards.scorer import Scorer
@@ -98,7 +98,7 @@ def best_and_worst(group: Group, scorer: Scorer) -> dict[str, Any] | None:
     pairs = winners.best_and_worst(
         Ranking(asked, row["responses"], row["scores"], finish_reasons=reasons)
     )
-    return written(pairs[0]) if pairs else None
+    return row_of(pairs[0]) if pairs else None
 
 
 def unlabelled(group: Group, seed: int) -> dict[str, Any] | None:

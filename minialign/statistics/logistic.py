@@ -1,7 +1,8 @@
 """Logistic regression by Newton's method, with weights and with shares as outcomes.
 
 The one fit behind Bradley-Terry, length control and the slopes of biases. Separable data have no
-maximum: then the fit says so and gives the estimate under a weak prior instead.
+maximum: then the fit says so and gives the estimate under a weak prior instead. Libraries that fit
+this (scikit-learn, statsmodels) bring SciPy along, and neither says that data are separable.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ from minialign import formats
 from minialign.data.prompts import Question
 from minialign.engine import Completion
 from minialign.formats.findings import Findings
-from minialign.formats.kinds import as_kind, written
+from minialign.formats.kinds import as_kind, row_of
 from minialign.learn.batch import encode
 from minialign.methods import METHODS
 from minialign.methods.winners import above, best_and_worst, pair, top
@@ -118,10 +118,10 @@ def test_what_a_template_writes_before_the_end_is_no_answer(llama_2):
 @pytest.mark.parametrize("record", [record for record, _ in TABLE])
 def test_the_mark_is_written_and_read_and_nothing_else_is(record, tmp_path):
     record = replace(record, finish_reasons=noted(record.finish_reasons or []))
-    file = write(tmp_path / "rows.jsonl", [written(record)])
+    file = write(tmp_path / "rows.jsonl", [row_of(record)])
     (found,) = formats.read(file).records
     assert replace(found, source="") == record
-    assert ("finish_reasons" in written(record)) == bool(record.finish_reasons)
+    assert ("finish_reasons" in row_of(record)) == bool(record.finish_reasons)
 
 
 def reasons(row):

@@ -408,7 +408,7 @@ class LibraryScreen(Screen[None]):
         ):
 
             def remove() -> None:
-                from minialign.models.sources.fetch import remove
+                from minialign.models.library import remove
 
                 remove(entry.name)
 

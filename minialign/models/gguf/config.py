@@ -6,13 +6,9 @@ import numpy as np
 
 from minialign.errors import UserError
 from minialign.models.gguf.file import GGUF
-from minialign.models.gguf.weights import ARCHITECTURES, dequantized
+from minialign.models.gguf.weights import ARCHITECTURES, dequantize_tensor
 
-CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
+CLASSES = {name: f"{name.title()}ForCausalLM" for name in ARCHITECTURES}
 
 
 def check_architecture(gguf: GGUF) -> None:
@@ -68,7 +64,7 @@ def llama3_scaling(factors: np.ndarray, base: float, dims: int) -> dict[str, Any
 
 def _rope_scaling(gguf: GGUF, base: float, head_dim: int) -> dict[str, Any] | None:
     if "rope_freqs.weight" in gguf.tensors:
-        factors = dequantized(gguf.tensors["rope_freqs.weight"])
+        factors = dequantize_tensor(gguf.tensors["rope_freqs.weight"])
         return llama3_scaling(factors.reshape(-1), base, head_dim)
     kind = gguf.get("rope.scaling.type", "none")
     factor = float(gguf.get("rope.scaling.factor", 0) or gguf.get("rope.scale_linear", 0) or 0)
@@ -78,11 +74,8 @@ def _rope_scaling(gguf: GGUF, base: float, head_dim: int) -> dict[str, Any] | No
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
         original = gguf.get("rope.scaling.original_context_length")
-        return {
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": int(original or gguf.get("context_length")),
-        }
+        length = int(original or gguf.get("context_length"))
+        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
     raise UserError(f"{gguf.path}: RoPE scaling {kind!r} is not supported")
 
 

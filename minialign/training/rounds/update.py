@@ -15,7 +15,7 @@ from minialign import formats
 from minialign.data.prompts import Question, prompted
 from minialign.durable import json_line, read_jsonl, write_atomic
 from minialign.errors import UserError
-from minialign.formats.kinds import written
+from minialign.formats.kinds import row_of
 from minialign.models.adapter import CONFIG, attach, save_adapter
 from minialign.models.load import load
 from minialign.records import Demonstration, Ranking, Record, noted
@@ -55,7 +55,7 @@ def select(job: Job, k: int, rows: Sequence[Row]) -> int:
         if mixed := read_demonstrations(job):
             share = job.config.mix_share
             chosen += chance.sample(mixed, min(len(mixed), round(count * share / (1 - share))))
-        write_atomic(path, "".join(json_line(written(record)) for record in chosen))
+        write_atomic(path, "".join(json_line(row_of(record)) for record in chosen))
     return count
 
 
