@@ -4,10 +4,6 @@
 model is loaded. Both do nothing on a machine whose default device is a GPU.
 """
 
-import contextlib
-import ctypes
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +12,10 @@ import mlx.nn as nn
 import numpy as np
 
 from minialign.cpu import blas, extension, pure
+from minialign.cpu.device import on_cpu
+from minialign.cpu.memory import return_memory as return_memory
+from minialign.cpu.memory import training_memory as training_memory
+from minialign.cpu.memory import trim as trim
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,6 @@ class Status:
     blas_ok: bool
     kernels: str  # which kernels run, and why not better ones
     native: bool
-
-
-def on_cpu() -> bool:
-    """Whether MLX's default device is the CPU."""
-    return mx.default_device().type == mx.DeviceType.cpu
 
 
 def activate() -> None:
@@ -63,11 +58,11 @@ def prepare(model: nn.Module) -> nn.Module:
 
 
 def adapted(model: nn.Module) -> None:
-    """After adapters were attached to a prepared model: join what its native layers can share."""
+    """Make the adapters of a prepared model fast, in place, after they were attached."""
     if native():
         from minialign.cpu import lora
 
-        lora.bring_together(model)
+        lora.prepare(model)
 
 
 def selected_logps(
@@ -83,56 +78,6 @@ def selected_logps(
         return None
     kernels = extension.load()[0]
     return kernels.selected_logps(hidden, targets, *weight, gradient=gradient)  # type: ignore[union-attr]
-
-
-def _glibc(function: str, *arguments: int) -> None:
-    if on_cpu() and sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            getattr(ctypes.CDLL(None), function)(*arguments)
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_returns = False
-
-
-def return_memory() -> None:
-    """Let glibc give blocks of 1 MB and more back as soon as they are free, instead of keeping
-    them for the next ones: a fifth less memory at the peak of a step, a fifth more time."""
-    global _returns
-    _returns = True
-    _glibc("mallopt", _MMAP_THRESHOLD, 1 << 20)
-    _glibc("mallopt", _TRIM_THRESHOLD, 1 << 20)
-
-
-def keep_memory() -> None:
-    """Let glibc keep what a step of training has freed for the next one, whose sizes are others:
-    the same peak, and a thirtieth less time. Not after ``return_memory``."""
-    if not _returns:
-        _glibc("mallopt", _MMAP_THRESHOLD, 32 << 20)
-        _glibc("mallopt", _TRIM_THRESHOLD, 2**31 - 1)
-
-
-def trim() -> None:
-    """Give back what is free in the heap."""
-    _glibc("malloc_trim", 0)
-
-
-def tidy() -> None:
-    """Give back what is free now: MLX's buffers, and the gaps that small arrays left behind."""
-    if on_cpu():
-        mx.clear_cache()
-        trim()
-
-
-@contextlib.contextmanager
-def training_memory(lean: bool) -> Iterator[Callable[[], None]]:
-    """Memory as steps of training want it; yields what is to be called where arrays were let go.
-
-    Freed blocks are kept for the next step, unless ``lean`` (activations are recomputed): then
-    they are given back at once.
-    """
-    keep_memory()
-    yield tidy if lean else lambda: None
 
 
 def softmax(x: mx.array) -> mx.array:

@@ -84,8 +84,8 @@ def install() -> tuple[bool, str]:
 
         slots = _jump_slots(Path(mx.__file__).parent / "lib" / "libmlx.so")
         # All are looked up before the first is written: a missing name leaves MLX as it was.
-        found = [(slots[name], getattr(library, f"scipy_{name.decode()}")) for name in GEMMS]
-        for slot, function in found:
+        entries = [(slots[name], getattr(library, f"scipy_{name.decode()}")) for name in GEMMS]
+        for slot, function in entries:
             address = ctypes.cast(function, ctypes.c_void_p)
             ctypes.c_void_p.from_address(slot).value = address.value
         library.scipy_openblas_set_num_threads(threads())

@@ -17,7 +17,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from minialign.cpu import extension, modules
+from minialign.cpu import extension
+from minialign.cpu.device import on_cpu
+from minialign.cpu.modules import readable_weight
 
 _native: ModuleType = extension.load()[0]  # type: ignore[assignment]  # set: see __init__.py
 
@@ -50,7 +52,7 @@ def _parts(module: nn.Module) -> tuple | None:
         if a.dtype != mx.float32 or b.dtype != mx.float32:
             return None
         module = module.linear
-    weight = modules.readable_weight(module)
+    weight = readable_weight(module)
     return None if weight is None else (weight, module.get("bias"), a, b, scale)
 
 
@@ -72,14 +74,14 @@ def _rope(module: nn.Module) -> tuple[list[float], float, bool] | None:
 
 def _obstacle(model: nn.Module) -> str | None:
     """Why the decoder cannot run this model, or None."""
-    if mx.default_device().type != mx.DeviceType.cpu:
+    if not on_cpu():
         return "the default device is not the CPU"
     if type(model).__module__ not in ARCHITECTURES:
         return f"{type(model).__module__} is not one of {', '.join(ARCHITECTURES)}"
-    if modules.readable_weight(model.model.embed_tokens) is None:
+    if readable_weight(model.model.embed_tokens) is None:
         return "the embedding"
     if not model.args.tie_word_embeddings and (
-        modules.readable_weight(model.lm_head) is None or "bias" in model.lm_head
+        readable_weight(model.lm_head) is None or "bias" in model.lm_head
     ):
         return "the output head"
     for i, layer in enumerate(model.layers):
@@ -131,9 +133,9 @@ class Decoder:
             for part, path in enumerate(PROJECTIONS):
                 weight, bias, a, b, lora_scale = _parts(_at(layer, path))  # type: ignore[misc]
                 calls.append((self._core.set_linear, (i, part, *weight, bias, a, b, lora_scale)))
-        embedding: tuple[Any, ...] = modules.readable_weight(model.model.embed_tokens)  # type: ignore[assignment]
+        embedding: tuple[Any, ...] = readable_weight(model.model.embed_tokens)  # type: ignore[assignment]
         tied = model.args.tie_word_embeddings
-        head = embedding if tied else modules.readable_weight(model.lm_head)
+        head = embedding if tied else readable_weight(model.lm_head)
         calls.append((self._core.set_embedding, embedding))
         calls.append((self._core.set_head, (model.model.norm.weight, *head)))  # type: ignore[misc]
         ready = _ready([arguments for _, arguments in calls])

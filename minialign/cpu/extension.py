@@ -16,8 +16,8 @@ from types import ModuleType
 
 def _built_for(path: Path) -> str | None:
     """The mlx release that the file was compiled against, read from its bytes."""
-    found = re.search(rb"minialign-built-for-mlx=([0-9.]+);", path.read_bytes())
-    return found.group(1).decode() if found else None
+    mark = re.search(rb"minialign-built-for-mlx=([0-9.]+);", path.read_bytes())
+    return mark.group(1).decode() if mark else None
 
 
 @functools.cache
