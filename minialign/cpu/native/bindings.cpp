@@ -69,7 +69,8 @@ NB_MODULE(_native, m) {
 
   m.def("linear", &linear, "x"_a, "w"_a, "scales"_a = nb::none(), "biases"_a = nb::none(),
         "group_size"_a = 0, "bits"_a = 32,
-        "x (..., K) @ w^T -> (..., N); w float32 (N, K) or quantized. Gradient in x, and in a float32 w.");
+        "x (..., K) @ w^T -> (..., N); w float32 (N, K) or quantized. "
+        "Gradient in x, and in a float32 w.");
   m.def("lora_linears", &lora_linears_of, "x"_a, "layers"_a,
         "For each layer (a, b, scale, w, scales, biases, group_size, bits): "
         "x @ w^T + scale * (x @ a) @ b. Gradients in x, a and b.");

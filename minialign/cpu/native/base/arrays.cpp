@@ -44,7 +44,8 @@ static void copy_strided(const char* from, const mx::Shape& shape, const mx::Str
     to += shape[dim] * item;
     return;
   }
-  for (int i = 0; i < shape[dim]; i++) copy_strided(from + i * step, shape, strides, item, dim + 1, to);
+  for (int i = 0; i < shape[dim]; i++)
+    copy_strided(from + i * step, shape, strides, item, dim + 1, to);
 }
 
 mx::array dense(const mx::array& a, mx::Stream stream) {
@@ -74,12 +75,36 @@ void allocate_heads_inside(mx::array& out) {
   out.set_data(take(out.nbytes()), out.size(), strides, flags);
 }
 
+void check_weight(const mx::array& w, const std::optional<mx::array>& scales,
+                  const std::optional<mx::array>& biases, int group, int bits) {
+  auto require = [](bool ok, const char* what) {
+    if (!ok) throw std::invalid_argument(what);
+  };
+  require(w.ndim() == 2, "weight: must have two dimensions");
+  if (bits == 32) {
+    require(w.dtype() == mx::float32 && !scales && !biases, "weight: must be float32");
+    return;
+  }
+  require(bits == 4 || bits == 8, "weight: bits must be 4, 8 or 32");
+  require(group == 32 || group == 64 || group == 128, "weight: group must be 32, 64 or 128");
+  require(w.dtype() == mx::uint32, "weight: quantized words must be uint32");
+  require(scales && biases, "weight: quantized words need scales and biases");
+  const auto type = scales->dtype();
+  require(type == mx::float32 || type == mx::float16 || type == mx::bfloat16,
+          "weight: scales must be float32, float16 or bfloat16");
+  require(biases->dtype() == type && biases->shape() == scales->shape(),
+          "weight: biases must have the type and shape of the scales");
+  require(scales->ndim() == 2 && scales->shape(0) == w.shape(0) &&
+              scales->shape(1) * group * bits == w.shape(1) * 32,
+          "weight: the scales do not fit the words");
+}
+
 Weight weight_view(const mx::array& words, const mx::array* scales, const mx::array* biases,
                    int group, int bits) {
   Weight w{};
   w.words = words.data<char>();
   w.rows = words.shape(0);
-  w.cols = bits == 32 ? words.shape(1) : static_cast<long>(words.shape(1)) * 32 / bits;
+  w.cols = weight_cols(words, bits);
   w.bits = bits;
   w.group = group;
   if (bits != 32) {

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/kernels.h"
@@ -55,9 +56,25 @@ void dispatch(mx::Stream stream, Task&& task) {
       });
 }
 
+// Throws std::invalid_argument unless the three arrays make a weight the kernels can read.
+void check_weight(const mx::array& w, const std::optional<mx::array>& scales,
+                  const std::optional<mx::array>& biases, int group, int bits);
+
+// Columns of a weight; `w`: its float32 values, or its quantized words.
+inline int weight_cols(const mx::array& w, int bits) {
+  return bits == 32 ? w.shape(1) : w.shape(1) * 32 / bits;
+}
+
 // A quantized or (scales and biases empty) float32 matrix; the arrays must be dense.
 Weight weight_view(const mx::array& words, const mx::array* scales, const mx::array* biases,
                    int group, int bits);
+
+// Of words, scales and biases one after the other, or a float32 matrix alone.
+inline Weight weight_view(const mx::array* parts, int group, int bits) {
+  const bool quantized = bits != 32;
+  return weight_view(parts[0], quantized ? &parts[1] : nullptr, quantized ? &parts[2] : nullptr,
+                     group, bits);
+}
 
 // Rows of an array seen as (rows, last dimension).
 inline long rows_of(const mx::array& a) { return a.size() == 0 ? 0 : a.size() / a.shape(-1); }

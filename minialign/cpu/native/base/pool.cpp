@@ -27,7 +27,9 @@ inline void relax() {
 #if defined(__x86_64__)
 constexpr unsigned long kFlush = 0x8040;  // results to zero, and operands
 unsigned long float_control() { return __builtin_ia32_stmxcsr(); }
-void set_float_control(unsigned long value) { __builtin_ia32_ldmxcsr(static_cast<unsigned>(value)); }
+void set_float_control(unsigned long value) {
+  __builtin_ia32_ldmxcsr(static_cast<unsigned>(value));
+}
 #elif defined(__aarch64__)
 constexpr unsigned long kFlush = 1ul << 24;
 unsigned long float_control() {

@@ -44,7 +44,7 @@ constexpr int kTileCols = 2 * kLanes;
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t UintVec __attribute__((vector_size(kLanes * 4)));
-// The same as it may lie in memory: at any address, with another type behind it.
+// A Vec as it may lie in memory: at any address, with another type behind it.
 typedef Vec VecU __attribute__((aligned(4), may_alias));
 
 INLINE Vec load(const float* p) { return *(const VecU*)p; }
@@ -140,7 +140,7 @@ INLINE Vec swap_lanes(Vec v, Lanes<I...>) {
   return __builtin_shufflevector(v, v, (I ^ S)...);
 }
 
-// All lanes added up.
+// The sum of all lanes.
 INLINE float sum(Vec v) {
   typedef typename MakeLanes<kLanes>::type All;
   if constexpr (kLanes > 8) v += swap_lanes<8 % kLanes>(v, All());
@@ -159,7 +159,7 @@ INLINE void fold(Vec* v) {
   }
 }
 
-// All lanes added up, of each of n vectors.
+// The sum of all lanes, of each of n vectors.
 INLINE void sum_each(const Vec* v, int n, float* out) {
 #pragma GCC unroll 16
   for (int i = 0; i < n; i += kLanes) {

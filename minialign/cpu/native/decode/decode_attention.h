@@ -1,5 +1,5 @@
-// Attention of single tokens over paged keys and values. Pages that rows share are read once for all
-// of them; what the pieces of a row give is joined by their largest scores and sums.
+// Attention of single tokens over paged keys and values. Pages that rows share are read once for
+// all of them; what the pieces of a row give is joined by their largest scores and sums.
 #pragma once
 
 #include "pointwise/pointwise.h"
@@ -36,7 +36,7 @@ static void fill_page(float* page, long kv_heads, long width, long n, const floa
 }
 
 // scores[q][0 .. Blocks * kLanes) = queries[q] . Blocks blocks of keys, for Queries of them,
-// `stride` apart. `next` is what will be read after them, as many vectors of it: pages lie anywhere.
+// `stride` apart. `next` is what will be read after them, `next_vectors` of it: pages lie anywhere.
 template <int Queries, int Blocks>
 INLINE void score_blocks(const float* queries, const float* keys, const float* next,
                          long next_vectors, long width, float* scores, long stride) {

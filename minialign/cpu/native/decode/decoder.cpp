@@ -4,8 +4,6 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "matmul/linear_op.h"
-
 namespace minialign {
 
 Decoder::Decoder(int heads, int kv_heads, int width, float eps, float attention_scale,

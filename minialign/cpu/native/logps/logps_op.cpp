@@ -2,8 +2,6 @@
 
 #include <stdexcept>
 
-#include "matmul/linear_op.h"
-
 namespace minialign {
 namespace {
 
@@ -23,9 +21,7 @@ class SelectedLogps : public CpuPrimitive {
     for (const auto& a : inputs) in.push_back(dense(a, stream()));
     for (auto& out : outputs) allocate(out);
     if (outputs[0].size() == 0) return;
-    const bool quantized = bits_ != 32;
-    const Weight w = weight_view(in[2], quantized ? &in[3] : nullptr,
-                                 quantized ? &in[4] : nullptr, group_, bits_);
+    const Weight w = weight_view(&in[2], group_, bits_);
     LogpArgs args{};
     args.hidden = in[0].data<float>();
     args.targets = in[1].data<int32_t>();
@@ -58,7 +54,7 @@ mx::array selected_logps(const mx::array& hidden, const mx::array& targets, cons
                          const std::optional<mx::array>& biases, int group, int bits,
                          bool gradient) {
   check_weight(w, scales, biases, group, bits);
-  const int cols = bits == 32 ? w.shape(1) : w.shape(1) * 32 / bits;
+  const int cols = weight_cols(w, bits);
   if (hidden.dtype() != mx::float32 || hidden.ndim() != 2 || hidden.shape(1) != cols)
     throw std::invalid_argument("selected_logps: hidden must be float32 (N, D), D as the weight's");
   if (targets.ndim() != 1 || targets.shape(0) != hidden.shape(0))

@@ -59,7 +59,8 @@ static void logps_range(const LogpArgs& a, long r0, long rows, long v0, long v1,
   const Strips strips(rows, cols);
   const MicroKernel full = pick_micro_kernel<kTileRows>(strips.rows);
   float* packed = (float*)scratch(kPackedA, strips.count * strips.stride * 4 + 256);
-  float* strip = (float*)scratch(kPackedB, (cols > kVocabBlock ? cols : kVocabBlock) * kTileCols * 4);
+  const long deepest = cols > kVocabBlock ? cols : kVocabBlock;
+  float* strip = (float*)scratch(kPackedB, deepest * kTileCols * 4);
   const long tile = rows * kTileCols;
   float* logits = (float*)scratch(kTaskB, kVocabBlock / kTileCols * tile * 4 + 256);
   const Strips p_strips(rows, kVocabBlock);

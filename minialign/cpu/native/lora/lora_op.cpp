@@ -3,7 +3,6 @@
 #include <array>
 #include <stdexcept>
 
-#include "matmul/linear_op.h"
 #include "pointwise/pointwise_ops.h"
 
 namespace minialign {
@@ -51,9 +50,7 @@ class LoraPrimitive : public CpuPrimitive {
     const mx::array* w = factors + 2 * jobs.count;
     for (long j = 0; j < jobs.count; j++) {
       const Kind& kind = kinds_[j];
-      const bool quantized = kind.bits != 32;
-      jobs.weights[j] = weight_view(w[0], quantized ? &w[1] : nullptr, quantized ? &w[2] : nullptr,
-                                    kind.group, kind.bits);
+      jobs.weights[j] = weight_view(w, kind.group, kind.bits);
       LoraArgs& args = jobs.args[j];
       args.x = x->data<float>();
       args.a = factors[0].data<float>();
@@ -151,7 +148,7 @@ std::vector<mx::array> lora_linears(const mx::array& x, const std::vector<LoraLa
   for (const auto& layer : layers) {
     const auto &a = layer.a, &b = layer.b, &w = layer.w;
     check_weight(w, layer.scales, layer.biases, layer.group, layer.bits);
-    const int cols = layer.bits == 32 ? w.shape(1) : w.shape(1) * 32 / layer.bits;
+    const int cols = weight_cols(w, layer.bits);
     for (const auto* p : {&x, &a, &b})
       if (p->dtype() != mx::float32)
         throw std::invalid_argument("lora_linears: x, a and b must be float32");

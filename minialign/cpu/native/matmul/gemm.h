@@ -69,7 +69,9 @@ struct Strips {
     count = rows ? (m + rows - 1) / rows : 0;
     stride = k * kTileRows + 2 * kLanes;  // stores of whole vectors run over a strip's end
   }
-  long height(long strip, long m) const { return m - strip * rows < rows ? m - strip * rows : rows; }
+  long height(long strip, long m) const {
+    return m - strip * rows < rows ? m - strip * rows : rows;
+  }
 };
 
 // Packs `rows` rows (contiguous in k) of a row-major A into one strip.

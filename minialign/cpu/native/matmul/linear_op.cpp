@@ -31,7 +31,9 @@ class Linear : public CpuPrimitive {
   Linear(mx::Stream stream, int group, int bits, bool transposed)
       : CpuPrimitive(stream), group_(group), bits_(bits), transposed_(transposed) {}
 
-  const char* name() const override { return transposed_ ? "MinialignLinearGrad" : "MinialignLinear"; }
+  const char* name() const override {
+    return transposed_ ? "MinialignLinearGrad" : "MinialignLinear";
+  }
 
   bool is_equivalent(const mx::Primitive& other) const override {
     const auto& o = static_cast<const Linear&>(other);
@@ -44,7 +46,7 @@ class Linear : public CpuPrimitive {
 
   static mx::Shape shape(const mx::array& x, const mx::array& w, int bits, bool transposed) {
     mx::Shape out = x.shape();
-    out.back() = transposed ? (bits == 32 ? w.shape(1) : w.shape(1) * 32 / bits) : w.shape(0);
+    out.back() = transposed ? weight_cols(w, bits) : w.shape(0);
     return out;
   }
 
@@ -54,9 +56,7 @@ class Linear : public CpuPrimitive {
     auto& out = outputs[0];
     allocate(out);
     if (out.size() == 0) return;
-    const bool quantized = bits_ != 32;
-    const Weight w = weight_view(in[1], quantized ? &in[2] : nullptr,
-                                 quantized ? &in[3] : nullptr, group_, bits_);
+    const Weight w = weight_view(&in[1], group_, bits_);
     dispatch(stream(), [x = in[0].data<float>(), y = out.data<float>(), w, rows = rows_of(out),
                         transposed = transposed_] {
       const auto kernel = transposed ? kernels().linear_grad : kernels().linear;
@@ -109,9 +109,7 @@ class GatherRows : public CpuPrimitive {
     for (const auto& a : inputs) in.push_back(dense(a, stream()));
     auto& out = outputs[0];
     allocate(out);
-    const bool quantized = bits_ != 32;
-    const Weight w = weight_view(in[1], quantized ? &in[2] : nullptr,
-                                 quantized ? &in[3] : nullptr, group_, bits_);
+    const Weight w = weight_view(&in[1], group_, bits_);
     dispatch(stream(), [ids = in[0].data<int32_t>(), n = static_cast<long>(in[0].size()), w,
                         to = out.data<float>()] { kernels().gather_rows(w, ids, n, to); });
   }
@@ -130,35 +128,10 @@ std::vector<mx::array> weight_inputs(const mx::array& first, const mx::array& w,
 
 }  // namespace
 
-void check_weight(const mx::array& w, const std::optional<mx::array>& scales,
-                  const std::optional<mx::array>& biases, int group, int bits) {
-  auto require = [](bool ok, const char* what) {
-    if (!ok) throw std::invalid_argument(what);
-  };
-  require(w.ndim() == 2, "weight: must have two dimensions");
-  if (bits == 32) {
-    require(w.dtype() == mx::float32 && !scales && !biases, "weight: must be float32");
-    return;
-  }
-  require(bits == 4 || bits == 8, "weight: bits must be 4, 8 or 32");
-  require(group == 32 || group == 64 || group == 128, "weight: group must be 32, 64 or 128");
-  require(w.dtype() == mx::uint32, "weight: quantized words must be uint32");
-  require(scales && biases, "weight: quantized words need scales and biases");
-  const auto type = scales->dtype();
-  require(type == mx::float32 || type == mx::float16 || type == mx::bfloat16,
-          "weight: scales must be float32, float16 or bfloat16");
-  require(biases->dtype() == type && biases->shape() == scales->shape(),
-          "weight: biases must have the type and shape of the scales");
-  require(scales->ndim() == 2 && scales->shape(0) == w.shape(0) &&
-              scales->shape(1) * group * bits == w.shape(1) * 32,
-          "weight: the scales do not fit the words");
-}
-
 mx::array linear(const mx::array& x, const mx::array& w, const std::optional<mx::array>& scales,
                  const std::optional<mx::array>& biases, int group, int bits) {
   check_weight(w, scales, biases, group, bits);
-  const int cols = bits == 32 ? w.shape(1) : w.shape(1) * 32 / bits;
-  if (x.dtype() != mx::float32 || x.ndim() < 1 || x.shape(-1) != cols)
+  if (x.dtype() != mx::float32 || x.ndim() < 1 || x.shape(-1) != weight_cols(w, bits))
     throw std::invalid_argument("linear: x must be float32 and as wide as the weight");
   const auto stream = cpu_stream();
   return mx::array(Linear::shape(x, w, bits, false), mx::float32,
@@ -172,7 +145,7 @@ mx::array gather_rows(const mx::array& ids, const mx::array& w,
   check_weight(w, scales, biases, group, bits);
   const auto stream = cpu_stream();
   mx::Shape shape = ids.shape();
-  shape.push_back(bits == 32 ? w.shape(1) : w.shape(1) * 32 / bits);
+  shape.push_back(weight_cols(w, bits));
   const auto rows = mx::astype(ids, mx::int32, stream);
   return mx::array(shape, mx::float32, std::make_shared<GatherRows>(stream, group, bits),
                    weight_inputs(rows, w, scales, biases));

@@ -17,8 +17,4 @@ mx::array gather_rows(const mx::array& ids, const mx::array& w,
                       const std::optional<mx::array>& scales,
                       const std::optional<mx::array>& biases, int group, int bits);
 
-// Throws std::invalid_argument unless the three arrays make a weight the kernels can read.
-void check_weight(const mx::array& w, const std::optional<mx::array>& scales,
-                  const std::optional<mx::array>& biases, int group, int bits);
-
 }  // namespace minialign

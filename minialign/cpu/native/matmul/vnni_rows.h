@@ -270,7 +270,7 @@ struct LowRank {
   long rank;
 };
 
-// The same for Rows rows added to sums (Rows, kOutputs), for kOutputs outputs of b from `b` on.
+// Adds z (Rows, rank) @ b to sums (Rows, kOutputs), for kOutputs outputs of b from `b` on.
 template <int Rows>
 INLINE void low_rank_tile(const float* z, long rank, const float* b, long ldb, __mmask16 first,
                           __mmask16 second, float* sums) {

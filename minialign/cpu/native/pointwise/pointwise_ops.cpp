@@ -74,7 +74,9 @@ class RmsNorm : public CpuPrimitive {
   RmsNorm(mx::Stream stream, float eps, bool gradient)
       : CpuPrimitive(stream), eps_(eps), gradient_(gradient) {}
   bool forward() const { return !gradient_; }
-  const char* name() const override { return gradient_ ? "MinialignRmsNormGrad" : "MinialignRmsNorm"; }
+  const char* name() const override {
+    return gradient_ ? "MinialignRmsNormGrad" : "MinialignRmsNorm";
+  }
   bool is_equivalent(const mx::Primitive& other) const override {
     const auto& o = static_cast<const RmsNorm&>(other);
     return eps_ == o.eps_ && gradient_ == o.gradient_;
@@ -113,7 +115,8 @@ class RmsNorm : public CpuPrimitive {
         const auto unit = rms_norm(x, mx::ones_like(primals[1], stream()), eps_);
         std::vector<int> axes;
         for (int i = 0; i + 1 < static_cast<int>(x.ndim()); i++) axes.push_back(i);
-        grads.push_back(mx::sum(mx::multiply(cotangents[0], unit, stream()), axes, false, stream()));
+        const auto products = mx::multiply(cotangents[0], unit, stream());
+        grads.push_back(mx::sum(products, axes, false, stream()));
       }
     }
     return grads;

@@ -24,8 +24,8 @@ mx::array rope(const mx::array& x, int dims, bool traditional, std::optional<flo
                float scale, const std::variant<int, mx::array>& offset,
                const std::optional<mx::array>& freqs);
 
-// An output of swiglu or rms_norm, computed once more as soon as `when` is there, so that what holds
-// on to it for a backward pass holds only its inputs; any other array is given back as it is.
+// An output of swiglu or rms_norm, computed once more as soon as `when` is there, so that what
+// holds on to it for a backward pass holds only its inputs; any other array comes back as it is.
 mx::array made_again(const mx::array& x, const mx::array& when);
 
 }  // namespace minialign

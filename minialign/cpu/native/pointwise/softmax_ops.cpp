@@ -9,7 +9,9 @@ namespace {
 class Softmax : public CpuPrimitive {
  public:
   Softmax(mx::Stream stream, bool gradient) : CpuPrimitive(stream), gradient_(gradient) {}
-  const char* name() const override { return gradient_ ? "MinialignSoftmaxGrad" : "MinialignSoftmax"; }
+  const char* name() const override {
+    return gradient_ ? "MinialignSoftmaxGrad" : "MinialignSoftmax";
+  }
   bool is_equivalent(const mx::Primitive& other) const override {
     return gradient_ == static_cast<const Softmax&>(other).gradient_;
   }
