@@ -41,8 +41,8 @@ def native() -> bool:
 
 
 def kept_bits() -> tuple[int, ...]:
-    """Bits of the weights that stay in memory as they are stored, 0 for those that are not
-    quantized; all others become float32."""
+    """List the bits of weights that stay in memory as they are stored (0: not quantized); weights
+    of any other bits become float32."""
     if not on_cpu():
         return 0, 2, 3, 4, 5, 6, 8
     return (4, 8) if native() else ()
@@ -68,7 +68,7 @@ def adapted(model: nn.Module) -> None:
 def selected_logps(
     hidden: mx.array, head: object, targets: mx.array, gradient: bool
 ) -> mx.array | None:
-    """The native form of ``ops.selected_logps``, or None where it does not apply."""
+    """Compute ``learn.selected_logps`` natively; None where the kernels do not apply."""
     if not native() or hidden.dtype != mx.float32:
         return None
     from minialign.cpu import modules
@@ -81,14 +81,14 @@ def selected_logps(
 
 
 def softmax(x: mx.array) -> mx.array:
-    """Over the last dimension; float32 natively where the kernels are in use."""
+    """Take the softmax over the last dimension; natively where the kernels are in use."""
     if native() and x.dtype == mx.float32:
         return extension.load()[0].softmax(x)  # type: ignore[union-attr]
     return mx.softmax(x, axis=-1)
 
 
 def logsumexp(x: mx.array) -> mx.array:
-    """Over the last dimension, which goes; float32 natively where the kernels are in use."""
+    """Take log sum exp over the last dimension, which goes; natively where kernels are in use."""
     if native() and x.dtype == mx.float32:
         return extension.load()[0].logsumexp(x)  # type: ignore[union-attr]
     # By blocks first: one float32 sum over a vocabulary loses the many small terms, 5e-5 a token.
@@ -100,8 +100,8 @@ def logsumexp(x: mx.array) -> mx.array:
 
 
 def draw(logits: np.ndarray, temperature: float, uniform: np.ndarray) -> np.ndarray | None:
-    """A token of each row of logits (B, V) by inverse-CDF draws from numbers in [0, 1), (B,); -1
-    for a row without a finite largest logit. None where the kernels are not in use."""
+    """Draw a token for each row of logits (B, V) by inverse CDF, with uniform numbers (B,) in
+    [0, 1); -1 for a row without a finite largest logit. None where the kernels are not in use."""
     if not native() or logits.dtype != np.float32:
         return None
     rows = np.ascontiguousarray(logits)
@@ -109,7 +109,7 @@ def draw(logits: np.ndarray, temperature: float, uniform: np.ndarray) -> np.ndar
 
 
 def decoder(module: nn.Module) -> Any:
-    """A native decoder that reads this model's weights as they are now, or None."""
+    """Make a native decoder that reads this model's weights as they are now, or None."""
     if not native():
         return None
     from minialign.cpu.decode import Decoder
@@ -118,7 +118,7 @@ def decoder(module: nn.Module) -> Any:
 
 
 def status() -> Status:
-    """What is in force now."""
+    """Say what is in force now."""
     if not on_cpu():
         return Status("gpu", "not used", True, "MLX's own", False)
     ok, text = blas.status()

@@ -42,7 +42,7 @@ class LoRALinear(mlx_lm_lora.LoRALinear):
         return self.lora_a.shape[0] == x.shape[-1] and self._fuses(x)
 
     def _layer(self) -> tuple:
-        """The layer as the native operation takes it."""
+        """Return the layer as the native operation takes it."""
         return (self.lora_a, self.lora_b, self.scale, *weight_of(self.linear))
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -66,7 +66,7 @@ class Siblings:
         self._ready: dict[int, tuple[_MadeOf, mx.array]] = {}
 
     def product(self, layer: LoRALinear, x: mx.array) -> mx.array:
-        """x @ w^T + scale * (x @ a) @ b of one of the layers."""
+        """Compute x @ w^T + scale * (x @ a) @ b for one of the layers."""
         if ready := self._ready.pop(id(layer), None):
             made_of, y = ready
             if made_of.still(x, layer):
@@ -86,8 +86,8 @@ class Siblings:
 
 
 class _MadeOf:
-    """An input and a layer as they are now. In-place changes leave a Python array the same object:
-    copies that share its memory tell."""
+    """An input and a layer as they were when a product was made of them. A change in place leaves
+    a Python array the same object; a copy that shares its memory shows it."""
 
     def __init__(self, x: mx.array, layer: LoRALinear) -> None:
         arrays, self._numbers = _split(x, layer)
@@ -104,13 +104,12 @@ def _split(x: mx.array, layer: LoRALinear) -> tuple[list[mx.array], list]:
     return arrays, [part for part in parts if not isinstance(part, mx.array)]
 
 
-# Names within one module of mlx-lm's files: who has them calls them with the same input, but for a
-# file or two.
+# Layers of one module that mlx-lm's files, but for one or two, call with the same input.
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 def prepare(model: nn.Module) -> None:
-    """Give mlx-lm's adapted layers the native class where the layer below has one, in place, and
+    """Give mlx-lm's adapted layers a native class where the layer below has one, in place, and
     make siblings of those that read the same input."""
     for _, module in model.named_modules():
         if type(module) is mlx_lm_lora.LoRALinear and type(module.linear) in NATIVE:

@@ -20,7 +20,7 @@ _native: ModuleType = extension.load()[0]  # type: ignore[assignment]  # set: se
 
 
 def _usable(module: nn.Module) -> bool:
-    """A float32 weight may be cast or replaced after the swap: looked at in each call."""
+    """Look in each call: a float32 weight may be cast or replaced after the swap."""
     return on_cpu() and supported(module)
 
 
@@ -96,7 +96,7 @@ class RoPE(nn.RoPE):
 
 
 def _llama3_rope(stock: type) -> type:
-    """The native class for mlx-lm's Llama3RoPE, which scales the frequencies."""
+    """Make the native class for mlx-lm's Llama3RoPE, which scales the frequencies."""
 
     def rotate(self: nn.Module, x: mx.array, offset: int | mx.array = 0) -> mx.array:
         if not _rotates(x):
@@ -132,14 +132,14 @@ def swap(model: nn.Module) -> None:
 
 
 def readable_weight(module: object) -> tuple | None:
-    """``weight_of`` a module that has a native class and a weight the kernels read, else None."""
+    """Read the weight of a module that has a native class, or None if the kernels cannot."""
     if type(module) not in WITH_WEIGHT and type(module) not in (nn.Linear, nn.Embedding):
         return None
     return weight_of(module) if supported(module) else None  # type: ignore[arg-type]
 
 
 def head_weight(head: object) -> tuple | None:
-    """The weight of an output head, or None: a linear layer without bias, or the bound
+    """Read the weight of an output head, or None: a linear layer without bias, or the bound
     ``as_linear`` of an embedding.
     """
     module = getattr(head, "__self__", head)

@@ -14,7 +14,7 @@ QUANTIZED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
 
 
 def prepare(model: nn.Module) -> nn.Module:
-    """Native classes where the kernels apply, the pure path's float32 weights everywhere else."""
+    """Use native classes where the kernels apply, the pure path's float32 weights elsewhere."""
     unreadable = [
         (name, pure.dequantize(module))
         for name, module in model.named_modules()

@@ -19,13 +19,8 @@ def supported(module: nn.Module) -> bool:
 
 
 def weight_of(module: nn.Module) -> tuple:
-    """The weight as the kernels take it: words, scales, biases, group size, bits."""
+    """Return the weight as the kernels take it: words, scales, biases, group size, bits."""
     if "scales" not in module:
         return (module["weight"], None, None, 0, 32)
-    return (
-        module["weight"],
-        module["scales"],
-        module["biases"],
-        module.group_size,
-        module.bits,
-    )
+    arrays = (module["weight"], module["scales"], module["biases"])
+    return (*arrays, module.group_size, module.bits)
