@@ -3,11 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from minialign.cli import console
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
+    from minialign.data.prompts import Question
+    from minialign.durable import Journal
     from minialign.engine import Engine, Sampling
 
 
@@ -59,6 +62,36 @@ def batch_arguments(parser: argparse.ArgumentParser, seed: str, batch_size: str)
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help=batch_size)
 
 
+def prompt_arguments(parser: argparse.ArgumentParser, n: int) -> None:
+    """What ``best-of-n`` and ``sample`` share."""
+    parser.add_argument(
+        "file", metavar="PROMPTS", help="the lines of a .txt, or rows with prompts (JSONL…)"
+    )
+    parser.add_argument("--n", "-n", type=int, default=n, help=f"samples of each prompt ({n})")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
+    answer_arguments(parser)
+
+
+def scorer_help() -> str:
+    """The kinds of scorers, for a help text."""
+    return (
+        "reward:RUN, dpo:RUN, judge:MODEL (judge:self: the model), exact (the row's reference "
+        "answer), ifeval (the row's instructions), regex:PATTERN, length, or "
+        "python:FILE.py:function of (prompt, responses)"
+    )
+
+
+def read_asked(arguments: argparse.Namespace) -> "list[Question]":
+    """Read the prompts that are asked for."""
+    from minialign.data.prompts import read_prompts
+
+    if arguments.n < 1:
+        raise UserError(f"n is {arguments.n}", "1 or more samples of each prompt")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UserError(f"--limit {arguments.limit}", "1 or more prompts")
+    return read_prompts(arguments.file, arguments.system)[: arguments.limit]
+
+
 def check_place(path: Path) -> None:
     """Raise a UserError when no file can be written there."""
     if path.is_dir() or not path.parent.is_dir():
@@ -84,6 +117,11 @@ def output_file(arguments: argparse.Namespace) -> Path | None:
     return output
 
 
+def write_row(row: dict[str, Any], journal: "Journal | None") -> None:
+    """Append a row to the output; without one it goes to stdout."""
+    journal.append(row) if journal else console.emit(row)
+
+
 def sampling_from(arguments: argparse.Namespace) -> "Sampling":
     """The settings that were typed, over the defaults."""
     from dataclasses import fields
@@ -98,14 +136,10 @@ def sampling_from(arguments: argparse.Namespace) -> "Sampling":
 
 def open_from(arguments: argparse.Namespace) -> "Engine":
     """The engine that ``--model`` and ``--adapter`` name; a download shows its progress."""
-    from minialign.cli.models import fetch_progress
     from minialign.engine.open import open_engine
 
-    progress, done = fetch_progress()
-    try:
-        return open_engine(arguments.model, arguments.adapter, progress)
-    finally:
-        done()
+    with console.fetching() as tell:
+        return open_engine(arguments.model, arguments.adapter, tell)
 
 
 def short(text: str, most: int = 60) -> str:

@@ -15,8 +15,8 @@ from minialign.cli.answer_flags import (
     printable,
     sampling_arguments,
     sampling_from,
+    scorer_help,
 )
-from minialign.cli.best_of_n import scorer_help
 from minialign.errors import UserError, nearest
 
 if TYPE_CHECKING:

@@ -8,16 +8,11 @@ from minialign.cli import console
 
 def inputs(arguments: argparse.Namespace) -> tuple[list[Any], dict[str, str]]:
     """(the files meant, the columns renamed)."""
-    from minialign.cli.models import fetch_progress
     from minialign.data import check as data
 
     mapping = data.parse_map(arguments.map)
-    show, end = fetch_progress()
-    try:
-        files = [file for spec in arguments.files for file in data.find(spec, show)]
-    finally:
-        end()
-    return files, mapping
+    with console.fetching() as tell:
+        return [file for spec in arguments.files for file in data.find(spec, tell)], mapping
 
 
 def bad_rows(arguments: argparse.Namespace) -> Any:

@@ -67,16 +67,12 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def _tokenizer(model: str | None) -> Any:
-    from minialign.cli.models import fetch_progress
     from minialign.models import names
     from minialign.models.sources.fetch import ensure
     from minialign.models.tokens.tokenizer import Tokenizer
 
-    show, end = fetch_progress()
-    try:
-        return Tokenizer.load(ensure(model or names.DEFAULT, show))
-    finally:
-        end()
+    with console.fetching() as tell:
+        return Tokenizer.load(ensure(model or names.DEFAULT, tell))
 
 
 def show(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ Defaults that are other than for other methods: {defaults}.
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """PPO's own flags, and those of every training run."""
-    from minialign.cli.best_of_n import scorer_help
+    from minialign.cli.answer_flags import scorer_help
     from minialign.methods.ppo import DEFAULTS, METHOD
 
     add_method_arguments(parser, METHOD, without=("dropout",))  # noise in the ratios

@@ -3,9 +3,8 @@
 import argparse
 import threading
 
-from minialign.cli.console import emit, say
+from minialign.cli.console import emit, fetching, say
 from minialign.cli.dataclass_flags import add_fields, read_config, to_toml
-from minialign.cli.models import fetch_progress
 from minialign.cli.train import show, stop_on_interrupt
 
 EPILOG = """\
@@ -59,11 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         emit(to_toml({k: v for one in (plan, config, settings) for k, v in vars(one).items()}))
         return 0
     stop = threading.Event()
-    fetching, fetched = fetch_progress()
-    try:
-        started, events = start(loop, settings, plan, config, stop, fetching)
-    finally:
-        fetched()
+    with fetching() as tell:
+        started, events = start(loop, settings, plan, config, stop, tell)
     with stop_on_interrupt(stop):
         if not arguments.json:
             say(f"run {started.name} in {started.path}")

@@ -146,14 +146,8 @@ def _records(arguments: argparse.Namespace) -> "list[Record]":
 
 
 def _open(arguments: argparse.Namespace) -> "Scorer":
-    from minialign.cli.models import fetch_progress
     from minialign.rewards.score import open_scorer
 
-    progress, done = fetch_progress()
-    try:
-        return open_scorer(
-            arguments.model, arguments.adapter, arguments.reward, arguments.beta,
-            arguments.max_seq_length, progress,
-        )  # fmt: skip
-    finally:
-        done()
+    what = arguments.model, arguments.adapter, arguments.reward, arguments.beta
+    with console.fetching() as tell:
+        return open_scorer(*what, arguments.max_seq_length, tell)

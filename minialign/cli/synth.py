@@ -193,9 +193,10 @@ def _self_instruct(arguments: argparse.Namespace) -> tuple[Make, dict[str, Any]]
     avoid = read_text("avoid", arguments.avoid)
     template = read_text("instructions", arguments.template)
     known = [one.prompt[-1]["content"] for one in seeds]
+    shown = sum(map(is_showable, known))
     console.say(
-        f"{len(known)} seeds; the {sum(map(is_showable, known))} that fit on a line are shown to the"
-        " model, all count when new ones are compared"
+        f"{len(known)} seeds; the {shown} that fit on a line are shown to the model, all count when"
+        " new ones are compared"
     )
     words = arguments.min_words, arguments.max_words
     pool = Pool(known, avoid.lines, arguments.similarity, *words)

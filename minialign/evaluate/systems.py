@@ -136,13 +136,13 @@ def write_answers(
         yield len(asked)
         return
     engine = open_engine(model, system.adapter, progress)
-    waiting = generate.planned(engine, asked, 1, seed)
+    waiting = generate.plan_requests(engine, asked, 1, seed)
     journal, left = generate.resume(file, asked, waiting)
     done = len(waiting) - len(left)
     yield done
     origin = {"adapter" if system.adapter else "model": system.spec}
     with journal:
-        for _, row in generate.answers(engine, asked, left, sampling, batch_size, origin):
+        for _, row in generate.write_answers(engine, asked, left, sampling, batch_size, origin):
             journal.append(row)
             done += 1
             yield done

@@ -28,7 +28,7 @@ from minialign.models.head import save_value_head
 from minialign.models.load import Model
 from minialign.rewards.scorer import Scorer
 from minialign.run_folder import Run
-from minialign.samples.groups import Group, groups
+from minialign.samples.groups import Group, sample_groups
 from minialign.statistics.bootstrap import mean_interval
 from minialign.training.budget import READS
 from minialign.training.events import Event
@@ -100,7 +100,8 @@ def answers_to(
     ]
     found: dict[int, Answers] = {}
     began = time.monotonic()
-    sampled = groups(learner.engine, asked, n, learner.sampling, seed, learner.config.rollout_batch)
+    size = learner.config.rollout_batch
+    sampled = sample_groups(learner.engine, asked, n, learner.sampling, seed, size)
     for one in sampled:
         if stop.is_set():
             return None

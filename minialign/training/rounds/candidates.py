@@ -28,6 +28,7 @@ from minialign.methods.rounds import Loop, RoundSettings
 from minialign.rewards.scorer import Scorer
 from minialign.run_folder import Run
 from minialign.samples import best_of_n
+from minialign.samples.groups import sample_groups
 from minialign.scoring.open import open_scorer
 from minialign.training.budget import spent, tokens_read
 from minialign.training.events import Event
@@ -124,12 +125,12 @@ def _sampled(
     before = job.used() if limited else {}
     if len(rows) < len(asked):
         engine, scorer = job.models(k)
-        found = best_of_n.best_of_n(
-            engine, asked, scorer, n, job.plan.sampling(), seed=seed,
-            batch_size=job.plan.rollout_batch, done=rows,
-        )  # fmt: skip
+        known = [row["prompt_index"] for row in rows]
+        how = job.plan.sampling(), seed, job.plan.rollout_batch
+        groups = sample_groups(engine, asked, n, *how, skip=known)
         fresh, began, last = 0, time.monotonic(), time.monotonic()
-        for row in found:
+        for group in groups:
+            row = best_of_n.score_group(group, scorer)
             prompt = len(asked[row["prompt_index"]].ids(engine.tokenizer))
             made = sum(row["tokens"])
             row["used"] = prompt + made + tokens_read(scorer.name, n, prompt, made)
