@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from minialign.data.write import convert, written_whole
+    from minialign.data.write import convert, write_whole
     from minialign.formats.findings import FINDINGS
 
     files, mapping = inputs(arguments)
@@ -94,7 +94,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     drop = {name for name in FINDINGS if getattr(arguments, f"drop_{name}")}
     if arguments.out and arguments.out != "-":
         out = Path(arguments.out)
-        with written_whole(out, force=arguments.force) as stream:
+        with write_whole(out, force=arguments.force) as stream:
             result = convert(files, arguments.to, stream, bad, mapping=mapping, drop=drop)
     else:
         out = None
@@ -123,7 +123,7 @@ def _split(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from minialign.data.write import split, written_whole
+    from minialign.data.write import split, write_whole
     from minialign.formats.containers import ending
 
     files, mapping = inputs(arguments)
@@ -134,9 +134,7 @@ def _split(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out or f"{name}-split")
     with ExitStack() as stack:
         outs = {
-            part: stack.enter_context(
-                written_whole(folder / f"{part}.jsonl", force=arguments.force)
-            )
+            part: stack.enter_context(write_whole(folder / f"{part}.jsonl", force=arguments.force))
             for part in ("train", *shares)
         }
         counts = split(files, outs, shares, bad, seed=arguments.seed, mapping=mapping)

@@ -81,7 +81,7 @@ def show(arguments: argparse.Namespace) -> int:
     from itertools import islice
 
     from minialign.data import check as data
-    from minialign.data.show import shown
+    from minialign.data.show import show_record
 
     files, mapping = inputs(arguments)
     tokenizer = _tokenizer(arguments.model)
@@ -90,7 +90,7 @@ def show(arguments: argparse.Namespace) -> int:
     start = max(arguments.start, 1) - 1
     count = 0
     for record in islice(records, start, start + arguments.n):
-        view = shown(record, tokenizer, arguments.max_seq_length, arguments.train_on)
+        view = show_record(record, tokenizer, arguments.max_seq_length, arguments.train_on)
         count += 1
         if arguments.json:
             console.emit(asdict(view))
@@ -133,12 +133,12 @@ def _marked(text: str, trained: bool) -> str:
 
 def stats(arguments: argparse.Namespace) -> int:
     """Counts and lengths of all files together."""
-    from minialign.data.show import measured
+    from minialign.data.show import measure_files
 
     files, mapping = inputs(arguments)
     tokenizer = _tokenizer(arguments.model) if arguments.model else None
     bad = bad_rows(arguments)
-    result = measured(files, bad, mapping=mapping, tokenizer=tokenizer)
+    result = measure_files(files, bad, mapping=mapping, tokenizer=tokenizer)
     tell_bad(bad)
     if arguments.json:
         console.emit(result)

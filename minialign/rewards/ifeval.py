@@ -24,7 +24,7 @@ def _compare(count: int, relation: str, threshold: int) -> bool:
     return count < threshold if relation == "less than" else count >= threshold
 
 
-def _found(pattern: str, text: str) -> int:
+def _count(pattern: str, text: str) -> int:
     return len(re.findall(pattern, text, re.IGNORECASE))
 
 
@@ -87,12 +87,12 @@ def _quoted(text: str) -> bool:
 
 # instruction: (response, **its arguments) -> whether it is followed
 RULES: dict[str, Callable[..., bool]] = {
-    "keywords:existence": lambda text, keywords: all(_found(word, text) for word in keywords),
+    "keywords:existence": lambda text, keywords: all(_count(word, text) for word in keywords),
     "keywords:frequency": lambda text, keyword, frequency, relation: _compare(
-        _found(keyword.strip(), text), relation, frequency
+        _count(keyword.strip(), text), relation, frequency
     ),
     "keywords:forbidden_words": lambda text, forbidden_words: (
-        not any(_found(rf"\b{word}\b", text) for word in forbidden_words)
+        not any(_count(rf"\b{word}\b", text) for word in forbidden_words)
     ),
     "keywords:letter_frequency": lambda text, letter, let_frequency, let_relation: _compare(
         text.lower().count(letter.strip().lower()), let_relation, let_frequency
@@ -103,11 +103,11 @@ RULES: dict[str, Callable[..., bool]] = {
     ),
     "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:number_words": lambda text, num_words, relation: _compare(
-        _found(r"\w+", text), relation, num_words
+        _count(r"\w+", text), relation, num_words
     ),
     "length_constraints:nth_paragraph_first_word": _first_word,
     "detectable_content:number_placeholders": lambda text, num_placeholders: (
-        _found(r"\[.*?\]", text) >= num_placeholders
+        _count(r"\[.*?\]", text) >= num_placeholders
     ),
     "detectable_content:postscript": _postscript,
     "detectable_format:number_bullet_lists": _bullets,
@@ -136,8 +136,8 @@ RULES: dict[str, Callable[..., bool]] = {
 
 
 def _is(text: str, wanted: str) -> bool:
-    found = language(text)
-    return found is None or found == wanted  # a text in which no language can be seen counts
+    seen = language(text)
+    return seen is None or seen == wanted  # a text in which no language can be seen counts
 
 
 def follows(instruction: str, arguments: dict[str, Any], response: str) -> bool:

@@ -52,7 +52,7 @@ def entries() -> list[Entry]:
     rows = describe.overview()
     found = [Entry("here", row["name"], row) for row in rows if row["installed"]]
     found += [Entry("more", row["name"], row) for row in rows if not row["installed"]]
-    return found + [Entry("data", str(path), why) for path, why in known_files.known()]
+    return found + [Entry("data", str(path), why) for path, why in known_files.list_known()]
 
 
 class LibraryScreen(Screen[None]):
@@ -216,7 +216,7 @@ class LibraryScreen(Screen[None]):
         stamp = known_files.stamp(path)
         found: known_files.Facts | UserError
         try:
-            found = await asyncio.to_thread(known_files.facts, path)
+            found = await asyncio.to_thread(known_files.read_facts, path)
         except UserError as error:
             found = error
         finally:
@@ -295,7 +295,7 @@ class LibraryScreen(Screen[None]):
             if action == "check":
                 return True
             return found is not None and found.kind in (
-                known_files.METHODS if action == "train" else known_files.LABELLED
+                known_files.TRAINED_BY if action == "train" else known_files.LABELLED
             )
         if action == "remove":
             return entry is not None and (
@@ -381,7 +381,7 @@ class LibraryScreen(Screen[None]):
         """The form of a run, with this file in it."""
         entry = self.current
         if entry is not None and (facts := self.facts_of(entry)) is not None:
-            self.app.train(known_files.METHODS[facts.kind], entry.name)  # type: ignore[attr-defined]
+            self.app.train(known_files.TRAINED_BY[facts.kind], entry.name)  # type: ignore[attr-defined]
 
     def action_label(self) -> None:
         """Label what the file holds."""
