@@ -1,7 +1,6 @@
 """From a name to an engine: a model, with the adapter of a run if one is named."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from minialign.engine import Engine
@@ -10,8 +9,7 @@ from minialign.models.adapter import CONFIG, resolve_adapter
 from minialign.models.load import load
 from minialign.models.names import DEFAULT
 from minialign.models.sources.fetch import ensure
-
-Fetching = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
+from minialign.progress import Tell
 
 
 def base_of(adapter: str | Path | None) -> str | None:
@@ -28,7 +26,7 @@ def base_of(adapter: str | Path | None) -> str | None:
 def open_engine(
     model: str | None = None,
     adapter: str | Path | None = None,
-    progress: Fetching | None = None,
+    progress: Tell | None = None,
 ) -> Engine:
     """An engine for a model, by default the adapter's base or the embedded one. An adapter's
     control text, if it has one, goes into every prompt that its tokenizer renders.

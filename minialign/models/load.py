@@ -1,6 +1,5 @@
 """Load a model folder into memory, ready for this machine's processor."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from minialign import cpu
 from minialign.models.module import fingerprint, load_module
 from minialign.models.sources.fetch import ensure
 from minialign.models.tokens.tokenizer import Tokenizer
+from minialign.progress import Tell
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Model:
 def load(
     model: str,
     adapter: str | Path | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Tell | None = None,
 ) -> Model:
     """Load a model by name, hub id, folder or GGUF file, fetching it when absent.
 

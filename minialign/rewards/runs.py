@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from minialign.engine import Engine
-from minialign.engine.open import Fetching, base_of
+from minialign.engine.open import base_of
 from minialign.errors import UserError
 from minialign.learn.batch import Batch, Example, collate, encode_prompt, encode_response
 from minialign.learn.forward import last_hidden, response_logps
@@ -24,6 +24,7 @@ from minialign.models.load import Model, load
 from minialign.models.names import DEFAULT
 from minialign.models.sharing import bare_copy
 from minialign.models.sources.fetch import ensure
+from minialign.progress import Tell
 from minialign.records import Prompted
 from minialign.rewards.scorer import Scorer
 from minialign.rewards.spec import parse
@@ -97,7 +98,7 @@ def read_reference(settings: dict[str, Any]) -> tuple[float, str | None]:
     return settings.get("beta") or 0.1, start
 
 
-def run_scorer(spec: str, progress: Fetching | None = None, engine: Engine | None = None) -> Scorer:
+def run_scorer(spec: str, progress: Tell | None = None, engine: Engine | None = None) -> Scorer:
     """Open the scorer that a run is: ``reward:RUN`` or ``dpo:RUN``. A run on the base model of
     ``engine`` reads that one's weights: they are in memory once.
 
@@ -109,7 +110,7 @@ def run_scorer(spec: str, progress: Fetching | None = None, engine: Engine | Non
     return Scorer(spec, values(run, progress, engine))
 
 
-def _base(run: str, progress: Fetching | None, engine: Engine | None) -> Model:
+def _base(run: str, progress: Tell | None, engine: Engine | None) -> Model:
     """Open the base model of a run, without any adapter."""
     name = base_of(run) or DEFAULT
     path = ensure(name, progress)
@@ -118,18 +119,14 @@ def _base(run: str, progress: Fetching | None, engine: Engine | None) -> Model:
     return load(name)
 
 
-def _reward(
-    run: str, progress: Fetching | None, engine: Engine | None
-) -> Callable[..., list[float]]:
+def _reward(run: str, progress: Tell | None, engine: Engine | None) -> Callable[..., list[float]]:
     resolve_adapter(run)
     reader = Engine(_base(run, progress, engine))
     measure = reward_values(open_reward_policy(run, reader.model))
     return lambda prompt, responses: _measure(reader, measure, prompt, responses)
 
 
-def _implicit(
-    run: str, progress: Fetching | None, engine: Engine | None
-) -> Callable[..., list[float]]:
+def _implicit(run: str, progress: Tell | None, engine: Engine | None) -> Callable[..., list[float]]:
     settings = read_settings(run)
     if settings.get("method", "dpo") != "dpo":
         raise UserError(

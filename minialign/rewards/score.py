@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from minialign.engine import Engine
-from minialign.engine.open import Fetching, base_of, open_engine
+from minialign.engine.open import base_of, open_engine
 from minialign.errors import UserError
 from minialign.learn.batch import Example, TooLong, encode
 from minialign.learn.policy import make_policy
 from minialign.models.adapter import adapter_off
 from minialign.models.load import Model, load
+from minialign.progress import Tell
 from minialign.records import Demonstration, Pair, Ranking, Rated, Record
 from minialign.rewards.runs import (
     Measure,
@@ -129,7 +130,7 @@ def open_measures(
     reward: str | None = None,
     beta: float | None = None,
     max_length: int | None = None,
-    progress: Fetching | None = None,
+    progress: Tell | None = None,
 ) -> Measures:
     """Open what ``score`` measures with.
 

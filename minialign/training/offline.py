@@ -7,7 +7,7 @@ reads the run's files.
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from minialign.models.control import to_text
 from minialign.models.head import FILE as HEAD
 from minialign.models.head import save_head
 from minialign.models.sources.fetch import ensure
+from minialign.progress import Tell
 from minialign.records import Pair
 from minialign.run_folder import Run
 from minialign.statistics.shares import wilson
@@ -44,7 +45,7 @@ def start(
     settings: Settings,
     config: Any,
     stop: threading.Event | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Tell | None = None,
 ) -> tuple[Run, Iterator[Event]]:
     """A new run's folder, and its events; nothing is trained before the first event is taken.
 

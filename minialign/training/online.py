@@ -14,7 +14,7 @@ import json
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from minialign.models.head import VALUE_FILE, RewardHead, load_value_head
 from minialign.models.load import load
 from minialign.models.sharing import bare_copy
 from minialign.models.sources.fetch import ensure
+from minialign.progress import Tell
 from minialign.rewards.spec import parse, with_whole_path
 from minialign.run_folder import Run
 from minialign.scoring.open import open_scorer
@@ -66,7 +67,7 @@ def start(
     settings: Settings,
     config: Config,
     stop: threading.Event | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Tell | None = None,
 ) -> tuple[Run, Iterator[Event]]:
     """A new run's folder, and its events, as ``tasks.train.start`` has it.
 

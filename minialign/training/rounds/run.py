@@ -16,12 +16,12 @@ from typing import Any
 
 from minialign.config import resolve
 from minialign.durable import write_atomic
-from minialign.engine.open import Fetching
 from minialign.errors import UserError
 from minialign.methods.rounds import LOOPS, Loop, RoundSettings
 from minialign.models.adapter import CONFIG, WEIGHTS, resolve_adapter
 from minialign.models.control import FILE as CONTROL
 from minialign.models.sources.fetch import ensure
+from minialign.progress import Tell
 from minialign.rewards.spec import parse, with_whole_path
 from minialign.run_folder import Run
 from minialign.training import memory
@@ -52,7 +52,7 @@ def start(
     plan: RoundSettings,
     config: Any,
     stop: threading.Event | None = None,
-    progress: Fetching | None = None,
+    progress: Tell | None = None,
 ) -> tuple[Run, Iterator[Event]]:
     """A new run's folder, and its events; nothing is sampled before the first event is taken.
 
