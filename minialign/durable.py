@@ -197,10 +197,8 @@ class Journal:
                     row = _object(data[start:end])
                     if row is not None and wanted(row):
                         self._cut(data, start, end)
-                        with contextlib.suppress(ValueError):
-                            self.rows.reverse()
-                            self.rows.remove(row)
-                        self.rows.reverse()
+                        if row in self.rows:
+                            del self.rows[-1 - self.rows[::-1].index(row)]
                         return row
                     end = start
         except FileNotFoundError:

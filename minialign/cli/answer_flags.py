@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 def model_arguments(parser: argparse.ArgumentParser) -> None:
     """``--model`` and ``--adapter``."""
-    parser.add_argument(
-        "-m", "--model", metavar="NAME",
-        help="a name of `minialign models list`, a hub id, a folder or a GGUF file "
-        "(the adapter's model, or smollm2-135m-4bit)",
-    )  # fmt: skip
+    name = "a name of `minialign models list`, a hub id, a folder or a GGUF file "
+    name += "(the adapter's model, or smollm2-135m-4bit)"
+    parser.add_argument("-m", "--model", metavar="NAME", help=name)
     parser.add_argument(
         "--adapter", "--adapter-path", metavar="RUN", help="a run's name, or an adapter's folder"
     )
@@ -28,21 +26,22 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """A flag for each field of ``Sampling``; only flags that are typed are in the arguments."""
+    from dataclasses import asdict
+
     from minialign.config import field_help
     from minialign.sampling import Sampling
 
-    default, texts = Sampling(), field_help(Sampling)
+    texts = field_help(Sampling)
     group = parser.add_argument_group("sampling")
-    for name, kind in (
-        ("temperature", float), ("top_p", float), ("top_k", int), ("min_p", float),
-        ("repetition_penalty", float), ("max_tokens", int),
-    ):  # fmt: skip
-        flag = f"--{name.replace('_', '-')}"
-        group.add_argument(
-            *(["--temp", flag] if name == "temperature" else [flag]), type=kind, dest=name,
-            metavar="N" if kind is int else "X", default=argparse.SUPPRESS,
-            help=f"{texts[name] or 'most tokens of an answer'} ({getattr(default, name):g})",
-        )  # fmt: skip
+    for name, default in asdict(Sampling()).items():
+        if name == "stop":
+            continue
+        kind = type(default)
+        options: dict[str, Any] = {"type": kind, "metavar": "N" if kind is int else "X"}
+        text = f"{texts[name] or 'most tokens of an answer'} ({default:g})"
+        flags = ["--temp"] if name == "temperature" else []
+        flags.append(f"--{name.replace('_', '-')}")
+        group.add_argument(*flags, dest=name, default=argparse.SUPPRESS, help=text, **options)
     group.add_argument(
         "--stop", action="append", metavar="TEXT", default=argparse.SUPPRESS, help=texts["stop"]
     )

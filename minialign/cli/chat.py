@@ -191,10 +191,8 @@ class Chat:
                 pieces = reply(self.engine, self.conversation, self.sampling, on_prefill)
             else:
                 n, scorer = self.best
-                pieces = best_reply(
-                    self.engine, self.conversation, self.sampling, scorer, n, on_prefill,
-                    asked_to_stop,
-                )  # fmt: skip
+                how = self.sampling, scorer, n, on_prefill, asked_to_stop
+                pieces = best_reply(self.engine, self.conversation, *how)
             try:
                 for piece in pieces:
                     if self.best is not None and piece.finish_reason is None:

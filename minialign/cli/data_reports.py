@@ -150,12 +150,11 @@ def stats(arguments: argparse.Namespace) -> int:
     for reason, count in result["unused"].items():
         console.emit(f"not used: {count:,} × {reason}")
     columns = ("mean", "median", "p95", "max", "total")
-    rows = [
-        [part, unit, *[f"{values[column]:,g}" if column != "total" else f"{values[column]:,}"
-                       for column in columns]]
-        for part, units in result["lengths"].items()
-        for unit, values in units.items()
-    ]  # fmt: skip
+    rows = []
+    for part, units in result["lengths"].items():
+        for unit, values in units.items():
+            cells = [f"{values[column]:,g}" for column in columns[:-1]]
+            rows.append([part, unit, *cells, f"{values['total']:,}"])
     console.table(["", "in", *columns], rows)
     if "pairs" in result:
         console.emit(f"{counted(result['pairs'], 'pair')}, {result['same_length']:,} of one length")
@@ -178,8 +177,8 @@ def formats(arguments: argparse.Namespace) -> int:
     names = {kind: name for name, kind in KINDS.items()}
     for form in FORMATS:
         if arguments.json:
-            console.emit({"name": form.name, "keys": form.keys, "gives": names[form.record],
-                          "example": form.example, "note": form.note})  # fmt: skip
+            row = {"name": form.name, "keys": form.keys, "gives": names[form.record]}
+            console.emit({**row, "example": form.example, "note": form.note})
             continue
         keys = ", ".join(key.replace("|", " or ") for key in form.keys)
         console.emit(f"{form.name} → {names[form.record]}: {form.note}")
