@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minialign.durable import Journal
+from minialign.chat.store import append_conversation
 from minialign.engine import Engine, Piece, Sampling
 from minialign.engine.next_token import sample_seed
 from minialign.engine.prefill import OnPrefill
@@ -86,10 +86,7 @@ class Conversation:
         """
         if not self.turns or self.turns[-1]["role"] != "assistant":
             raise UserError("there is no answer to save yet", "ask something first")
-        try:
-            Journal(path).append({"messages": self.messages})
-        except UserError as error:
-            raise UserError(error.problem, "choose a file") from None
+        append_conversation(path, self.messages, "choose a file")
 
     @staticmethod
     def load(path: Path, seed: int = 0) -> "Conversation":

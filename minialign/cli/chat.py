@@ -262,14 +262,14 @@ def _input_lines() -> Iterator[Iterator[str]]:
     readline.set_completer(lambda text, n: [*(c for c in COMMANDS if c.startswith(text)), None][n])
     readline.parse_and_bind("tab: complete")
     try:
-        yield _typed()
+        yield _read_keyboard()
     finally:
         with contextlib.suppress(OSError):
             history.parent.mkdir(parents=True, exist_ok=True)
             readline.write_history_file(history)
 
 
-def _typed() -> Iterator[str]:
+def _read_keyboard() -> Iterator[str]:
     """Lines from the keyboard until Ctrl-D; Ctrl-C drops the line that is being typed."""
     parts: list[str] = []
     while True:

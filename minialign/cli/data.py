@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from minialign.cli import console
-from minialign.cli.data_files import bad_rows, counted, inputs, tell_bad
+from minialign.cli.data_files import bad_rows, count_of, inputs, tell_bad
 
 EPILOG = """\
 FILE is JSON Lines, JSON, CSV or Parquet (.gz too), a folder with train, valid and test files, or a
@@ -95,7 +95,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         counts = {"rows": result.rows, "written": result.written, "unused": result.unused}
         counts |= {"found": result.findings.counts, "dropped": result.dropped}
         console.emit({**counts, "bad": len(bad.problems)})
-    console.say(f"{counted(result.rows, 'row')} read, {result.written:,} {arguments.to} written")
+    console.say(f"{count_of(result.rows, 'row')} read, {result.written:,} {arguments.to} written")
     for reason, count in result.unused.items():
         console.say(f"  not used: {count:,} × {reason}")
     for name, count in result.findings.counts.items():
@@ -134,7 +134,7 @@ def _split(arguments: argparse.Namespace) -> int:
         console.emit({part: {"file": paths[part], "rows": counts[part]} for part in counts})
     else:
         for part, count in counts.items():
-            console.emit(f"{folder / f'{part}.jsonl'}: {counted(count, 'row')}")
+            console.emit(f"{folder / f'{part}.jsonl'}: {count_of(count, 'row')}")
     console.next_steps(
         f"minialign data check {' '.join(f'{folder}/{part}.jsonl' for part in counts)}"
     )

@@ -26,10 +26,10 @@ def tell_bad(bad: Any) -> None:
     """Say where the bad rows are that were left out."""
     for file, place in bad.files.items():
         count = sum(problem.source.startswith(f"{file}:") for problem in bad.problems)
-        console.say(f"{file}: {counted(count, 'bad row')} left out, now in {place}")
+        console.say(f"{file}: {count_of(count, 'bad row')} left out, now in {place}")
 
 
-def counted(count: int, word: str) -> str:
+def count_of(count: int, word: str) -> str:
     """A count with its noun: 1 bad row, 3 bad rows."""
     if count == 1:
         return f"1 {word}"

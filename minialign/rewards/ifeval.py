@@ -80,7 +80,7 @@ def _postscript(text: str, postscript_marker: str) -> bool:
     return bool(re.search(POSTSCRIPTS.get(marker, marker.lower()), text.lower()))
 
 
-def _quoted(text: str) -> bool:
+def _is_quoted(text: str) -> bool:
     text = text.strip()
     return len(text) > 1 and text[0] == text[-1] == '"'
 
@@ -125,7 +125,7 @@ RULES: dict[str, Callable[..., bool]] = {
     "startend:end_checker": lambda text, end_phrase: (
         text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
     ),
-    "startend:quotation": _quoted,
+    "startend:quotation": _is_quoted,
     "change_case:capital_word_frequency": lambda text, capital_frequency, capital_relation: (
         _compare(capital_words(text), capital_relation, capital_frequency)
     ),
