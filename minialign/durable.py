@@ -16,11 +16,11 @@ from minialign.errors import UserError
 Row = dict[str, Any]
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a small text file so that it is never seen half-written, and survives a power cut."""
+def write_atomic(path: Path, text: str | bytes) -> None:
+    """Replace a small file so that it is never seen half-written, and survives a power cut."""
     draft = path.with_name(f".{path.name}.tmp")
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(draft, "wb") as file:
+        file.write(text.encode() if isinstance(text, str) else text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)
@@ -197,10 +197,8 @@ class Journal:
                     row = _object(data[start:end])
                     if row is not None and wanted(row):
                         self._cut(data, start, end)
-                        with contextlib.suppress(ValueError):
-                            self.rows.reverse()
-                            self.rows.remove(row)
-                        self.rows.reverse()
+                        if row in self.rows:
+                            del self.rows[-1 - self.rows[::-1].index(row)]
                         return row
                     end = start
         except FileNotFoundError:
@@ -210,17 +208,12 @@ class Journal:
         return None
 
     def _cut(self, data: bytes, start: int, end: int) -> None:
-        if end == len(data):
-            with open(self.path, "rb+") as file:
-                file.truncate(start)
-                os.fsync(file.fileno())
+        if end < len(data):
+            write_atomic(self.path, data[:start] + data[end:])
             return
-        draft = self.path.with_name(f".{self.path.name}.tmp")
-        with open(draft, "wb") as file:
-            file.write(data[:start] + data[end:])
-            file.flush()
+        with open(self.path, "rb+") as file:
+            file.truncate(start)
             os.fsync(file.fileno())
-        os.replace(draft, self.path)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

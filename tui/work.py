@@ -8,19 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from minialign.engine.mlx_thread import Engines, Ticket, Which, Work
+from minialign.progress import Progress
 from minialign.records import Message
 
 if TYPE_CHECKING:
     from minialign.labels.items import Shown
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far loading a model or reading a prompt is; ``total`` 0 when nobody knows."""
-
-    what: str
-    done: int
-    total: int
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,18 @@ def title_of(text: str) -> str:
     return line if len(line) <= 60 else line[:59].rstrip() + "…"
 
 
+def append_conversation(path: Path, messages: Sequence[Message], hint: str) -> None:
+    """Append a conversation to a JSONL file, to train on.
+
+    Raises:
+        UserError: with this ``hint``, when the file cannot be written.
+    """
+    try:
+        Journal(path).append({"messages": messages})
+    except UserError as error:
+        raise UserError(error.problem, hint) from None
+
+
 def export(talk: Talk, path: Path) -> None:
     """Write a conversation: ``.jsonl`` is appended to as a demonstration to train on; anything
     else is Markdown.
@@ -222,7 +234,7 @@ def export(talk: Talk, path: Path) -> None:
     path = path.expanduser()
     try:
         if path.suffix == ".jsonl":
-            Journal(path).append({"messages": talk.messages()})
+            append_conversation(path, talk.messages(), "choose another file")
             return
         parts = [f"# {talk.title}"] + ([f"> {talk.system}"] if talk.system else [])
         parts += [f"## {turn.role.capitalize()}\n\n{turn.content}" for turn in talk.turns]
@@ -230,7 +242,5 @@ def export(talk: Talk, path: Path) -> None:
             file.write("\n\n".join(parts) + "\n")
     except FileExistsError:
         raise UserError(f"{path} is there already", "choose another name") from None
-    except UserError as error:
-        raise UserError(error.problem, "choose another file") from None
     except OSError as reason:
         raise UserError(f"cannot write {path}: {reason.strerror}", "choose another file") from None

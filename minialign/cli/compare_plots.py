@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from minialign.errors import UserError
+from minialign.cli.plots import blank, save
 
 
 def draw(found: dict[str, Any], out: Path) -> list[str]:
@@ -12,31 +12,17 @@ def draw(found: dict[str, Any], out: Path) -> list[str]:
     Raises:
         UserError: without matplotlib, or when a file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("pictures need matplotlib", "pip install 'minialign[plot]'") from None
-
-    def blank(height: float) -> Any:
-        figure = Figure(figsize=(8, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure
-
     methods = [row for row in found["methods"] if row["verdict"]]
     pictures = {}
     if methods:
-        pictures["methods"] = _methods(methods, blank(1.2 + 0.35 * len(methods)))
-        pictures["frontier"] = _frontier(found["methods"], blank(5))
+        pictures["methods"] = _methods(methods, blank(8, 1.2 + 0.35 * len(methods)))
+        pictures["frontier"] = _frontier(found["methods"], blank(8, 5))
     if found["over_optimization"]:
-        pictures["over-optimization"] = _along_kl(found, blank(6))
+        pictures["over-optimization"] = _along_kl(found, blank(8, 6))
     names = []
     for name, figure in pictures.items():
         for ending in (".png", ".svg"):
-            try:
-                figure.savefig(out / f"{name}{ending}", dpi=150)
-            except OSError as reason:
-                raise UserError(f"{out / name}{ending}: {reason.strerror}") from None
+            save(figure, out / f"{name}{ending}")
             names.append(f"{name}{ending}")
     return names
 

@@ -4,9 +4,10 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from minialign.progress import Pace, Progress
+from minialign.progress import Pace, Progress, Tell
 
 T = TypeVar("T")
 
@@ -115,5 +116,22 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
                 line.update(
                     f"{at}, {duration(seconds or 0)} {'left' if total > done else 'in all'}"
                 )
+    finally:
+        line.clear()
+
+
+@contextmanager
+def fetching() -> Iterator[Tell]:
+    """A line that says how far a model is fetched and loaded, as long as that takes."""
+    line = Line(every=5)
+
+    def show(what: str, done: int, total: int) -> None:
+        share = f"{100 * done // total} %" if total else ""
+        counted = total > 100_000  # bytes; smaller totals are tensors
+        amount = f"{size(done)} of {size(total)}" if counted else f"{done}/{total}"
+        line.update(f"{what}: {amount} ({share})")
+
+    try:
+        yield show
     finally:
         line.clear()

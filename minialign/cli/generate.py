@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer every prompt."""
     from minialign.durable import Journal
-    from minialign.samples.generate import planned, resume
+    from minialign.samples.generate import plan_requests, resume
 
     sampling = sampling_from(arguments)
     output = output_file(arguments)
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.batch_size < 1:
         raise UserError(f"batch size is {arguments.batch_size}", "it must be 1 or more")
     engine = open_from(arguments)
-    waiting = planned(engine, asked, arguments.n, arguments.seed)
+    waiting = plan_requests(engine, asked, arguments.n, arguments.seed)
     total, journal = len(waiting), Journal(output) if output else None
     if output and arguments.resume:
         journal, waiting = resume(output, asked, waiting)
@@ -123,18 +123,16 @@ def _answer(
     import contextlib
 
     from minialign.engine.open import origin_of
-    from minialign.samples.generate import answers
+    from minialign.samples.generate import write_answers
 
     if len(waiting) == 1 and not arguments.json and journal is None:
         return _stream(engine, waiting[0], sampling)
     origin = origin_of(engine, arguments.adapter)
-    found = answers(engine, asked, waiting, sampling, arguments.batch_size, origin)
-    plain = _InOrder(waiting, asked)
+    answers = write_answers(engine, asked, waiting, sampling, arguments.batch_size, origin)
+    plain = _InOrder(waiting)
     tokens = 0
-    with contextlib.ExitStack() as stack:
-        if journal:
-            stack.enter_context(journal)
-        for completion, row in console.progress(found, len(waiting), "answers"):
+    with journal or contextlib.nullcontext():
+        for completion, row in console.progress(answers, len(waiting), "answers"):
             tokens += len(completion.ids)
             if journal:
                 journal.append(row)
@@ -158,9 +156,8 @@ def _stream(engine: "Engine", request: "Request", sampling: "Sampling") -> int:
 class _InOrder:
     """Prints plain answers in the order in which they were asked for, as soon as it can."""
 
-    def __init__(self, waiting: "list[Request]", asked: "list[Question]"):
+    def __init__(self, waiting: "list[Request]"):
         self.order = [(request.prompt_index, request.sample_index) for request in waiting]
-        self.asked = asked
         self.ready: dict[tuple[int, int], dict[str, Any]] = {}
 
     def add(self, row: dict[str, Any]) -> None:

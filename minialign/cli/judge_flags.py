@@ -45,7 +45,6 @@ def judge_from(
     arguments: argparse.Namespace, spec: str | None, adapter: str | None = None
 ) -> "Judge":
     """The judge that these flags describe; a download shows its progress."""
-    from minialign.cli.models import fetch_progress
     from minialign.judge.open import open_judge
 
     if arguments.batch_size < 1:
@@ -55,15 +54,12 @@ def judge_from(
     for flag in ("timeout", "retries"):
         if getattr(arguments, flag) is not None and not arguments.judge_url:
             raise UserError(f"--{flag} is for an endpoint", "--judge-url http://…/v1")
-    progress, done = fetch_progress()
-    try:
+    with console.fetching() as tell:
         return open_judge(
             spec, template=arguments.template, adapter=adapter, url=arguments.judge_url,
             explain=arguments.explain, debias=arguments.debias, criteria=arguments.criteria,
-            timeout=arguments.timeout, retries=arguments.retries, progress=progress,
+            timeout=arguments.timeout, retries=arguments.retries, progress=tell,
         )  # fmt: skip
-    finally:
-        done()
 
 
 def shown(found: Iterable[T], total: int, kept: str = "") -> Iterator[T]:

@@ -55,19 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
     return actions[arguments.action](arguments)
 
 
-def fetch_progress() -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
-    """(a progress function for ``ensure`` and ``load`` that draws a line, and its ending)."""
-    line = console.Line(every=5)
-
-    def show(what: str, done: int, total: int) -> None:
-        share = f"{100 * done // total} %" if total else ""
-        counted = total > 100_000  # bytes; smaller totals are tensors
-        amount = f"{console.size(done)} of {console.size(total)}" if counted else f"{done}/{total}"
-        line.update(f"{what}: {amount} ({share})")
-
-    return show, line.clear
-
-
 def _list(arguments: argparse.Namespace) -> int:
     from minialign import cpu
     from minialign.models import describe
@@ -119,11 +106,8 @@ def _size(count: int) -> str:
 def _fetched(arguments: argparse.Namespace, name: str, fetch: Callable[[Any], Any]) -> int:
     from minialign.models import describe
 
-    show, end = fetch_progress()
-    try:
-        path = fetch(show)
-    finally:
-        end()
+    with console.fetching() as tell:
+        path = fetch(tell)
     facts = describe.describe(name)
     if arguments.json:
         console.emit(facts)

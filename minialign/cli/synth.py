@@ -170,7 +170,7 @@ def _check(arguments: argparse.Namespace, output: Path, journal: Path) -> None:
         )
 
 
-def _asked(arguments: argparse.Namespace) -> list[Any]:
+def _read_asked(arguments: argparse.Namespace) -> list[Any]:
     from minialign.data.prompts import read_questions
 
     asked = read_questions(arguments.file, getattr(arguments, "system", None))
@@ -189,13 +189,14 @@ def _self_instruct(arguments: argparse.Namespace) -> tuple[Make, dict[str, Any]]
             f"--min-words {arguments.min_words} --max-words {arguments.max_words}",
             "1 or more, and no more than the most",
         )
-    seeds = _asked(arguments)
+    seeds = _read_asked(arguments)
     avoid = read_text("avoid", arguments.avoid)
     template = read_text("instructions", arguments.template)
     known = [one.prompt[-1]["content"] for one in seeds]
+    shown = sum(map(is_showable, known))
     console.say(
-        f"{len(known)} seeds; the {sum(map(is_showable, known))} that fit on a line are shown to"
-        " the model, all count when new ones are compared"
+        f"{len(known)} seeds; the {shown} that fit on a line are shown to the model, all count when"
+        " new ones are compared"
     )
     words = arguments.min_words, arguments.max_words
     pool = Pool(known, avoid.lines, arguments.similarity, *words)
@@ -211,14 +212,14 @@ def _self_instruct(arguments: argparse.Namespace) -> tuple[Make, dict[str, Any]]
 def _respond(arguments: argparse.Namespace) -> tuple[Make, dict[str, Any]]:
     from minialign.synth import make as synth
 
-    asked, n, keep = _asked(arguments), arguments.n, arguments.keep_cut
+    asked, n, keep = _read_asked(arguments), arguments.n, arguments.keep_cut
     return lambda model, _: synth.respond(model, asked, n, keep_cut=keep), {"n": n}
 
 
 def _prefer(arguments: argparse.Namespace) -> tuple[Make, dict[str, Any]]:
     from minialign.synth import make as synth
 
-    asked = _asked(arguments)
+    asked = _read_asked(arguments)
     sampling = sampling_from(arguments)
     if sampling.greedy:
         raise UserError("two answers at temperature 0 are the same", "--temperature 0.7")
@@ -237,7 +238,7 @@ def _critique(arguments: argparse.Namespace) -> tuple[Make, dict[str, Any]]:
     from minialign.synth import make as synth
     from minialign.synth.texts import read_text
 
-    asked, keep = _asked(arguments), arguments.keep_cut
+    asked, keep = _read_asked(arguments), arguments.keep_cut
     names = ("constitution", "critique", "revision")
     texts = [read_text(name, getattr(arguments, name)) for name in names]
     settings = {name: text.origin for name, text in zip(names, texts, strict=True)}

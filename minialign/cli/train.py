@@ -7,9 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from minialign.cli.console import Line, duration, emit, next_steps, say, size
+from minialign.cli.console import Line, duration, emit, fetching, next_steps, say, size
 from minialign.cli.dataclass_flags import add_fields, read_config, to_toml
-from minialign.cli.models import fetch_progress
 
 if TYPE_CHECKING:
     from minialign.methods import Method
@@ -105,11 +104,8 @@ def run_method(method: "Method", arguments: argparse.Namespace) -> int:
         emit(to_toml({**flat(config), **flat(settings)}))
         return 0
     stop = threading.Event()
-    fetching, fetched = fetch_progress()
-    try:
-        started, events = start(method, settings, config, stop, fetching)
-    finally:
-        fetched()
+    with fetching() as tell:
+        started, events = start(method, settings, config, stop, tell)
     with stop_on_interrupt(stop):
         if not arguments.json:
             say(f"run {started.name} in {started.path}")

@@ -71,10 +71,10 @@ def _answered(
 ) -> Iterator[dict[int, dict[str, Any]]]:
     """The answers by prompt, as they become more; those on disk are not written again."""
     file = folder / ANSWERS
-    journal, waiting = generate.resume(file, asked, generate.planned(engine, asked, 1, seed))
+    journal, waiting = generate.resume(file, asked, generate.plan_requests(engine, asked, 1, seed))
     rows = journal.known("prompt_index")
     yield rows
-    for completion, row in generate.answers(engine, asked, waiting, sampling, size):
+    for completion, row in generate.write_answers(engine, asked, waiting, sampling, size):
         rows[completion.prompt_index] = row | {"ids": completion.ids}
         journal.append(rows[completion.prompt_index])
         yield rows

@@ -16,7 +16,7 @@ from minialign.compare.plan import Part, Plan
 from minialign.compare.process import record_of
 from minialign.compare.run import is_done
 from minialign.durable import read_jsonl
-from minialign.samples.selection import curve, kl_bound
+from minialign.samples.best_of_n import curve, kl_bound
 from minialign.statistics.bootstrap import Interval, mean_interval, quantiles, resamples
 from minialign.statistics.shares import wilson
 

@@ -9,14 +9,15 @@ from pathlib import Path, PurePosixPath
 
 from minialign.errors import UserError
 from minialign.formats.containers import ENDINGS, ending
-from minialign.models.layout import Fetching, need_space
+from minialign.models.layout import need_space
 from minialign.models.sources.hub import endpoint, is_hub_error
+from minialign.progress import Tell
 
 _ID = re.compile(r"(?:hub:)?([\w.-]+/[\w.-]+?)(/[^@]+)?(?:@([\w./-]+))?")
 _NO_DATA = ("dataset_infos.json", "dataset_dict.json", "state.json")
 
 
-def _parsed(spec: str) -> tuple[str, str, str | None]:
+def _parse(spec: str) -> tuple[str, str, str | None]:
     """(ORG/NAME, path inside or "", revision); UserError when it is a path to nothing."""
     match = _ID.fullmatch(spec)
     local = Path(spec).expanduser()
@@ -30,7 +31,7 @@ def _parsed(spec: str) -> tuple[str, str, str | None]:
 def check_spec(spec: str) -> None:
     """Raise a UserError for a path to nothing; whether the hub has a data set is not asked."""
     if not Path(spec).expanduser().exists():
-        _parsed(spec)
+        _parse(spec)
 
 
 def _near(name: str, names: list[str]) -> str:
@@ -42,7 +43,7 @@ def _near(name: str, names: list[str]) -> str:
     return "check the path; a data set of the hub is ORG/NAME"
 
 
-def _wanted(spec: str, inside: str, files: list[str]) -> tuple[str, list[str]]:
+def _choose(spec: str, inside: str, files: list[str]) -> tuple[str, list[str]]:
     """(the file or folder that holds the data, the files to download)."""
     data = [
         name
@@ -68,13 +69,13 @@ def _wanted(spec: str, inside: str, files: list[str]) -> tuple[str, list[str]]:
     return folders[0], data
 
 
-def fetch_dataset(spec: str, progress: Fetching | None = None) -> Path:
+def fetch_dataset(spec: str, progress: Tell | None = None) -> Path:
     """Download a data set (what is in the cache already is not); returns its file or folder.
 
     Raises:
         UserError: no such path, id or file; gated; no network; no space.
     """
-    hub_id, inside, revision = _parsed(spec)
+    hub_id, inside, revision = _parse(spec)
     from huggingface_hub import HfApi, constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE:
@@ -84,7 +85,7 @@ def fetch_dataset(spec: str, progress: Fetching | None = None) -> Path:
             hub_id, revision=revision, files_metadata=True
         )
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        place, files = _wanted(spec, inside, list(sizes))
+        place, files = _choose(spec, inside, list(sizes))
         total = sum(sizes[name] for name in files)
         need_space(Path(constants.HF_HUB_CACHE), total)
         if progress:
@@ -121,7 +122,7 @@ def _in_cache(spec: str, hub_id: str, inside: str, revision: str | None) -> Path
             "check the path, or unset HF_HUB_OFFLINE to download it",
         )
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return folder / _wanted(spec, inside, files)[0]
+    return folder / _choose(spec, inside, files)[0]
 
 
 def _explain(spec: str, hub_id: str, reason: Exception) -> UserError:

@@ -17,7 +17,7 @@ import numpy as np
 from minialign.engine.answers import Answer, Completion, Piece, Request, draw, requests
 from minialign.engine.kv import BatchRows
 from minialign.engine.native import NativeRows, native_rows
-from minialign.engine.prefill import Progress, Prompts, common_length, prefill
+from minialign.engine.prefill import OnPrefill, Prompts, common_length, prefill
 from minialign.engine.rows import OneRow, Rows, Writing, last_logits, ragged_agrees
 from minialign.errors import UserError
 from minialign.learn.batch import Example, collate
@@ -64,7 +64,7 @@ class Engine:
         prompt_ids: Sequence[int],
         sampling: Sampling | None = None,
         seed: int = 0,
-        on_prefill: Progress | None = None,
+        on_prefill: OnPrefill | None = None,
     ) -> Generator[Piece, None, None]:
         """The pieces of one answer as they are drawn; closing the iterator stops it.
 
@@ -102,7 +102,7 @@ class Engine:
         n: int = 1,
         seed: int = 0,
         batch_size: int = 16,
-        on_prefill: Progress | None = None,
+        on_prefill: OnPrefill | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Completion]:
         """n answers to each prompt, in the order in which they finish."""
@@ -115,7 +115,7 @@ class Engine:
         waiting: Sequence[Request],
         sampling: Sampling | None = None,
         batch_size: int = 16,
-        on_prefill: Progress | None = None,
+        on_prefill: OnPrefill | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Completion]:
         """An answer to each request, in the order in which they finish.

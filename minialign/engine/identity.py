@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from minialign.engine import Engine
-from minialign.engine.open import Fetching, base_of
+from minialign.engine.open import base_of
 from minialign.models import control
 from minialign.models.adapter import (
     WEIGHTS,
@@ -21,11 +21,10 @@ from minialign.models.module import fingerprint
 from minialign.models.names import DEFAULT
 from minialign.models.sources.fetch import ensure
 from minialign.models.tokens.tokenizer import Tokenizer
+from minialign.progress import Tell
 
 
-def weights_of(
-    model: str | None, adapter: str | None, progress: Fetching | None = None
-) -> list[str]:
+def weights_of(model: str | None, adapter: str | None, progress: Tell | None = None) -> list[str]:
     """What tells the answers of ``open_engine(model, adapter)`` from another's: its weights as they
     are on disk, its template, its control text. The model is fetched, but not loaded.
 

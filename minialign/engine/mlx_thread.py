@@ -17,6 +17,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from minialign.progress import Tell
+
 if TYPE_CHECKING:
     from minialign.engine import Engine
 
@@ -112,9 +114,7 @@ class Engines:
         self._load = load
         self._held: OrderedDict[Which, Engine] = OrderedDict()
 
-    def get(
-        self, which: Which, progress: Callable[[str, int, int], None] | None = None
-    ) -> "Engine":
+    def get(self, which: Which, progress: Tell | None = None) -> "Engine":
         """The engine of a model and adapter, loaded when it is not held.
 
         Raises:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from minialign.engine import Engine
 from minialign.models.adapter import CONFIG, resolve_adapter
-from minialign.models.layout import Fetching
 from minialign.models.load import load
 from minialign.models.names import DEFAULT
 from minialign.models.sources.fetch import ensure
+from minialign.progress import Tell
 
 
 def base_of(adapter: str | Path | None) -> str | None:
@@ -25,7 +25,7 @@ def base_of(adapter: str | Path | None) -> str | None:
 def open_engine(
     model: str | None = None,
     adapter: str | Path | None = None,
-    progress: Fetching | None = None,
+    progress: Tell | None = None,
 ) -> Engine:
     """An engine for a model, by default the adapter's base or the embedded one. An adapter's
     control text, if it has one, goes into every prompt that its tokenizer renders.

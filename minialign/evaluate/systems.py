@@ -15,13 +15,14 @@ from minialign.data.prompts import Question, read_questions
 from minialign.durable import digest, read_jsonl
 from minialign.engine import Sampling
 from minialign.engine.identity import weights_of
-from minialign.engine.open import Fetching, open_engine
+from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.evaluate.comparison_files import prompt_key, read_answers, reference_in
 from minialign.judge import decide
 from minialign.judge.ask import Duel
 from minialign.models.adapter import resolve_adapter
 from minialign.models.names import catalog
+from minialign.progress import Tell
 from minialign.records import Prompted, Verdict
 from minialign.rewards.scorer import Scorer
 from minialign.samples import generate
@@ -119,7 +120,7 @@ def write_answers(
     sampling: Sampling,
     seed: int = 0,
     batch_size: int = 16,
-    progress: Fetching | None = None,
+    progress: Tell | None = None,
 ) -> Iterator[int]:
     """Answer what is not in the system's file yet; gives how many there are each time one more is
     there. Other weights, sampling or seed are another file; the model is loaded when it has to be.
@@ -136,13 +137,13 @@ def write_answers(
         yield len(asked)
         return
     engine = open_engine(model, system.adapter, progress)
-    waiting = generate.planned(engine, asked, 1, seed)
+    waiting = generate.plan_requests(engine, asked, 1, seed)
     journal, left = generate.resume(file, asked, waiting)
     done = len(waiting) - len(left)
     yield done
     origin = {"adapter" if system.adapter else "model": system.spec}
     with journal:
-        for _, row in generate.answers(engine, asked, left, sampling, batch_size, origin):
+        for _, row in generate.write_answers(engine, asked, left, sampling, batch_size, origin):
             journal.append(row)
             done += 1
             yield done

@@ -1,5 +1,7 @@
 """What a judge was asked before, so that it is not asked again."""
 
+from dataclasses import asdict
+
 from minialign.durable import Journal
 from minialign.home import home
 from minialign.judge.judge import Judge, Reading
@@ -23,10 +25,6 @@ class Memory:
 
     def keep(self, key: str, said: Reading | str) -> None:
         self.said[key] = said
-        if self.journal is None:
-            return
-        if isinstance(said, str):
-            self.journal.append({"key": key, "text": said})
-        else:
-            row = {"key": key, "shares": said.shares, "mass": said.mass, "text": said.text}
-            self.journal.append(row)
+        if self.journal is not None:
+            row = {"text": said} if isinstance(said, str) else asdict(said)
+            self.journal.append({"key": key, **row})

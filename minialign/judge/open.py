@@ -10,7 +10,7 @@ from typing import Any
 from minialign.durable import digest
 from minialign.engine import Engine
 from minialign.engine.identity import _weights, weights_of
-from minialign.engine.open import Fetching, open_engine
+from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.judge.endpoint import EndpointReader
 from minialign.judge.http_chat import KEY_VARIABLE, RETRIES, TIMEOUT, ChatServer
@@ -21,6 +21,7 @@ from minialign.judge.values import ValueReader
 from minialign.models.adapter import resolve_adapter
 from minialign.models.head import FILE as HEAD
 from minialign.models.names import DEFAULT, catalog
+from minialign.progress import Tell
 from minialign.records import Prompted
 from minialign.rewards.runs import run_scorer
 from minialign.rewards.spec import parse
@@ -38,7 +39,7 @@ def open_judge(
     timeout: float | None = None,
     retries: int | None = None,
     engine: Engine | None = None,
-    progress: Fetching | None = None,
+    progress: Tell | None = None,
 ) -> Judge:
     """The judge that a text names.
 
@@ -129,7 +130,7 @@ def _criteria(text: str | None) -> str | None:
 
 
 def _valuing(
-    spec: str, template: str | None, explain: bool, debias: bool, progress: Fetching | None
+    spec: str, template: str | None, explain: bool, debias: bool, progress: Tell | None
 ) -> Judge:
     """A reward head, or a DPO run's implicit reward."""
     if template or explain:

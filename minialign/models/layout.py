@@ -6,7 +6,7 @@ Everything is written into a hidden folder beside the target, brought to the dis
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,8 +22,6 @@ SHARD_BYTES = 4 << 30  # a safetensors file of the folder is at most about this 
 RECORD = "minialign.json"  # where a folder came from
 PART = ".part-"  # the prefix of folders that are being written
 MAKE_ROOM = "make room (minialign models rm NAME), or set MINIALIGN_HOME to another disk"
-
-Fetching = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
 
 
 def to_disk(path: Path) -> None:

@@ -11,10 +11,10 @@ from minialign import cpu
 from minialign.models.adapter import load_adapter, resolve_adapter
 from minialign.models.control import Control, Controlled
 from minialign.models.control import read as read_control
-from minialign.models.layout import Fetching
 from minialign.models.module import fingerprint, load_module
 from minialign.models.sources.fetch import ensure
 from minialign.models.tokens.tokenizer import Tokenizer
+from minialign.progress import Tell
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Model:
 def load(
     model: str,
     adapter: str | Path | None = None,
-    progress: Fetching | None = None,
+    progress: Tell | None = None,
 ) -> Model:
     """Load a model by name, hub id, folder or GGUF file, fetching it when absent.
 

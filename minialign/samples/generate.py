@@ -12,8 +12,10 @@ from minialign.errors import UserError
 Row = dict[str, Any]
 
 
-def planned(engine: Engine, asked: Sequence[Question], n: int = 1, seed: int = 0) -> list[Request]:
-    """A request for each sample of each question.
+def plan_requests(
+    engine: Engine, asked: Sequence[Question], n: int = 1, seed: int = 0
+) -> list[Request]:
+    """Plan a request for each sample of each question.
 
     Raises:
         UserError: for no samples, or a question that the model cannot read, with its line.
@@ -31,7 +33,7 @@ def planned(engine: Engine, asked: Sequence[Question], n: int = 1, seed: int = 0
     return requests(prompts, n, seed)
 
 
-def row(question: Question, completion: Completion, origin: dict[str, str]) -> Row:
+def answer_row(question: Question, completion: Completion, origin: dict[str, str]) -> Row:
     """The JSON object of an answer; ``data`` commands read it as a demonstration."""
     return {
         "prompt": question.prompt,
@@ -90,7 +92,7 @@ def resume_rows(
     return journal
 
 
-def answers(
+def write_answers(
     engine: Engine,
     asked: Sequence[Question],
     waiting: Sequence[Request],
@@ -98,6 +100,6 @@ def answers(
     batch_size: int = 16,
     origin: dict[str, str] | None = None,
 ) -> Iterator[tuple[Completion, Row]]:
-    """(completion, its JSON object) for each request, in the order in which they finish."""
+    """Answer each request: (completion, its JSON object) in the order in which they finish."""
     for completion in engine.complete(waiting, sampling, batch_size):
-        yield completion, row(asked[completion.prompt_index], completion, origin or {})
+        yield completion, answer_row(asked[completion.prompt_index], completion, origin or {})

@@ -5,19 +5,17 @@ from dataclasses import replace
 from itertools import combinations
 
 from minialign.engine import Engine
-from minialign.engine.open import Fetching
 from minialign.errors import UserError
 from minialign.judge import Judge
 from minialign.judge.ask import Duel, judge_duels
 from minialign.judge.memory import Memory
 from minialign.judge.open import open_judge
+from minialign.progress import Tell
 from minialign.records import Prompted
 from minialign.rewards.scorer import Scorer
 
 
-def judge_scorer(
-    spec: str, engine: Engine | None = None, progress: Fetching | None = None
-) -> Scorer:
+def judge_scorer(spec: str, engine: Engine | None = None, progress: Tell | None = None) -> Scorer:
     """What stands behind ``judge:``: MODEL, or MODEL@TEMPLATE; "self" is ``engine``'s own model.
 
     A score is the expected share of wins against each other answer of the group, both orders

@@ -206,10 +206,10 @@ def prefer(
         yield Progress("verdicts", done, total)
         for place, verdict in enumerate(judge(duels), 1):
             yield Progress("verdicts", done + place, total)
-            yield _preferred(model, verdict)
+            yield _order_pair(model, verdict)
 
 
-def _preferred(model: RememberingModel, verdict: Verdict) -> Row | Dropped:
+def _order_pair(model: RememberingModel, verdict: Verdict) -> Row | Dropped:
     """The pair that a verdict gives."""
     if verdict.choice not in ("a", "b"):
         said = "a tie" if verdict.choice == "tie" else "no verdict in what the judge said"

@@ -3,7 +3,6 @@
 A phase is the answers to some prompts, written by the policy as it was before the updates on them.
 """
 
-import json
 import math
 import threading
 import time
@@ -16,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from minialign.data.prompts import Question, prompted
-from minialign.durable import read_jsonl
+from minialign.durable import Journal
 from minialign.engine import Engine, Sampling
 from minialign.engine.next_token import sample_seed
 from minialign.learn.batch import Example, collate, index_batches
@@ -24,8 +23,9 @@ from minialign.learn.policy import Policy
 from minialign.methods import ppo
 from minialign.methods.ppo import Answers, Config
 from minialign.models.head import save_value_head
+from minialign.progress import Pace, Progress
 from minialign.rewards.scorer import Scorer
-from minialign.samples.groups import Group, groups
+from minialign.samples.groups import Group, sample_groups
 from minialign.statistics.bootstrap import mean_interval
 from minialign.training.budget import READS
 from minialign.training.events import Evaluated, Event, PhaseSampled, Sampled
@@ -102,16 +102,14 @@ def answers_to(
         Question(row.prompt, row.source, row.extra) for row in (one.meta["row"] for one in examples)
     ]
     answered: dict[int, Answers] = {}
-    began = time.monotonic()
-    sampled = groups(learner.engine, asked, n, learner.sampling, seed, learner.config.rollout_batch)
-    for one in sampled:
+    pace, size = Pace(), learner.config.rollout_batch
+    for one in sample_groups(learner.engine, asked, n, learner.sampling, seed, size):
         if stop.is_set():
             return None
         answered[one.index] = _score(one, learner.scorer)
-        share = len(answered) / len(asked)
-        eta = (time.monotonic() - began) * (1 - share) / share
-        text = f"{what}: answers to {len(answered)} of {len(asked)} prompts"
-        yield Sampled(text, len(answered), len(asked), {"eta": eta, "prompt": one.index})
+        at = Progress(f"{what}: answers", len(answered), len(asked))
+        values = {"eta": pace.seconds_left(at), "prompt": one.index}
+        yield Sampled(f"{at.what} to {at.done} of {at.total} prompts", at.done, at.total, values)
     answers = [answered[i] for i in range(len(asked))]
     _read(learner, examples, answers)
     return answers
@@ -193,23 +191,24 @@ def next_phase(
 
 def _keep_samples(learner: Learner, phase: Phase) -> None:
     """Append the first answers of a phase to samples.jsonl, once."""
-    path = learner.parts.run.path / SAMPLES
-    if any(row.get("phase") == phase.number for row in read_jsonl(path)):
+    parts = learner.parts
+    journal = Journal.resume(parts.run.path / SAMPLES)
+    if phase.number in journal.known("phase"):
         return  # written before the run was killed
-    with open(path, "a", encoding="utf-8") as file:
-        if file.tell():
-            file.write("\n")  # a kill may have cut the last line
-        for one in phase.answers[:SHOWN]:
-            row = {
+    journal.append(
+        *(
+            {
                 "phase": phase.number,
                 "step": phase.first,
-                "prompt": learner.parts.rows.train[one.prompt].meta["row"].prompt,
+                "prompt": parts.rows.train[one.prompt].meta["row"].prompt,
                 "response": one.texts[0],
                 "reward": one.scores[0],
                 "kl": sum(one.logps[0]) - sum(one.reference[0]),
                 "ended": one.ended[0],
             }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            for one in phase.answers[:SHOWN]
+        )
+    )
 
 
 def updates(learner: Learner, phase: Phase) -> list[list[list[int]]]:

@@ -220,22 +220,22 @@ def group(*answers):
 def test_rankings_and_pairs_of_samples_say_which_were_cut():
     longer = Scorer("long", lambda prompt, texts: [float(len(text)) for text in texts])
     drawn = group(("a", "stop"), ("bbb", "length"), ("cc", "stop"), ("a", "length"))
-    row = groups.ranking(drawn, longer)
+    row = groups.rank(drawn, longer)
     assert row["responses"] == ["a", "bbb", "cc"]
     assert row["finish_reasons"] == ["stop", "length", "stop"]
-    made = groups.best_and_worst(drawn, longer)
+    made = groups.pair_best_and_worst(drawn, longer)
     assert (made["chosen"], made["rejected"]) == ("bbb", "a")
     assert made["finish_reasons"] == ["length", "stop"]
     two = group(("a", "stop"), ("b", "length"))
-    orders = [groups.unlabelled(two, seed) for seed in range(8)]
+    orders = [groups.pair_at_random(two, seed) for seed in range(8)]
     assert len({row["chosen"] for row in orders}) == 2
     for row in orders:
         ends = dict(zip((row["chosen"], row["rejected"]), row["finish_reasons"], strict=True))
         assert ends == {"a": "stop", "b": "length"}
     ended = group(("a", "stop"), ("bb", "stop_string"))
     for row in (
-        groups.ranking(ended, longer), groups.best_and_worst(ended, longer),
-        groups.unlabelled(ended, 0),
+        groups.rank(ended, longer), groups.pair_best_and_worst(ended, longer),
+        groups.pair_at_random(ended, 0),
     ):  # fmt: skip
         assert "finish_reasons" not in row
 

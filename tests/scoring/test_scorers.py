@@ -21,7 +21,7 @@ from minialign.models.adapter import adapter_modules
 from minialign.records import Prompted
 from minialign.rewards import exact, ifeval
 from minialign.rewards.english import capital_words, sentences
-from minialign.rewards.score import open_scorer as open_measures
+from minialign.rewards.score import open_measures
 from minialign.rewards.scorer import Scorer
 from minialign.scoring.open import open_scorer
 from minialign.training.settings import Settings

@@ -52,7 +52,7 @@ def entries() -> list[Entry]:
     rows = describe.overview()
     found = [Entry("here", row["name"], row) for row in rows if row["installed"]]
     found += [Entry("more", row["name"], row) for row in rows if not row["installed"]]
-    return found + [Entry("data", str(path), why) for path, why in known_files.known()]
+    return found + [Entry("data", str(path), why) for path, why in known_files.list_known()]
 
 
 class LibraryScreen(Screen[None]):
@@ -216,7 +216,7 @@ class LibraryScreen(Screen[None]):
         stamp = known_files.stamp(path)
         found: known_files.Facts | UserError
         try:
-            found = await asyncio.to_thread(known_files.facts, path)
+            found = await asyncio.to_thread(known_files.read_facts, path)
         except UserError as error:
             found = error
         finally:

@@ -9,11 +9,12 @@ from minialign.models.gguf.config import config_of
 from minialign.models.gguf.file import read_gguf
 from minialign.models.gguf.tokenizer import write_tokenizer
 from minialign.models.gguf.weights import GROUP, weights
-from minialign.models.layout import Fetching, Shards, need_space, write_json
+from minialign.models.layout import Shards, need_space, write_json
+from minialign.progress import Tell
 
 
 def convert_gguf(
-    path: Path, folder: Path, bits: int | None = None, progress: Fetching | None = None
+    path: Path, folder: Path, bits: int | None = None, progress: Tell | None = None
 ) -> dict[str, Any]:
     """Write config, weights and tokenizer of a GGUF file into the existing ``folder``.
 

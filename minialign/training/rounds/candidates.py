@@ -18,7 +18,7 @@ import numpy as np
 
 from minialign.data.hold_out import hold_out
 from minialign.data.prompts import Question, prompted, read_prompts
-from minialign.durable import json_line, read_jsonl
+from minialign.durable import read_jsonl
 from minialign.engine import Engine
 from minialign.engine.next_token import sample_seed
 from minialign.engine.open import open_engine
@@ -27,9 +27,11 @@ from minialign.formats.kinds import digest, opening_of
 from minialign.methods import Method
 from minialign.methods.method import Rounds
 from minialign.methods.rounds import RoundSettings
+from minialign.progress import Pace, Progress
 from minialign.rewards.scorer import Scorer
 from minialign.run_folder import Run
 from minialign.samples import best_of_n
+from minialign.samples.groups import sample_groups
 from minialign.scoring.open import open_scorer
 from minialign.training.budget import spent, tokens_read
 from minialign.training.events import Event, Note, Sampled
@@ -131,35 +133,33 @@ def _sample(
 ) -> Generator[Event, None, list[Row]]:
     """The scored samples of the policy behind round k, from the file or fresh, by prompt."""
     job.check_stop(f"before {what}")
-    rows = best_of_n.resume(path, asked, n, job.plan.scorer, seed=seed).rows
+    journal = best_of_n.resume(path, asked, n, job.plan.scorer, seed=seed)
+    rows = journal.rows
     limited = what.endswith("candidates") and (job.settings.max_tokens or job.settings.max_minutes)
     before = job.used() if limited else {}
     if len(rows) < len(asked):
         engine, scorer = job.models(k)
-        answered = best_of_n.best_of_n(
-            engine, asked, scorer, n, job.plan.sampling(), seed=seed,
-            batch_size=job.plan.rollout_batch, done=rows,
-        )  # fmt: skip
-        fresh, began, last = 0, time.monotonic(), time.monotonic()
-        for row in answered:
+        known = [row["prompt_index"] for row in rows]
+        how = job.plan.sampling(), seed, job.plan.rollout_batch
+        pace, last = Pace(first=len(rows)), time.monotonic()
+        for group in sample_groups(engine, asked, n, *how, skip=known):
+            row = best_of_n.score_group(group, scorer)
             prompt = len(asked[row["prompt_index"]].ids(engine.tokenizer))
             made = sum(row["tokens"])
             row["used"] = prompt + made + tokens_read(scorer.name, n, prompt, made)
             now = time.monotonic()
-            row["seconds"], last, fresh = now - last, now, fresh + 1
-            rows.append(row)
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json_line(row))
-            eta = (now - began) / fresh * (len(asked) - len(rows))
-            text = f"{what}: {len(rows)}/{len(asked)} prompts"
-            yield Sampled(text, len(rows), len(asked), {"eta": eta, "policy": k})
+            row["seconds"], last = now - last, now
+            journal.append(row)
+            at = Progress(what, len(rows), len(asked))
+            values = {"eta": pace.seconds_left(at), "policy": k}
+            yield Sampled(f"{what}: {at.done}/{at.total} prompts", at.done, at.total, values)
             if limited:
                 before["tokens"] += row["used"]
                 before["seconds"] += row["seconds"]
                 if spent(job.settings, **before):
                     break
-            if len(rows) < len(asked):
-                job.check_stop(f"in {what}, {len(rows)} of {len(asked)} prompts")
+            if at.done < at.total:
+                job.check_stop(f"in {what}, {at.done} of {at.total} prompts")
     return sorted(rows, key=lambda row: row["prompt_index"])
 
 
