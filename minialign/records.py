@@ -5,8 +5,11 @@ which reads as one user message. Nothing here knows about tokens or models.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+from minialign.durable import digest, now
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 Prompt = list[Message]
@@ -63,11 +66,68 @@ class Rated:
 
 @dataclass(frozen=True)
 class Prompted:
-    """A prompt alone, to sample from; ``extra`` keeps the row's other keys (a reference…)."""
+    """A prompt alone, to be answered; or one ``{"role": "text"}`` message: plain text without a
+    template, to be continued. ``extra`` keeps the row's other keys (a reference…)."""
 
     prompt: Prompt
     source: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> bool:
+        """Whether it is plain text to be continued."""
+        return self.prompt[0]["role"] == "text"
+
+    @property
+    def written(self) -> Prompt | str:
+        """The prompt as rows of answers have it: plain text is a string."""
+        return self.prompt[0]["content"] if self.raw else self.prompt
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two answers to one prompt, of which a person, a judge or a scorer says which is better.
+
+    Votes without texts (MT-bench's) have an empty prompt and answers: ``extra`` says which question
+    it was, ``a_from`` and ``b_from`` who answered.
+    """
+
+    prompt: Prompt
+    a: str
+    b: str
+    reference: str | None = None  # an answer known to be right, for judges that compare with it
+    source: str = ""
+    a_from: dict[str, Any] = field(default_factory=dict)  # model, adapter, seed
+    b_from: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)  # the row's other keys
+    again: bool = False  # shown to a person a second time
+
+    @cached_property
+    def key(self) -> str:
+        """16 letters that stand for the prompt and the two answers, whichever comes first."""
+        if not (self.prompt or self.a or self.b):
+            return digest([self.extra, *sorted([self.a_from, self.b_from], key=digest)])
+        return digest([self.prompt, *sorted([self.a, self.b])])
+
+    @property
+    def prompted(self) -> Prompted:
+        """The prompt, as a scorer is given it."""
+        return Prompted(self.prompt, self.source, self.extra)
+
+    @property
+    def sides(self) -> dict[str, Any]:
+        """What votes, verdicts and rows say of it too: prompt, answers, and their origins."""
+        names = ("prompt", "a", "b", "a_from", "b_from")
+        return {name: getattr(self, name) for name in names}
+
+    def swapped(self) -> Self:
+        """Return the comparison with its answers the other way round."""
+        return replace(self, a=self.b, b=self.a, a_from=self.b_from, b_from=self.a_from)
+
+    def vote(self, choice: str, edited: str | None = None, note: str = "") -> "Vote":
+        """Return what a person says of it now; of one that is shown again the id ends with ".2"."""
+        name = f"{self.key}.2" if self.again else self.key
+        return Vote(name, choice=choice, edited=edited, note=note, time=now(), **self.sides)
 
 
 @dataclass(frozen=True)
@@ -87,6 +147,21 @@ class Vote:
     a_from: dict[str, Any] = field(default_factory=dict)  # model, adapter, seed
     b_from: dict[str, Any] = field(default_factory=dict)
     time: str = ""  # ISO 8601, UTC
+
+    @property
+    def again(self) -> bool:
+        """Whether the pair was shown a second time."""
+        return "." in self.id
+
+    @property
+    def pair_id(self) -> str:
+        """The id of the pair, for its first vote and the one when it was shown again."""
+        return self.id.partition(".")[0]
+
+    @property
+    def comparison(self) -> Comparison:
+        """The two answers that it is on."""
+        return _compare(self)
 
 
 @dataclass(frozen=True)
@@ -113,6 +188,15 @@ class Verdict:
     source: str = ""
     time: str = ""  # ISO 8601, UTC
 
+    @property
+    def comparison(self) -> Comparison:
+        """The two answers that it is on."""
+        return _compare(self)
+
+
+def _compare(said: Vote | Verdict) -> Comparison:
+    return Comparison(said.prompt, said.a, said.b, a_from=said.a_from, b_from=said.b_from)
+
 
 Record = Demonstration | Pair | Ranking | Rated | Prompted
 
@@ -123,14 +207,14 @@ def as_prompt(value: str | list[Message]) -> Prompt:
 
 
 def noted(reasons: Sequence[str | None]) -> list[str] | None:
-    """Finish reasons as a record has them: None unless one is of a response that was cut."""
+    """Note finish reasons as a record has them: None unless one is of a response that was cut."""
     return [reason or "stop" for reason in reasons] if CUT.intersection(reasons) else None
 
 
 def marked(reasons: Sequence[str | None]) -> dict[str, list[str]]:
-    """The same for a row that is written: ``finish_reasons`` only where one was cut."""
-    found = noted(reasons)
-    return {"finish_reasons": found} if found else {}
+    """Note finish reasons as a key of a row that is written: only where one response was cut."""
+    known = noted(reasons)
+    return {"finish_reasons": known} if known else {}
 
 
 def reasons_of(record: Demonstration | Pair | Ranking | Rated, *places: int) -> list[str] | None:
@@ -148,25 +232,35 @@ def to_json(record: Any) -> dict[str, Any]:
     }
 
 
+def read_comparison(row: Any, source: str = "") -> Comparison | None:
+    """Read the comparison in a row with the keys prompt, a and b; None when the row holds none."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("a", "b")):
+        return None
+    try:
+        turns = as_prompt(row["prompt"])
+        prompt = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in turns]
+    except (KeyError, TypeError):
+        return None
+    origins = [row.get(key) for key in ("a_from", "b_from")]
+    a_from, b_from = [origin if isinstance(origin, dict) else {} for origin in origins]
+    pair = Comparison(prompt, row["a"], row["b"], reference_in(row), source, a_from, b_from)
+    return pair if prompt else None
+
+
+def reference_in(row: Any) -> str | None:
+    """Find the answer known to be right that a row has."""
+    reference = row.get("reference") if isinstance(row, dict) else None
+    return reference if isinstance(reference, str) and reference.strip() else None
+
+
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
 
 
 def vote_of(row: dict[str, Any]) -> Vote | None:
-    """The vote in a row; None when the row holds none."""
-    try:
-        vote = Vote(
-            id=str(row["id"]),
-            prompt=[{"role": str(m["role"]), "content": str(m["content"])} for m in row["prompt"]],
-            a=row["a"],
-            b=row["b"],
-            choice=row["choice"],
-            edited=row.get("edited"),
-            note=str(row.get("note", "")),
-            a_from=dict(row.get("a_from") or {}),
-            b_from=dict(row.get("b_from") or {}),
-            time=str(row.get("time", "")),
-        )
-    except (KeyError, TypeError, ValueError):
+    """Read the vote in a row; None when the row holds none."""
+    pair = read_comparison(row)
+    known = "id" in row and isinstance(row.get("prompt"), list) and row.get("choice") in CHOICES
+    if pair is None or not known:
         return None
-    sound = isinstance(vote.a, str) and isinstance(vote.b, str) and vote.choice in CHOICES
-    return vote if sound and vote.prompt else None
+    words: dict[str, Any] = {name: str(row.get(name, "")) for name in ("id", "note", "time")}
+    return Vote(choice=row["choice"], edited=row.get("edited"), **words, **pair.sides)

@@ -12,7 +12,7 @@ from minialign.progress import Progress
 from minialign.records import Message
 
 if TYPE_CHECKING:
-    from minialign.labels.items import Shown
+    from minialign.records import Comparison
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def pair(which: Which, prompt: list[Message], sampling: dict[str, Any], seed: in
     def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
         engine = _get(engines, ticket, which)
         from minialign.engine import Sampling
-        from minialign.labels.items import two_answers
+        from minialign.labels.items import write_two_answers
 
         origin = {"model": engine.model.name}
         if which.adapter:
@@ -117,21 +117,21 @@ def pair(which: Which, prompt: list[Message], sampling: dict[str, Any], seed: in
                 ticket.on_item(Progress("writing two answers", steps, 0))
             return ticket.pressed()
 
-        yield from two_answers(
+        yield from write_two_answers(
             engine, prompt, Sampling(**sampling), origin, seed, pressed, lambda: ticket.cancelled
         )
 
     return work
 
 
-def doubt(scorer: str, pairs: Sequence["Shown"]) -> Work:
+def doubt(scorer: str, pairs: Sequence["Comparison"]) -> Work:
     """Work whose items are (key of a pair, how sure the scorer is of it)."""
 
     def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
         ticket.on_item(Progress(f"loading {scorer}", 0, 0))
-        from minialign.scoring.uncertainty import doubts
+        from minialign.scoring.uncertainty import measure_certainty
 
-        yield from doubts(scorer, pairs, ticket.check)
+        yield from measure_certainty(scorer, pairs, ticket.check)
 
     return work
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from minialign.audit.gold_sets import SWAPPED
-from minialign.audit.judged import Judged
+from minialign.audit.outcomes import Outcome
+from minialign.audit.reference_labels import SWAPPED
 from minialign.statistics import agreement, bias
 from minialign.statistics.bootstrap import Interval, paired_difference, share_interval
 from minialign.statistics.calibration import calibration_error, reliability
@@ -21,34 +21,33 @@ ONE_ORDER = 0.10  # up to this share of conflicts a verdict in one order will do
 LENGTH_RULES = {"longer wins": bias.longer, "shorter wins": bias.shorter}
 
 
-def report(items: Sequence[Judged], judge: str, own: Sequence[str] = ()) -> dict[str, Any]:
-    """Everything that the audit says.
+def report(items: Sequence[Outcome], judge: str, own: Sequence[str] = ()) -> dict[str, Any]:
+    """Put together everything that the audit says.
 
     Args:
         own: what the answers' origins call the judge itself, for its preference for its own.
     """
-    subsets = list(dict.fromkeys(one.gold.subset for one in items))
-    rows = [_row(name, [one for one in items if one.gold.subset == name]) for name in subsets]
+    subsets = list(dict.fromkeys(one.item.subset for one in items))
+    rows = [_row(name, [one for one in items if one.item.subset == name]) for name in subsets]
     whole = _row("all", items)
     if len(rows) != 1:
         rows.append(whole)
-    found: dict[str, Any] = {"judge": judge, "items": len(items), "rows": rows}
-    found["leans"] = _leans(items, (judge, *own))
-    found["decided"] = _decided(items)
-    if people := _people(items):
-        found["people"] = people
-    if consistency := _consistency(items):
-        found["consistency"] = consistency
-    if calibration := _calibration(items):
-        found["calibration"] = calibration
-    if styles := _styles(items):
-        found["styles"] = styles
-    found["conclusion"] = conclusion(items, whole)
-    return _plain(found)
+    parts = {
+        "people": _people(items),
+        "consistency": _consistency(items),
+        "calibration": _calibration(items),
+        "styles": _styles(items),
+    }
+    result: dict[str, Any] = {"judge": judge, "items": len(items), "rows": rows}
+    result["leans"] = _leans(items, (judge, *own))
+    result["decided"] = _decided(items)
+    result |= {name: part for name, part in parts.items() if part}
+    result["conclusion"] = conclude(items, whole)
+    return _plain(result)
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no nan: null."""
+    """Write null for nan, which JSON has not."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -56,17 +55,17 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _interval(values: Sequence[float], items: Sequence[Judged]) -> Interval:
+def _interval(values: Sequence[float], items: Sequence[Outcome]) -> Interval:
     return share_interval(
-        values, [str(one.gold.duel.prompt or one.gold.duel.extra) for one in items]
+        values, [str(one.item.comparison.prompt or one.item.comparison.extra) for one in items]
     )
 
 
-def _row(name: str, items: Sequence[Judged]) -> dict[str, Any]:
+def _row(name: str, items: Sequence[Outcome]) -> dict[str, Any]:
     forward, backward = [one.forward for one in items], [one.backward for one in items]
-    gold = [one.gold.best for one in items]
-    decided = [one for one in items if one.gold.best != "tie"]
-    texts = [one for one in items if one.gold.has_texts]
+    labels = [one.item.best for one in items]
+    decided = [one for one in items if one.item.best != "tie"]
+    texts = [one for one in items if one.item.has_texts]
     known = all(one.both_orders for one in items)
     row: dict[str, Any] = {
         "subset": name,
@@ -74,14 +73,14 @@ def _row(name: str, items: Sequence[Judged]) -> dict[str, Any]:
         "unparsed": sum("unparsed" in (one.forward, one.backward) for one in items),
         "accuracy": _interval([one.right for one in decided], decided),
         "agreement": agreement.swap_agreement(forward, backward),
-        "kappa": agreement.cohen_kappa(forward + backward, gold * 2),
+        "kappa": agreement.cohen_kappa(forward + backward, labels * 2),
         "swap_kappa": agreement.cohen_kappa(forward, backward) if known else math.nan,
         "first_slot": bias.first_slot_rate(forward, backward) if known else math.nan,
         "conflict": bias.conflict_rate(forward, backward),
     }
     if len(texts) == len(items):
-        a, b = [one.gold.duel.a for one in items], [one.gold.duel.b for one in items]
-        row["baselines"] = bias.baselines(a, b, gold)
+        a, b = [one.item.comparison.a for one in items], [one.item.comparison.b for one in items]
+        row["baselines"] = bias.baselines(a, b, labels)
         longer = zip(items, bias.longer(a, b), strict=True)
         picks = [(c, best) for one, best in longer for c in (one.forward, one.backward)]
         read = [pair for pair in picks if pair[0] != "unparsed"]
@@ -89,41 +88,40 @@ def _row(name: str, items: Sequence[Judged]) -> dict[str, Any]:
     return row
 
 
-def _leans(items: Sequence[Judged], own: Sequence[str]) -> dict[str, Any]:
-    """Length and self-preference at equal gold; both orders of an item are two choices."""
+def _leans(items: Sequence[Outcome], own: Sequence[str]) -> dict[str, Any]:
+    """Length and self-preference at equal labels; both orders of an item are two choices."""
     choices = [c for one in items for c in (one.forward, one.backward)]
-    gold = [one.gold.best for one in items for _ in range(2)]
+    labels = [one.item.best for one in items for _ in range(2)]
 
     def lean(more: list[float]) -> dict[str, Any] | None:
-        found = bias.lean(choices, gold, [value for value in more for _ in range(2)])
-        return {**asdict(found), "clear": found.clear} if found else None
+        measured = bias.lean(choices, labels, [value for value in more for _ in range(2)])
+        return {**asdict(measured), "clear": measured.clear} if measured else None
 
     def mine(origin: dict[str, Any]) -> bool:
         return bool({str(origin.get(key)) for key in ("model", "adapter")} & set(own))
 
+    pairs = [one.item.comparison for one in items]
     leans = {
-        "length": lean([float(len(one.gold.duel.a) - len(one.gold.duel.b)) for one in items]),
-        "own": lean([
-            float(mine(one.gold.duel.a_from)) - float(mine(one.gold.duel.b_from)) for one in items
-        ]),
-    }  # fmt: skip
+        "length": lean([float(len(pair.a) - len(pair.b)) for pair in pairs]),
+        "own": lean([float(mine(pair.a_from)) - float(mine(pair.b_from)) for pair in pairs]),
+    }
     return {name: value for name, value in leans.items() if value}
 
 
-def _decided(items: Sequence[Judged]) -> dict[str, Any]:
+def _decided(items: Sequence[Outcome]) -> dict[str, Any]:
     """What is left when a preference counts only if both orders agree."""
     kept = [one for one in items if one.choice in SWAPPED]
-    right = [one for one in kept if one.gold.best != "tie"]
-    values = [float(one.choice == one.gold.best) for one in right]
+    right = [one for one in kept if one.item.best != "tie"]
+    values = [float(one.choice == one.item.best) for one in right]
     share = len(kept) / len(items) if items else math.nan
     return {"share": share, "accuracy": _interval(values, right)}
 
 
-def _people(items: Sequence[Judged]) -> dict[str, Any]:
+def _people(items: Sequence[Outcome]) -> dict[str, Any]:
     """Agreement with each person's vote beside that between people, as MT-bench counts; {} where
     no pair has votes of several people."""
-    votes = {i: [choice for _, choice in one.gold.votes] for i, one in enumerate(items)}
-    if not any(len(dict(one.gold.votes)) > 1 for one in items):
+    votes = {i: [choice for _, choice in one.item.votes] for i, one in enumerate(items)}
+    if not any(len(dict(one.item.votes)) > 1 for one in items):
         return {}
     judge = {i: [one.choice] for i, one in enumerate(items)}
     return {
@@ -134,50 +132,49 @@ def _people(items: Sequence[Judged]) -> dict[str, Any]:
     }
 
 
-def _consistency(items: Sequence[Judged]) -> dict[str, Any]:
-    """How often one annotator said the same of the same pair again."""
+def _consistency(items: Sequence[Outcome]) -> dict[str, Any]:
+    """How often an annotator who got a pair again made the same choice."""
     by_one: dict[Any, list[str]] = {}
     for i, one in enumerate(items):
-        for who, choice in one.gold.votes:
+        for who, choice in one.item.votes:
             by_one.setdefault((i, who), []).append(choice)
     same, compared = agreement.ceiling(by_one)
     return {"same": same, "compared": compared} if compared else {}
 
 
-def _calibration(items: Sequence[Judged]) -> dict[str, Any]:
+def _calibration(items: Sequence[Outcome]) -> dict[str, Any]:
     """Of the probabilities, where there are any; of numbers also what length explains."""
-    known = [one for one in items if one.probability is not None and one.gold.best != "tie"]
-    found: dict[str, Any] = {}
+    known = [one for one in items if one.probability is not None and one.item.best != "tie"]
+    row: dict[str, Any] = {}
     if known:
-        right = [float(one.gold.best == "a") for one in known]
+        right = [float(one.item.best == "a") for one in known]
         bins = reliability([one.probability or 0.0 for one in known], right)
-        found = {"error": calibration_error(bins), "bins": [asdict(one) for one in bins]}
-    valued = [(one.gold.duel, one.values) for one in items if one.values is not None]
+        row = {"error": calibration_error(bins), "bins": [asdict(one) for one in bins]}
+    valued = [(one.item.comparison, one.values) for one in items if one.values is not None]
     if len(valued) > 1:
-        values = [value for _, pair in valued for value in pair]
-        lengths = [len(text) for duel, _ in valued for text in (duel.a, duel.b)]
-        differences = [a - b for _, (a, b) in valued], [len(d.a) - len(d.b) for d, _ in valued]
-        found["length_correlation"] = _correlation(values, lengths)
-        found["length_correlation_in_pairs"] = _correlation(*differences)
-    return found
+        values = np.array([given for _, given in valued])  # (pairs, 2)
+        lengths = np.array([(len(pair.a), len(pair.b)) for pair, _ in valued])
+        row["length_correlation"] = _correlate(values, lengths)
+        row["length_correlation_in_pairs"] = _correlate(-np.diff(values), -np.diff(lengths))
+    return row
 
 
-def _correlation(x: Sequence[float], y: Sequence[float]) -> float:
+def _correlate(x: np.ndarray, y: np.ndarray) -> float:
     if np.std(x) == 0 or np.std(y) == 0:
         return math.nan
-    return float(np.corrcoef(x, y)[0, 1])
+    return float(np.corrcoef(x.ravel(), y.ravel())[0, 1])
 
 
-def _styles(items: Sequence[Judged]) -> list[dict[str, Any]]:
-    known = [one for one in items if one.gold.best != "tie" and one.gold.has_texts]
-    duels = [(one.gold.duel.a, one.gold.duel.b) for one in known]
-    better = [a if one.gold.best == "a" else b for one, (a, b) in zip(known, duels, strict=True)]
-    worse = [b if one.gold.best == "a" else a for one, (a, b) in zip(known, duels, strict=True)]
+def _styles(items: Sequence[Outcome]) -> list[dict[str, Any]]:
+    known = [one for one in items if one.item.best != "tie" and one.item.has_texts]
+    pairs = [(one.item.comparison, one.item.best == "a") for one in known]
+    ordered = [(pair.a, pair.b) if first else (pair.b, pair.a) for pair, first in pairs]
+    better, worse = [one for one, _ in ordered], [other for _, other in ordered]
     cells = style_matrix(better, worse, [one.right for one in known])
     return [asdict(cell) for cell in cells]
 
 
-def conclusion(items: Sequence[Judged], whole: dict[str, Any]) -> dict[str, Any]:
+def conclude(items: Sequence[Outcome], whole: dict[str, Any]) -> dict[str, Any]:
     """ "usable", "usable with both orders" or "no better than answer length", and why.
 
     A judge is usable when its accuracy is above a coin's and above that of the better of "longer
@@ -185,7 +182,7 @@ def conclusion(items: Sequence[Judged], whole: dict[str, Any]) -> dict[str, Any]
     both beyond the 95 % interval; in one order when the orders conflict on 10 % of the pairs at
     most.
     """
-    decided = [one for one in items if one.gold.best != "tie"]
+    decided = [one for one in items if one.item.best != "tie"]
     _, low, _ = whole["accuracy"]
     why = []
     if not low > 0.5:
@@ -202,13 +199,13 @@ def conclusion(items: Sequence[Judged], whole: dict[str, Any]) -> dict[str, Any]
     return {"word": "usable with both orders", "why": [share]}
 
 
-def _ahead(decided: Sequence[Judged], rule: Callable[..., list[str]]) -> Interval:
+def _ahead(decided: Sequence[Outcome], rule: Callable[..., list[str]]) -> Interval:
     """How much more of these is right than by a rule of length; a bootstrap over the prompts."""
-    duels = [one.gold.duel for one in decided]
-    picks = rule([duel.a for duel in duels], [duel.b for duel in duels])
+    pairs = [one.item.comparison for one in decided]
+    picks = rule([pair.a for pair in pairs], [pair.b for pair in pairs])
     by_rule = [
-        agreement.accuracy([pick], [one.gold.best])
+        agreement.accuracy([pick], [one.item.best])
         for pick, one in zip(picks, decided, strict=True)
     ]
-    names = [str(duel.prompt) for duel in duels]
+    names = [str(pair.prompt) for pair in pairs]
     return paired_difference([one.right for one in decided], by_rule, names)

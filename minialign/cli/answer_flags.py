@@ -9,9 +9,9 @@ from minialign.cli import console
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
-    from minialign.data.prompts import Question
     from minialign.durable import Journal
     from minialign.engine import Engine, Sampling
+    from minialign.records import Prompted
 
 
 def model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def scorer_help() -> str:
     )
 
 
-def read_asked(arguments: argparse.Namespace) -> "list[Question]":
+def read_asked(arguments: argparse.Namespace) -> "list[Prompted]":
     """Read the prompts that are asked for."""
     from minialign.data.prompts import read_prompts
 

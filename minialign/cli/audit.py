@@ -5,14 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import audit_views, console
-from minialign.cli.judge_flags import judge_arguments, judge_from, output_file, shown
-from minialign.errors import UserError
+from minialign.cli.intervals import plot_argument, plot_from
+from minialign.cli.judge_flags import (
+    check_file,
+    check_limit,
+    judge_arguments,
+    judge_from,
+    show_pace,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from minialign.audit.gold_sets import Gold
-    from minialign.audit.judged import Judged
+    from minialign.audit.outcomes import Outcome
+    from minialign.audit.reference_labels import Labelled
 
 EPILOG = """\
 minialign audit smollm2-135m-4bit                          # on your own labels
@@ -32,63 +38,49 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The judge, the gold sets, and how it is asked."""
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "judge", metavar="JUDGE",
-        help="a model, a run (its model with its adapter), reward:RUN, dpo:RUN, another scorer "
-        "(length, python:FILE.py:function…), or a file of stored verdicts",
-    )  # fmt: skip
-    parser.add_argument(
-        "--gold", nargs="+", default=[], metavar="FILE",
-        help="files or folders with gold choices (your own labels)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--annotators", default="", metavar="NAME",
-        help="only votes of annotators whose name begins so",
-    )  # fmt: skip
+    judge = (
+        "a model, a run (its model with its adapter), reward:RUN, dpo:RUN, another scorer "
+        "(length, python:FILE.py:function…), or a file of stored verdicts"
+    )
+    gold = "files or folders with gold choices (your own labels)"
+    annotators = "only votes of annotators whose name begins so"
+    own = "what the gold rows call the judge's own model, for self-preference (repeatable)"
+    parser.add_argument("judge", metavar="JUDGE", help=judge)
+    parser.add_argument("--gold", nargs="+", default=[], metavar="FILE", help=gold)
+    parser.add_argument("--annotators", default="", metavar="NAME", help=annotators)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pairs of a subset")
-    parser.add_argument(
-        "--own", action="append", default=[], metavar="MODEL",
-        help="what the gold rows call the judge's own model, for self-preference (repeatable)",
-    )  # fmt: skip
+    parser.add_argument("--own", action="append", default=[], metavar="MODEL", help=own)
     judge_arguments(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="append the verdicts to a file")
-    parser.add_argument(
-        "--plot", metavar="FILE", help="draw the accuracies into a picture (.png, .svg or .pdf)"
-    )
+    plot_argument(parser, "accuracies")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge the gold set and say what the judge is worth."""
-    from minialign.audit.gold_sets import read_gold
+    from minialign.audit.reference_labels import read_gold
     from minialign.audit.report import report
-    from minialign.cli.intervals import check_picture
+    from minialign.cli.intervals import picture
 
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UserError(f"--limit {arguments.limit}", "1 or more pairs of each subset")
-    plot = Path(arguments.plot).expanduser() if arguments.plot else None
-    if plot:
-        check_picture(plot)
-    output = output_file(arguments.output)
-    items = _limited(read_gold(arguments.gold, arguments.annotators), arguments.limit)
-    found = list(shown(_judged(arguments, items, output), len(items)))
-    if len(found) < len(items):
-        console.say(f"{len(items) - len(found)} pairs of the gold set have no verdict")
-    result = report(found, arguments.judge, arguments.own)
+    check_limit(arguments, " pairs of each subset")
+    plot = plot_from(arguments)
+    output = check_file(arguments.output)
+    items = _limit(read_gold(arguments.gold, arguments.annotators), arguments.limit)
+    outcomes = list(show_pace(_judge(arguments, items, output), len(items)))
+    if len(outcomes) < len(items):
+        console.say(f"{len(items) - len(outcomes)} pairs of the gold set have no verdict")
+    result = report(outcomes, arguments.judge, arguments.own)
     if arguments.json:
         console.emit(result)
     else:
         audit_views.show(result)
     if plot:
-        from minialign.cli.intervals import picture
-
         picture(audit_views.bars(result), f"accuracy of {arguments.judge}", plot)
-        console.say(f"drawn in {plot}")
     _next(arguments, result)
     return 0
 
 
-def _limited(items: "list[Gold]", limit: int | None) -> "list[Gold]":
+def _limit(items: "list[Labelled]", limit: int | None) -> "list[Labelled]":
     if limit is None:
         return items
     counts: dict[str, int] = {}
@@ -100,26 +92,26 @@ def _limited(items: "list[Gold]", limit: int | None) -> "list[Gold]":
     return kept
 
 
-def _judged(
-    arguments: argparse.Namespace, items: "list[Gold]", output: Path | None
-) -> "Iterator[Judged]":
-    from minialign.audit import judged
+def _judge(
+    arguments: argparse.Namespace, items: "list[Labelled]", output: Path | None
+) -> "Iterator[Outcome]":
+    from minialign.audit import outcomes
     from minialign.rewards.spec import KINDS
     from minialign.scoring.open import open_scorer
 
     spec = arguments.judge
     file = Path(spec).expanduser()
     if file.is_file() and file.suffix in (".jsonl", ".json"):
-        yield from judged.stored(file, items)
+        yield from outcomes.read_outcomes(file, items)
         return
-    judged.need_texts(items)
+    outcomes.check_texts(items)
     kind = spec.partition(":")[0]
     if kind in KINDS and kind not in ("reward", "dpo", "judge"):
-        yield from judged.score(open_scorer(spec), items)
+        yield from outcomes.ask_scorer(open_scorer(spec), items)
         return
     judge = judge_from(arguments, spec)
     console.say(f"{len(items)} pairs, both orders of each")
-    yield from judged.ask(judge, items, output, arguments.batch_size)
+    yield from outcomes.ask_judge(judge, items, output, arguments.batch_size)
 
 
 def _next(arguments: argparse.Namespace, result: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Sample, score, write, and say what n buys."""
-    from minialign.cli.plots import check_ending  # runs' charts with it: not for --help
+    from minialign.cli.figure import check_ending
     from minialign.durable import Journal
     from minialign.engine.open import origin_of
     from minialign.rewards.spec import parse
@@ -127,7 +127,7 @@ def _cells(point: dict[str, Any]) -> list[str]:
 
 def picture(summary: dict[str, Any], path: Path) -> None:
     """Draw the expected score, with its standard error, against the KL bound."""
-    from minialign.cli.plots import blank, save
+    from minialign.cli.figure import blank, save
 
     points = summary["points"]
     names = [name for name in ("proxy", "gold") if name in points[0]]

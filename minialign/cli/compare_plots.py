@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from minialign.cli.plots import blank, save
+from minialign.cli.figure import blank, save
 
 
 def draw(found: dict[str, Any], out: Path) -> list[str]:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
 from minialign.cli.answer_flags import sampling_arguments, sampling_from
-from minialign.cli.judge_flags import judge_arguments, judge_from, shown
+from minialign.cli.intervals import percent, plot_argument, plot_from, show_bars, span
+from minialign.cli.judge_flags import check_limit, judge_arguments, judge_from, show_pace
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from minialign.data.prompts import Question
+    from minialign.cli.intervals import Bar
     from minialign.evaluate.systems import System
-    from minialign.judge.ask import Duel
-    from minialign.records import Verdict
+    from minialign.records import Comparison, Prompted, Verdict
 
 EPILOG = """\
 minialign evaluate dpo-1 smollm2-135m-4bit --prompts prompts.txt          # adapter against base
@@ -27,68 +27,63 @@ minialign evaluate dpo-1 sft-1 --prompts ifeval.jsonl --scorer ifeval     # no j
 Answers that are missing are written and kept (--out FOLDER), and nothing is asked twice: after
 Ctrl-C the same command goes on. Audit a judge before you believe it: minialign audit JUDGE.
 """
+COUNTS = ("prompts", "wins", "ties", "losses", "unparsed")
+RATES = {
+    "win_rate": "win rate",
+    "length_controlled": "length-controlled",
+    "position_debiased": "position-debiased",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The systems, the prompts, the judge, and how missing answers are sampled."""
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "systems", nargs="+", metavar="SYSTEM",
-        help="two or more: a model, a run or adapter, or a file of answers (prompt, response)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--prompts", metavar="FILE",
-        help="the lines of a .txt, or rows with prompts (those that all answer files have)",
-    )  # fmt: skip
+    systems = "two or more: a model, a run or adapter, or a file of answers (prompt, response)"
+    prompts = "the lines of a .txt, or rows with prompts (those that all answer files have)"
+    judge = "a model, a run, or reward:RUN (smollm2-135m-4bit)"
+    scorer = "no judge: the higher score wins (exact, ifeval, …)"
+    out = "where answers and verdicts are kept (in the home)"
+    parser.add_argument("systems", nargs="+", metavar="SYSTEM", help=systems)
+    parser.add_argument("--prompts", metavar="FILE", help=prompts)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
-    parser.add_argument(
-        "--judge", metavar="JUDGE", help="a model, a run, or reward:RUN (smollm2-135m-4bit)"
-    )
-    parser.add_argument(
-        "--scorer", metavar="SCORER", help="no judge: the higher score wins (exact, ifeval, …)"
-    )
+    parser.add_argument("--judge", metavar="JUDGE", help=judge)
+    parser.add_argument("--scorer", metavar="SCORER", help=scorer)
     judge_arguments(parser)
     sampling_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the answers (0)")
-    parser.add_argument(
-        "--out", metavar="FOLDER", help="where answers and verdicts are kept (in the home)"
-    )
-    parser.add_argument(
-        "--plot", metavar="FILE", help="draw the win rates into a picture (.png, .svg or .pdf)"
-    )
+    parser.add_argument("--out", metavar="FOLDER", help=out)
+    plot_argument(parser, "win rates")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer, judge, and say who wins by how much."""
-    from minialign.cli.intervals import check_picture, picture
+    from minialign.cli.intervals import picture
     from minialign.evaluate import systems as evaluate
     from minialign.evaluate import win_rates
 
     sampling = sampling_from(arguments)
-    plot = Path(arguments.plot).expanduser() if arguments.plot else None
-    if plot:
-        check_picture(plot)
+    plot = plot_from(arguments)
     if len(arguments.systems) < 2:
         raise UserError("one system has nobody to win against", "minialign evaluate A B")
     if arguments.scorer and arguments.judge:
         raise UserError("both --judge and --scorer", "give one of them")
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UserError(f"--limit {arguments.limit}", "1 or more prompts")
+    check_limit(arguments, " prompts")
     systems = [evaluate.read_system(spec) for spec in arguments.systems]
-    evaluate.named_apart(systems)
+    evaluate.name_apart(systems)
     asked = evaluate.read_asked(arguments.prompts, systems)[: arguments.limit]
-    folder = _folder(arguments, asked)
+    folder = _make_folder(arguments, asked)
     try:
-        _answers(arguments, systems, asked, folder, sampling)
+        _answer(arguments, systems, asked, folder, sampling)
     except KeyboardInterrupt:
         console.say(f"\nwhat is finished is in {folder}; the same command goes on")
         raise
-    duels = evaluate.duels(systems, asked)
-    judge, given = _judge(arguments, duels, folder / "verdicts.jsonl")
-    found = list(shown(zip(duels, given, strict=True), len(duels), f", and kept in {folder}"))
-    result = win_rates.report(found, judge)
+    pairs = evaluate.pair_answers(systems, asked)
+    judge, verdicts = _judge(arguments, pairs, folder / "verdicts.jsonl")
+    judgements = zip(pairs, verdicts, strict=True)
+    shown = show_pace(judgements, len(pairs), f", and kept in {folder}")
+    result = win_rates.report(list(shown), judge)
     (folder / "result.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     if arguments.json:
         console.emit(result)
@@ -96,13 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
         _show(result)
     if plot:
         picture(_bars(result), "win rates", plot)
-        console.say(f"drawn in {plot}")
     steps = [] if arguments.scorer else [f"minialign audit {arguments.judge or judge}"]
     console.next_steps(*steps, f"ls {folder}")
     return 0
 
 
-def _folder(arguments: argparse.Namespace, asked: "list[Question]") -> Path:
+def _make_folder(arguments: argparse.Namespace, asked: "list[Prompted]") -> Path:
     from minialign.durable import digest
     from minialign.home import folder
 
@@ -118,10 +112,10 @@ def _folder(arguments: argparse.Namespace, asked: "list[Question]") -> Path:
     return path
 
 
-def _answers(
+def _answer(
     arguments: argparse.Namespace,
     systems: "list[System]",
-    asked: "list[Question]",
+    asked: "list[Prompted]",
     folder: Path,
     sampling: Any,
 ) -> None:
@@ -141,102 +135,75 @@ def _answers(
 
 
 def _judge(
-    arguments: argparse.Namespace, duels: "list[Duel]", file: Path
+    arguments: argparse.Namespace, pairs: "list[Comparison]", file: Path
 ) -> "tuple[str, Iterator[Verdict]]":
     """(name, verdicts as they come)."""
-    from minialign.evaluate.systems import scored
-    from minialign.judge.ask import judge_duels
+    from minialign.judge.ask import judge_comparisons
+    from minialign.judge.values import score_comparisons
     from minialign.scoring.open import open_scorer
 
     if arguments.scorer:
-        return arguments.scorer, scored(open_scorer(arguments.scorer), duels)
+        return arguments.scorer, score_comparisons(open_scorer(arguments.scorer), pairs)
     judge = judge_from(arguments, arguments.judge)
-    found = judge_duels(judge, duels, file=file, batch_size=arguments.batch_size)
-    return judge.name, found
+    size = arguments.batch_size
+    return judge.name, judge_comparisons(judge, pairs, file=file, batch_size=size)
 
 
-def _percent(interval: Any) -> str:
-    value, low, high = (100 * one for one in interval)
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
-
-
-def _bars(result: dict[str, Any]) -> list[Any]:
+def _bars(result: dict[str, Any]) -> "list[Bar]":
     from minialign.cli.intervals import Bar
 
     if "leaderboard" in result:
         return [Bar(row["system"], *row["beats_average"]) for row in result["leaderboard"]]
     (pair,) = result["pairs"]
-    bars = []
-    for key, word in (("win_rate", "win rate"), ("length_controlled", "length-controlled"),
-                      ("position_debiased", "position-debiased")):  # fmt: skip
-        if key in pair:
-            bars.append(Bar(word, *pair[key]))
-    bars += [
-        Bar(row["category"] or "(none)", *row["win_rate"])
-        for row in pair["categories"] if "win_rate" in row
-    ]  # fmt: skip
-    return bars
+    rows = [row for row in pair["categories"] if "win_rate" in row]
+    return [
+        *(Bar(words, *pair[rate]) for rate, words in RATES.items() if rate in pair),
+        *(Bar(row["category"] or "(none)", *row["win_rate"]) for row in rows),
+    ]
 
 
 def _show(result: dict[str, Any]) -> None:
-    import shutil
-
-    from minialign.cli.intervals import in_terminal
-
     if "leaderboard" in result:
         console.table(
             ["system", "ability", "95 %", "beats the average", "win rate", "length"],
             [_standing(row) for row in result["leaderboard"]],
         )
         console.emit("")
-    headers = ["", "prompts", "wins", "ties", "losses", "unparsed", "win rate", "length-controlled",
-               "position-debiased", "lengths"]  # fmt: skip
     rows = []
     for pair in result["pairs"]:
         rows.append([f"{pair['a']} : {pair['b']}", *_cells(pair)])
         rows += [[f"· {row['category'] or '(none)'}", *_cells(row)] for row in pair["categories"]]
-    console.table(headers, rows)
+    console.table(["", *COUNTS, *RATES.values(), "lengths"], rows)
     console.emit("")
     for pair in result["pairs"]:
         console.emit(_sentence(pair, result["judge"]))
     if bars := _bars(result):
         console.emit("")
-        console.emit(in_terminal(bars, min(100, shutil.get_terminal_size().columns)))
+        show_bars(bars)
 
 
 def _standing(row: dict[str, Any]) -> list[str]:
-    span = f"{row['low']:+.2f} to {row['high']:+.2f}"
-    beats, length = f"{100 * row['beats_average'][0]:.1f} %", f"{row['length']:.0f}"
-    return [row["system"], f"{row['ability']:+.2f}", span, beats, _percent(row["win_rate"]), length]
+    ability, between = f"{row['ability']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}"
+    beats, length = f"{percent(row['beats_average'][0])} %", f"{row['length']:.0f}"
+    return [row["system"], ability, between, beats, span(row["win_rate"]), length]
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:
-    rates = [
-        _percent(row[key]) if key in row else ""
-        for key in ("win_rate", "length_controlled", "position_debiased")
-    ]
+    rates = [span(row[key]) if key in row else "" for key in RATES]
     lengths = f"{row['length_a']:.0f} : {row['length_b']:.0f}"
-    return [
-        row["prompts"],
-        row["wins"],
-        row["ties"],
-        row["losses"],
-        row["unparsed"],
-        *rates,
-        lengths,
-    ]
+    return [*(row[key] for key in COUNTS), *rates, lengths]
 
 
 def _sentence(pair: dict[str, Any], judge: str) -> str:
     if "win_rate" not in pair:
         return f"{pair['a']} : {pair['b']}: {judge} could not be read on any prompt"
     value, low, high = pair["win_rate"]
-    told = f"by {judge}, {_percent((value, low, high))}"
+    told = f"by {judge}, {span((value, low, high))}"
     if not pair["difference_shown"]:
         return f"no difference shown between {pair['a']} and {pair['b']} ({told})"
     better, worse = (pair["a"], pair["b"]) if value > 0.5 else (pair["b"], pair["a"])
     if value < 0.5:
-        told = f"by {judge}, {_percent((1 - value, 1 - high, 1 - low))}"
+        told = f"by {judge}, {span((1 - value, 1 - high, 1 - low))}"
     text = f"{better} wins against {worse} ({told})"
     _, low, high = pair["length_controlled"]
     if low <= 0.5 <= high:

@@ -17,9 +17,9 @@ from minialign.cli.answer_flags import (
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
-    from minialign.data.prompts import Question
     from minialign.durable import Journal
     from minialign.engine import Engine, Request, Sampling
+    from minialign.records import Prompted
 
 EPILOG = """\
 minialign generate "Why is the sky blue?"
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     sampling = sampling_from(arguments)
     output = output_file(arguments)
-    asked = _questions(arguments)
+    asked = _read_prompts(arguments)
     if arguments.n < 1:
         raise UserError(f"-n {arguments.n}", "ask for 1 sample of each prompt or more")
     if arguments.batch_size < 1:
@@ -94,8 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _questions(arguments: argparse.Namespace) -> "list[Question]":
-    from minialign.data.prompts import questions, read_questions
+def _read_prompts(arguments: argparse.Namespace) -> "list[Prompted]":
+    from minialign.data.prompts import as_prompts, read_prompts
 
     texts = [*arguments.prompts, *arguments.more]
     if not texts and not arguments.file:
@@ -105,16 +105,16 @@ def _questions(arguments: argparse.Namespace) -> "list[Question]":
     if texts.count("-") > 1:
         raise UserError("stdin can be read once", "give - once")
     texts = [sys.stdin.read().strip("\n") if text == "-" else text for text in texts]
-    asked = questions(texts, arguments.system, arguments.raw)
+    asked = as_prompts(texts, arguments.system, arguments.raw)
     if arguments.file:
-        asked += read_questions(arguments.file, arguments.system, arguments.raw)
+        asked += read_prompts(arguments.file, arguments.system, arguments.raw, answers=False)
     return asked
 
 
 def _answer(
     arguments: argparse.Namespace,
     engine: "Engine",
-    asked: "list[Question]",
+    asked: "list[Prompted]",
     waiting: "list[Request]",
     sampling: "Sampling",
     journal: "Journal | None",

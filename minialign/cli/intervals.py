@@ -1,10 +1,14 @@
-"""Shares with their intervals, one a line, drawn with characters or into a picture (matplotlib)."""
+"""Shares with their intervals: as text, one a line drawn with characters, or in a picture
+(matplotlib), with the flag that asks for it."""
 
+import argparse
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minialign.cli.plots import blank, check_ending, save
+from minialign.cli import console
+from minialign.cli.figure import blank, check_ending, save
 from minialign.errors import UserError
 
 
@@ -17,6 +21,41 @@ class Bar:
     low: float
     high: float
     marks: dict[str, float] = field(default_factory=dict)  # by its first letter
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write a share as "12.3"; "-" where there is none."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def span(interval: Sequence[float]) -> str:
+    """Write a share with its interval as "51.0 % (40.2 to 61.8)"."""
+    value, low, high = map(percent, interval)
+    return f"{value} % ({low} to {high})"
+
+
+def show_bars(bars: Sequence[Bar]) -> None:
+    """Print the bars, as wide as the terminal is, up to 100 columns."""
+    console.emit(in_terminal(bars, min(100, shutil.get_terminal_size().columns)))
+
+
+def plot_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--plot``: a picture beside the text."""
+    help_ = f"draw the {what} into a picture (.png, .svg or .pdf)"
+    parser.add_argument("--plot", metavar="FILE", help=help_)
+
+
+def plot_from(arguments: argparse.Namespace) -> Path | None:
+    """The picture that ``--plot`` names.
+
+    Raises:
+        UserError: when none can be written there.
+    """
+    if not arguments.plot:
+        return None
+    path = Path(arguments.plot).expanduser()
+    check_picture(path)
+    return path
 
 
 def in_terminal(bars: Sequence[Bar], width: int = 80) -> str:
@@ -44,14 +83,12 @@ def in_terminal(bars: Sequence[Bar], width: int = 80) -> str:
         axis[start : start + len(text)] = text
     lines.append(" " * margin + "".join(axis).rstrip())
     words = dict.fromkeys(word for bar in bars for word in bar.marks)
-    legend = ", ".join(
-        ["● with its 95 % interval", *(f"{word[0].upper()} {word}" for word in words)]
-    )
-    return "\n".join([*lines, " " * margin + legend])
+    legend = ["● with its 95 % interval", *(f"{word[0].upper()} {word}" for word in words)]
+    return "\n".join([*lines, " " * margin + ", ".join(legend)])
 
 
 def picture(bars: Sequence[Bar], title: str, path: Path) -> None:
-    """Write the same as PNG, SVG or PDF.
+    """Draw the bars into a PNG, SVG or PDF, and say where.
 
     Raises:
         UserError: for another ending, without matplotlib, or when the file cannot be written.
@@ -60,15 +97,12 @@ def picture(bars: Sequence[Bar], title: str, path: Path) -> None:
     figure = blank(8, 1.5 + 0.35 * len(bars), "--plot")
     axes = figure.add_subplot()
     lines = range(len(bars))
-    errors = [
-        [100 * (bar.value - bar.low) for bar in bars],
-        [100 * (bar.high - bar.value) for bar in bars],
-    ]
-    values = [100 * bar.value for bar in bars]
-    axes.errorbar(values, lines, xerr=errors, fmt="o", capsize=3, label="with its 95 % interval")
-    for word, marker in zip(
-        dict.fromkeys(w for bar in bars for w in bar.marks), "x+^v*", strict=False
-    ):
+    below = [100 * (bar.value - bar.low) for bar in bars]
+    above = [100 * (bar.high - bar.value) for bar in bars]
+    values, label = [100 * bar.value for bar in bars], "with its 95 % interval"
+    axes.errorbar(values, lines, xerr=[below, above], fmt="o", capsize=3, label=label)
+    words = dict.fromkeys(word for bar in bars for word in bar.marks)
+    for word, marker in zip(words, "x+^v*", strict=False):
         points = [(100 * bar.marks[word], i) for i, bar in enumerate(bars) if word in bar.marks]
         axes.plot(*zip(*points, strict=True), linestyle="", marker=marker, label=word)
     axes.axvline(50, color="grey", linestyle=":")

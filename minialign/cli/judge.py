@@ -2,10 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
-from minialign.cli.judge_flags import judge_arguments, judge_from, output_file, shown
+from minialign.cli.judge_flags import check_file, judge_arguments, judge_from, show_pace
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,22 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """What is judged, by whom, and where the verdicts go."""
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "files", nargs="*", metavar="FILE",
-        help="pairs, or rows with prompt, a and b; or two files with answers to the same prompts",
-    )  # fmt: skip
-    parser.add_argument(
-        "-m", "--judge", "--judge-model", metavar="MODEL",
-        help="a model, a run, or reward:RUN (smollm2-135m-4bit); the server's name of a model",
-    )  # fmt: skip
+    files = "pairs, or rows with prompt, a and b; or two files with answers to the same prompts"
+    judge = "a model, a run, or reward:RUN (smollm2-135m-4bit); the server's name of a model"
+    pairs = "write the preferred answers as training pairs"
+    parser.add_argument("files", nargs="*", metavar="FILE", help=files)
+    parser.add_argument("-m", "--judge", "--judge-model", metavar="MODEL", help=judge)
     parser.add_argument("--adapter", metavar="RUN", help="an adapter on the judge")
     judge_arguments(parser)
     parser.add_argument("--list-templates", action="store_true", help="list the prompts and stop")
     parser.add_argument("--show-template", metavar="NAME", help="print a prompt and stop")
     parser.add_argument("-o", "--out", metavar="FILE", help="append the verdicts to a JSONL file")
-    parser.add_argument(
-        "--to-pairs", metavar="FILE", help="write the preferred answers as training pairs"
-    )
+    parser.add_argument("--to-pairs", metavar="FILE", help=pairs)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pairs")
     parser.add_argument("--json", action="store_true", help="the summary as one JSON object")
 
@@ -55,92 +50,92 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Judge every pair; the summary goes to stdout."""
     if arguments.list_templates or arguments.show_template:
-        return _templates(arguments)
-    out, pairs_file = _outputs(arguments)
+        return _show_templates(arguments)
+    out, pairs_file = _check_outputs(arguments)
     if not arguments.files:
         raise UserError("nothing to judge", "minialign judge pairs.jsonl --judge MODEL")
-    from minialign.evaluate.comparison_files import read_duels
-    from minialign.judge.ask import judge_duels
+    from minialign.evaluate.comparison_files import read_comparisons
+    from minialign.judge.ask import judge_comparisons
 
-    duels = read_duels(arguments.files, arguments.limit)
+    pairs = read_comparisons(arguments.files, arguments.limit)
     judge = judge_from(arguments, arguments.judge, arguments.adapter)
-    asked = judge_duels(judge, duels, file=out, batch_size=arguments.batch_size)
-    found = list(shown(asked, len(duels), ", and kept" + (f" in {out}" if out else "")))
-    _report(judge, found, as_json=arguments.json)
+    asked = judge_comparisons(judge, pairs, file=out, batch_size=arguments.batch_size)
+    verdicts = list(show_pace(asked, len(pairs), ", and kept" + (f" in {out}" if out else "")))
+    _report(judge, verdicts, as_json=arguments.json)
     if pairs_file is not None:
-        _write_pairs(found, pairs_file)
-    elif out is not None and any(one.choice in ("a", "b") for one in found):
+        _write_pairs(verdicts, pairs_file)
+    elif out is not None and any(one.choice in ("a", "b") for one in verdicts):
         console.next_steps(f"minialign label {out}", f"minialign dpo --data {out}")
     return 0
 
 
-def _templates(arguments: argparse.Namespace) -> int:
+def _show_templates(arguments: argparse.Namespace) -> int:
     from minialign.judge.templates import known_templates, own_folder, read_template
 
     if arguments.show_template:
         print(read_template(arguments.show_template).file.read_text(encoding="utf-8"), end="")
         return 0
-    read = [read_template(name) for name in known_templates()]
+    templates = [read_template(name) for name in known_templates()]
     if arguments.json:
-        for one in read:
-            console.emit({"name": one.name, "mode": one.mode, "about": one.about,
-                          "words": list(one.words), "file": str(one.file)})  # fmt: skip
+        for one in templates:
+            row = {"name": one.name, "mode": one.mode, "about": one.about}
+            console.emit(row | {"words": list(one.words), "file": str(one.file)})
         return 0
-    console.table(["template", "mode", "about"], [[one.name, one.mode, one.about] for one in read])
+    rows = [[one.name, one.mode, one.about] for one in templates]
+    console.table(["template", "mode", "about"], rows)
     console.say(f"your own: FILE, or {own_folder()}/NAME.txt")
     return 0
 
 
-def _outputs(arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
-    out, pairs = output_file(arguments.out), output_file(arguments.to_pairs)
+def _check_outputs(arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    out, pairs = check_file(arguments.out), check_file(arguments.to_pairs)
     if pairs is not None and pairs.exists():
         raise UserError(f"{pairs} is there already", "choose another file, or remove it")
     if out is not None and out == pairs:
         raise UserError("--out and --to-pairs are one file", "verdicts and pairs need one each")
-    if out is not None and any(
-        out.exists() and Path(file).expanduser().exists() and out.samefile(Path(file).expanduser())
-        for file in arguments.files
-    ):
+    files = [Path(file).expanduser() for file in arguments.files]
+    if out and out.exists() and any(file.exists() and out.samefile(file) for file in files):
         raise UserError(f"{out} is what is judged", "choose another --out")
     return out, pairs
 
 
 def _report(judge: "Judge", verdicts: "list[Verdict]", *, as_json: bool) -> None:
     from minialign.evaluate.win_rates import win_rate
-    from minialign.judge.plans import standing
+    from minialign.judge.plans import count_verdicts
 
-    found = standing({str(number): one for number, one in enumerate(verdicts)}, {})
+    counts = count_verdicts({str(number): one for number, one in enumerate(verdicts)}, {})
     rate, low, high = win_rate(verdicts)
-    first, conflicts = (None, None) if judge.alone else (found.first, found.conflicts)
+    first, conflicts = (None, None) if judge.alone else (counts.first, counts.conflicts)
     masses = [order["mass"] for one in verdicts for order in one.orders if "mass" in order]
     mass = sum(masses) / len(masses) if masses else None
-    parsed = found.judged - found.unparsed
+    parsed = counts.judged - counts.unparsed
     if as_json:
-        console.emit({
-            "judge": judge.name, "template": judge.template.name if judge.template else None,
-            "debias": judge.debias, "judged": found.judged,
-            "a": found.a, "b": found.b, "tie": found.tie, "unparsed": found.unparsed,
-            "win_rate_a": rate if parsed else None,
-            "win_rate_a_interval": [low, high] if parsed else None,
-            "swap_agreement": conflicts and 1 - conflicts[0], "first_slot_rate": first and first[0],
-            "longer_preferred": found.longer and found.longer[0], "verdict_mass": mass,
-        })  # fmt: skip
+        row: dict[str, Any] = {"judge": judge.name}
+        row["template"] = judge.template.name if judge.template else None
+        row |= {"debias": judge.debias, "judged": counts.judged, "a": counts.a, "b": counts.b}
+        row |= {"tie": counts.tie, "unparsed": counts.unparsed}
+        row["win_rate_a"] = rate if parsed else None
+        row["win_rate_a_interval"] = [low, high] if parsed else None
+        row["swap_agreement"] = conflicts and 1 - conflicts[0]
+        row["first_slot_rate"] = first and first[0]
+        row["longer_preferred"] = counts.longer and counts.longer[0]
+        console.emit(row | {"verdict_mass": mass})
         return
     template = f", template {judge.template.name}" if judge.template else ""
     print(f"judge      {judge.name}{template}{', debiased' if judge.debias else ''}")
-    unread = f", unparsed {found.unparsed}" if found.unparsed else ""
-    print(f"verdicts   {found.judged}: a {found.a}, b {found.b}, tie {found.tie}{unread}")
+    unread = f", unparsed {counts.unparsed}" if counts.unparsed else ""
+    print(f"verdicts   {counts.judged}: a {counts.a}, b {counts.b}, tie {counts.tie}{unread}")
     if parsed:
-        half = "tie as half" if found.tie else "no ties"
+        half = "tie as half" if counts.tie else "no ties"
         interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
         print(f"a wins     {100 * rate:.1f} % ({half}; {interval})")
     if conflicts:
         print(f"orders     agree on {100 - 100 * conflicts[0]:.1f} % of {conflicts[1]} pairs")
-    for name, what, share in (
-        ("position", "answer shown first", first), ("length", "longer answer", found.longer),
-    ):  # fmt: skip
+    answers = {"position   the answer shown first": first}
+    answers["length     the longer answer"] = counts.longer
+    for words, share in answers.items():
         if share:
-            print(f"{name:<11}the {what} is preferred in {100 * share[0]:.1f} % of {share[1]}")
+            print(f"{words} is preferred in {100 * share[0]:.1f} % of {share[1]}")
     if mass is not None and mass < 0.5 and judge.template:
         console.say(
             f"only {100 * mass:.0f} % of the probability was on the verdict's words: this judge "

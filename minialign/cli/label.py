@@ -16,31 +16,36 @@ from minialign.errors import UserError
 
 if TYPE_CHECKING:
     from minialign.engine.mlx_thread import Lane, Ticket
-    from minialign.labels.items import Shown
     from minialign.labels.sitting import Labelling
-    from minialign.records import Prompt
+    from minialign.records import Comparison, Prompt
 
 KEYS = {
-    "a": "A is better", "b": "B is better", "t": "a tie", "x": "both are bad", "s": "skip",
-    "e": "write the better answer yourself, in $EDITOR", "n": "a note on this pair",
-    "u": "take the last vote back", "?": "this list", "q": "leave (Ctrl-D)",
-}  # fmt: skip
+    "a": "A is better",
+    "b": "B is better",
+    "t": "a tie",
+    "x": "both are bad",
+    "s": "skip",
+    "e": "write the better answer yourself, in $EDITOR",
+    "n": "a note on this pair",
+    "u": "take the last vote back",
+    "?": "this list",
+    "q": "leave (Ctrl-D)",
+}
+SHORT = "a b t(ie) x(both bad) s(kip) e(dit) n(ote) u(ndo) ? q(uit)"
 CHOICES = {"a": "a", "b": "b", "t": "tie", "x": "both_bad", "s": "skip"}
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """What to label, and with which model."""
     parser.epilog = "Keys: " + ", ".join(f"{key} {text}" for key, text in KEYS.items()) + "."
-    parser.add_argument(
-        "file", nargs="?", metavar="FILE",
-        help="pairs (JSONL), or prompts (JSONL, or .txt with one a line) that the model answers "
-        "twice; without it the pairs set aside in the chat, then some everyday prompts",
-    )  # fmt: skip
+    file = (
+        "pairs (JSONL), or prompts (JSONL, or .txt with one a line) that the model answers "
+        "twice; without it the pairs set aside in the chat, then some everyday prompts"
+    )
+    least_sure = "pairs first of which it is least sure: reward:RUN, or judge:MODEL"
+    parser.add_argument("file", nargs="?", metavar="FILE", help=file)
     model_arguments(parser)
-    parser.add_argument(
-        "--least-sure", metavar="SCORER",
-        help="pairs first of which it is least sure: reward:RUN, or judge:MODEL",
-    )  # fmt: skip
+    parser.add_argument("--least-sure", metavar="SCORER", help=least_sure)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the answers (0)")
     parser.add_argument("--stats", action="store_true", help="count the votes, as JSON, and stop")
     sampling_arguments(parser)
@@ -59,14 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
     votes = Votes()
     if arguments.stats:
         counts = tally(votes.all)
-        console.emit({"file": str(votes.path), **asdict(counts), "pairs": counts.pairs,
-                      "unreadable": votes.unreadable})  # fmt: skip
+        rest = {"pairs": counts.pairs, "unreadable": votes.unreadable}
+        console.emit({"file": str(votes.path), **asdict(counts), **rest})
         return 0
     if votes.unreadable:
         console.say(f"{votes.path}: {votes.unreadable} lines are no votes; they stay as they are")
     items = read_items(arguments.file) if arguments.file else starters()
     waiting = [] if arguments.file else Waiting().pairs()
-    sitting = Labelling(votes, items, waiting, doubtful=bool(arguments.least_sure))
+    sitting = Labelling(votes, items, waiting, least_sure_first=bool(arguments.least_sure))
     if not sitting.left:
         raise UserError("all of these have a vote already", "give another file of prompts or pairs")
     answers = _Answers(arguments, sitting)
@@ -89,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _sit(sitting: "Labelling", answers: "_Answers") -> None:
-    console.say("which answer is better?  " + _keys())
+    console.say("which answer is better?  " + SHORT)
     note = ""
     while (pair := answers.next()) is not None:
         _show(pair, sitting, note)
@@ -105,22 +110,17 @@ def _sit(sitting: "Labelling", answers: "_Answers") -> None:
             elif key == "n":
                 note = _line("note: ", note)
             elif key == "e":
-                text = _edited(pair)
-                if text is not None:
+                if (text := _edit(pair)) is not None:
                     sitting.vote("both_bad", edited=text, note=note)
                     note = ""
             elif key == "?":
                 for name, text in KEYS.items():
                     console.say(f"  {name}  {text}")
             else:
-                console.say(f"{key!r} is no key here; " + _keys())
+                console.say(f"{key!r} is no key here; " + SHORT)
         except UserError as error:
             console.say(f"{error.problem}\n  {error.hint}")
     console.say("that was the last pair")
-
-
-def _keys() -> str:
-    return "a b t(ie) x(both bad) s(kip) e(dit) n(ote) u(ndo) ? q(uit)"
 
 
 class _Answers:
@@ -133,7 +133,7 @@ class _Answers:
         self.lane: Lane | None = None
         self._asked: list[tuple[Prompt, Ticket]] = []
 
-    def next(self) -> "Shown | None":
+    def next(self) -> "Comparison | None":
         """The pair to show now; None after the last."""
         while True:
             self._fill()
@@ -144,44 +144,41 @@ class _Answers:
                 return None
             prompt, ticket = self._asked.pop(0)
             console.say("two answers are being written …")
-            found = ticket.future.result()
-            self.sitting.offer(found)
-            if found is None:
-                console.say("the model gives the same answer each time to: "
-                            + printable(prompt[-1]["content"][:60]))  # fmt: skip
+            pair = ticket.future.result()
+            self.sitting.offer(pair)
+            if pair is None:
+                text = printable(prompt[-1]["content"][:60])
+                console.say(f"the model gives the same answer each time to: {text}")
 
     def _fill(self) -> None:
         for entry in [entry for entry in self._asked if entry[1].future.done()]:
             self._asked.remove(entry)
             self.sitting.offer(entry[1].future.result())
         while self.sitting.wants():
-            prompt = self.sitting.take()
-            if prompt is not None:
+            if (prompt := self.sitting.take()) is not None:
                 self._asked.append((prompt, self._write(prompt)))
 
     def _write(self, prompt: "Prompt") -> "Ticket":
         from minialign.durable import digest
         from minialign.engine.mlx_thread import Engines, Lane, Ticket, Which
-        from minialign.labels.items import two_answers
+        from minialign.engine.open import origin_of
+        from minialign.labels.items import write_two_answers
 
-        if self.lane is None:
-            self.lane = Lane()
+        self.lane = self.lane or Lane()
         which = Which(self.arguments.model, self.arguments.adapter)
         seed = (self.arguments.seed + int(digest(prompt), 16)) % 2**53
 
         def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
             engine = engines.get(which)
-            origin = {"model": engine.model.name}
-            if which.adapter:
-                origin["adapter"] = which.adapter
-            yield from two_answers(engine, prompt, self.sampling, origin, seed)
+            origin = origin_of(engine, which.adapter)
+            yield from write_two_answers(engine, prompt, self.sampling, origin, seed)
 
         return self.lane.submit(work)
 
     def measure(self, scorer: str) -> None:
         """Ask somebody how sure they are of each pair, before the first is shown."""
         from minialign.engine.mlx_thread import Engines, Lane, Ticket
-        from minialign.scoring.uncertainty import doubts
+        from minialign.scoring.uncertainty import measure_certainty
 
         pairs = self.sitting.pairs()
         if not pairs:
@@ -189,7 +186,8 @@ class _Answers:
         self.lane = self.lane or Lane()
 
         def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
-            for key, sure in console.progress(doubts(scorer, pairs), len(pairs), "measured"):
+            measured = measure_certainty(scorer, pairs)
+            for key, sure in console.progress(measured, len(pairs), "measured"):
                 self.sitting.learn(key, sure)
                 yield key
 
@@ -201,7 +199,7 @@ class _Answers:
             self.lane.close(0.5)
 
 
-def _show(pair: "Shown", sitting: "Labelling", note: str) -> None:
+def _show(pair: "Comparison", sitting: "Labelling", note: str) -> None:
     width = min(100, shutil.get_terminal_size().columns)
     pace = sitting.pace()
     left = f", about {console.duration(pace * sitting.left)} left" if pace else ""
@@ -216,7 +214,7 @@ def _show(pair: "Shown", sitting: "Labelling", note: str) -> None:
 
 
 def _read_key() -> str:
-    """One key without Enter in a terminal, else the first letter of a line; "" at the end."""
+    """Read one key without Enter in a terminal, else the first letter of a line; "" at the end."""
     if not sys.stdin.isatty():
         for line in sys.stdin:
             if line.strip():
@@ -244,8 +242,8 @@ def _line(question: str, before: str) -> str:
     return before
 
 
-def _edited(pair: "Shown") -> str | None:
-    """The better answer, written in the user's editor; None when it was left as it was."""
+def _edit(pair: "Comparison") -> str | None:
+    """Let the better answer be written in the user's editor; None when it was left as it was."""
     import shlex
     import subprocess
 

@@ -171,9 +171,9 @@ def _check(arguments: argparse.Namespace, output: Path, journal: Path) -> None:
 
 
 def _read_asked(arguments: argparse.Namespace) -> list[Any]:
-    from minialign.data.prompts import read_questions
+    from minialign.data.prompts import read_prompts
 
-    asked = read_questions(arguments.file, getattr(arguments, "system", None))
+    asked = read_prompts(arguments.file, getattr(arguments, "system", None))
     return asked[: arguments.limit]
 
 
@@ -264,15 +264,20 @@ def _open_model(arguments: argparse.Namespace) -> "tuple[TextModel, Engine | Non
 
 
 def _open_judge(arguments: argparse.Namespace, engine: "Engine | None") -> "Judge":
-    from minialign.judge.ask import judge_duels, open_judge
+    from minialign.judge import JudgeOptions
+    from minialign.judge.ask import judge_comparisons
+    from minialign.judge.open import open_judge
     from minialign.synth.make import file_beside
 
     own = arguments.judge is None and engine is not None
-    how = {"template": arguments.judge_template, "url": arguments.judge_url}
-    how |= {"debias": arguments.debias, "engine": engine if own else None}
-    judge = open_judge(arguments.judge or (engine.model.name if engine else None), **how)
+    name = arguments.judge or (engine.model.name if engine else None)
+    options = JudgeOptions(
+        arguments.judge_template, url=arguments.judge_url, debias=arguments.debias
+    )
+    judge = open_judge(name, options, engine=engine if own else None)
     file = file_beside(Path(arguments.output).expanduser(), "verdicts")
-    return lambda duels: judge_duels(judge, duels, file=file, batch_size=arguments.batch_size)
+    size = arguments.batch_size
+    return lambda pairs: judge_comparisons(judge, pairs, file=file, batch_size=size)
 
 
 @dataclass

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from minialign.data.prompts import Question, prompted, read_prompts
+from minialign.data.prompts import read_prompts
 from minialign.durable import read_jsonl, write_atomic
 from minialign.engine import Engine, Sampling
 from minialign.engine.open import open_engine
 from minialign.errors import UserError
-from minialign.learn.batch import Example, collate, index_batches
+from minialign.learn.batch import Example, collate, encode_prompt, index_batches
 from minialign.methods.ppo import token_values
 from minialign.progress import Progress
 from minialign.records import Prompted
@@ -56,8 +56,8 @@ def judge(spec: Path) -> Iterator[Progress]:
     for name in ("proxy", "gold"):
         scorer = open_scorer(told[name], engine=reference)
         values[name] = []
-        for question, row in zip(asked, found, strict=True):
-            values[name] += scorer.score(prompted(question), [row["response"]])
+        for prompted, row in zip(asked, found, strict=True):
+            values[name] += scorer.score(prompted, [row["response"]])
             yield Progress(f"{name} scores", len(values[name]), len(asked))
     values["tokens"] = [len(row["ids"]) for row in found]
     values["words"] = [len(row["response"].split()) for row in found]
@@ -67,7 +67,7 @@ def judge(spec: Path) -> Iterator[Progress]:
 
 
 def _answered(
-    engine: Engine, asked: list[Question], sampling: Sampling, seed: int, size: int, folder: Path
+    engine: Engine, asked: list[Prompted], sampling: Sampling, seed: int, size: int, folder: Path
 ) -> Iterator[dict[int, dict[str, Any]]]:
     """The answers by prompt, as they become more; those on disk are not written again."""
     file = folder / ANSWERS
@@ -81,13 +81,13 @@ def _answered(
 
 
 def _logps(
-    engine: Engine, asked: list[Question], rows: list[dict[str, Any]], temperature: float
+    engine: Engine, asked: list[Prompted], rows: list[dict[str, Any]], temperature: float
 ) -> list[float]:
     """The log-prob of each answer's tokens, as this engine's policy would draw them at that
     temperature (without filters)."""
     examples = [
-        Example(question.ids(engine.tokenizer), [row["ids"]], [[1] * len(row["ids"])])
-        for question, row in zip(asked, rows, strict=True)
+        Example(encode_prompt(one.prompt, engine.tokenizer), [row["ids"]], [[1] * len(row["ids"])])
+        for one, row in zip(asked, rows, strict=True)
     ]
     found: dict[int, float] = {}
     for indices in index_batches([example.length for example in examples], 8, 0, 0):
@@ -101,7 +101,7 @@ def _phases(told: dict[str, Any], gold: Scorer) -> list[dict[str, float]]:
     """Of a run that answers while it trains (PPO), phase by phase: the means of gold and proxy
     reward and of the KL, over the answers that the run kept; [] for any other run."""
     rows = list(read_jsonl(Path(told["adapter"]) / "samples.jsonl"))
-    extra = {json.dumps(prompted(one).prompt): prompted(one) for one in read_prompts(told["train"])}
+    extra = {json.dumps(one.prompt): one for one in read_prompts(told["train"])}
     found = []
     for number in sorted({row["phase"] for row in rows}):
         kept = [row for row in rows if row["phase"] == number]

@@ -25,7 +25,6 @@ from minialign.config import check_keys, resolve
 from minialign.data.prompts import read_prompts
 from minialign.errors import UserError, nearest
 from minialign.formats.kinds import digest
-from minialign.records import as_prompt
 from minialign.rewards.spec import parse
 from minialign.sampling import Sampling
 
@@ -235,11 +234,11 @@ def _parsed(one: Comparison, key: str) -> None:
 
 def _check_prompts(one: Comparison) -> None:
     """Refuse held-out prompts that something is trained on."""
-    held = {digest(as_prompt(q.prompt)) for q in held_out(one)}
+    held = {digest(q.prompt) for q in held_out(one)}
     for key in ("prompts", "pairs", "demonstrations"):
         if not (name := getattr(one.data, key)) or not Path(name).exists():
             continue
-        same = [q for q in read_prompts(name) if digest(as_prompt(q.prompt)) in held]
+        same = [q for q in read_prompts(name) if digest(q.prompt) in held]
         if same:
             raise UserError(
                 f"{one.where('data', key)}: {len(same)} of its prompts are among the held-out ones,"

@@ -20,9 +20,9 @@ from filelock import lock_descriptor
 from minialign.compare.answers import SCORES
 from minialign.compare.plan import Part, Plan
 from minialign.compare.process import Happened, child, record_of, tail
-from minialign.data.prompts import Question
 from minialign.durable import read_jsonl, write_atomic
 from minialign.errors import UserError
+from minialign.learn.batch import encode_prompt
 from minialign.models.sources.fetch import ensure
 from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.run_folder import Run, flags
@@ -180,7 +180,7 @@ def _used(made: Plan, part: Part) -> dict[str, Any]:
     proxy = next(word for word in part.words if word.startswith("--scorer="))
     tokens = 0
     for row in read_jsonl(part.result):
-        prompt, written = len(Question(row["prompt"]).ids(tokenizer)), sum(row["tokens"])
+        prompt, written = len(encode_prompt(row["prompt"], tokenizer)), sum(row["tokens"])
         tokens += prompt + written + tokens_read(proxy[9:], len(row["tokens"]), prompt, written)
     return {"tokens": tokens}
 

@@ -40,8 +40,8 @@ def weights_of(model: str | None, adapter: str | None, progress: Tell | None = N
     return [fingerprint(path), adapted, repr(words), template]
 
 
-def _weights(engine: Engine) -> list[str]:
-    """The same of an engine: its adapter may be in training."""
+def weights_of_engine(engine: Engine) -> list[str]:
+    """What tells the answers of a loaded engine from another's: its adapter may be in training."""
     tokenizer, module = engine.tokenizer, engine.model.module
     words = tokenizer.control if isinstance(tokenizer, Controlled) else None
     scales = [part.scale for part in adapter_modules(module)]

@@ -1,4 +1,5 @@
-"""Pairs of answers to be judged, from files: pairs, duels, or one file of answers against another.
+"""Comparisons to be judged, from files: pairs, rows with prompt, a and b, or one file of answers
+against another.
 
 The order is the file's: of a preference pair ``a`` is the chosen answer, so the win rate of ``a``
 is how often a judge agrees with the data. A judge sees both orders anyway.
@@ -14,17 +15,22 @@ from minialign import formats
 from minialign.data.check import find
 from minialign.errors import UserError
 from minialign.formats.kinds import digest
-from minialign.formats.reading import Item
-from minialign.judge.ask import Duel
-from minialign.records import Demonstration, Pair, Prompt, as_prompt
+from minialign.records import (
+    Comparison,
+    Demonstration,
+    Pair,
+    Prompted,
+    read_comparison,
+    reference_in,
+)
 
 EXAMPLE = 'a row is {"prompt": "…", "a": "…", "b": "…"}, or a preference pair'
 ANSWER = 'a row is {"prompt": "…", "response": "…"}'
 ORIGIN = ("model", "adapter")  # who wrote an answer
 
 
-def read_duels(files: Sequence[str], limit: int | None = None) -> list[Duel]:
-    """The duels of a file of pairs; with two files, the answers of one against the other's.
+def read_comparisons(files: Sequence[str], limit: int | None = None) -> list[Comparison]:
+    """Read a file of pairs; with two files, the answers of one against the other's.
 
     Raises:
         UserError: a file is missing, holds none, or has a bad row, with its line; two files have
@@ -35,85 +41,57 @@ def read_duels(files: Sequence[str], limit: int | None = None) -> list[Duel]:
     if len(files) > 2:
         raise UserError(f"{len(files)} files", "one file of pairs, or two files of answers")
     paths = [path for spec in files for path in find(spec)[:1]]
-    found = _pairs(paths[0]) if len(paths) == 1 else _matched(*paths)
-    return found[:limit]
+    comparisons = _read_pairs(paths[0]) if len(paths) == 1 else _match_answers(*paths)
+    return comparisons[:limit]
 
 
-def _pairs(path: Path) -> list[Duel]:
-    duels: list[Duel] = []
+def _read_pairs(path: Path) -> list[Comparison]:
+    comparisons: list[Comparison] = []
     problem = ""
     for item in formats.stream(path):
-        if (duel := _own(item)) is not None:
-            duels.append(duel)
+        own = read_comparison(item.row, item.source)
+        if own is not None and own.prompt[-1]["content"].strip():
+            comparisons.append(own)
         elif item.problem is not None:
             raise UserError(str(item.problem), EXAMPLE)
         else:
             reference = reference_in(item.row)
             pairs, _ = formats.as_kind(item.records, Pair)
-            duels += [
-                Duel(pair.prompt, pair.chosen, pair.rejected, reference, pair.source)
+            comparisons += [
+                Comparison(pair.prompt, pair.chosen, pair.rejected, reference, pair.source)
                 for pair in pairs
             ]
             problem = problem or ("" if pairs else item.source)
-    if not duels:
+    if not comparisons:
         raise UserError(f"{problem or path}: no pair of answers", EXAMPLE)
-    return duels
+    return comparisons
 
 
-def _own(item: Item) -> Duel | None:
-    """The duel of a row with the keys prompt, a and b, whatever else it has."""
-    row = item.row
-    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("a", "b")):
-        return None
-    try:
-        prompt = as_prompt(row["prompt"])
-        turns = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in prompt]
-    except (KeyError, TypeError):
-        return None
-    if not turns or not turns[-1]["content"].strip():
-        return None
-    origins = [row.get(key) for key in ("a_from", "b_from")]
-    a_from, b_from = [origin if isinstance(origin, dict) else {} for origin in origins]
-    return Duel(turns, row["a"], row["b"], reference_in(row), item.source, a_from, b_from)
-
-
-def reference_in(row: Any) -> str | None:
-    """The answer known to be right that a row has."""
-    found = row.get("reference") if isinstance(row, dict) else None
-    return found if isinstance(found, str) and found.strip() else None
-
-
-def _matched(one: Path, other: Path) -> list[Duel]:
-    """Each answer of the first file against the answer of the second to the same prompt; the n-th
-    to a prompt against the n-th."""
-    theirs = read_answers(other)
-    duels: list[Duel] = []
-    missing: list[str] = []
-    for key, mine in read_answers(one).items():
-        if (against := theirs.get(key)) is None:
-            missing.append(mine.source)
-            continue
-        reference = reference_in(mine.extra) or reference_in(against.extra)
-        duels.append(
-            Duel(mine.prompt, mine.text, against.text, reference, mine.source,
-                 {"file": str(one), **mine.origin}, {"file": str(other), **against.origin})
-        )  # fmt: skip
-    if missing:
+def _match_answers(one: Path, other: Path) -> list[Comparison]:
+    """Put each answer of the first file against the answer of the second to the same prompt; the
+    n-th to a prompt against the n-th."""
+    theirs, ours = read_answers(other), read_answers(one)
+    if missing := [answer.asked.source for key, answer in ours.items() if key not in theirs]:
         raise UserError(
             f"{missing[0]}: {other} has no answer to this prompt ({len(missing)} such rows)",
             "both files must answer the same prompts, as two runs of minialign generate do",
         )
-    return duels
+    comparisons: list[Comparison] = []
+    for key, mine in ours.items():
+        asked, against = mine.asked, theirs[key]
+        reference = reference_in(asked.extra) or reference_in(against.asked.extra)
+        origins = {"file": str(one), **mine.origin}, {"file": str(other), **against.origin}
+        pair = Comparison(asked.prompt, mine.text, against.text, reference, asked.source, *origins)
+        comparisons.append(pair)
+    return comparisons
 
 
 @dataclass(frozen=True)
 class Answer:
     """An answer in a file, with what its row says besides."""
 
-    prompt: Prompt
+    asked: Prompted  # its extra: what stood beside the prompt (category, reference …)
     text: str
-    source: str
-    extra: dict[str, Any]  # what stood beside the prompt: category, reference …
     origin: dict[str, str]  # model, adapter
 
 
@@ -123,12 +101,12 @@ def prompt_key(prompt: Any) -> str:
 
 
 def read_answers(path: Path) -> dict[tuple[str, int], Answer]:
-    """(``prompt_key``, how many answers to it came before): what the file answers.
+    """Read what a file answers, by (``prompt_key``, how many answers to it came before).
 
     Raises:
         UserError: a bad row, with its line; no answers.
     """
-    found: dict[tuple[str, int], Answer] = {}
+    answers: dict[tuple[str, int], Answer] = {}
     counts: Counter[str] = Counter()
     for item in formats.stream(path):
         if item.problem is not None:
@@ -137,13 +115,14 @@ def read_answers(path: Path) -> dict[tuple[str, int], Answer]:
         extra = dict(row["extra"]) if isinstance(row.get("extra"), dict) else {}
         extra |= {name: row[name] for name in ("category", "reference") if name in row}
         origin = {name: row[name] for name in ORIGIN if isinstance(row.get(name), str)}
-        for answer in formats.as_kind(item.records, Demonstration)[0]:
-            *prompt, last = answer.messages
+        for record in formats.as_kind(item.records, Demonstration)[0]:
+            *prompt, last = record.messages
             if prompt:  # plain text answers nothing
                 key = prompt_key(prompt)
                 place = key, counts[key]
-                found[place] = Answer(prompt, last["content"], answer.source, extra, origin)
+                asked = Prompted(prompt, record.source, extra)
+                answers[place] = Answer(asked, last["content"], origin)
                 counts[key] += 1
-    if not found:
+    if not answers:
         raise UserError(f"{path} holds no answers", ANSWER)
-    return found
+    return answers

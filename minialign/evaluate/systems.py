@@ -11,20 +11,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from minialign.data.prompts import Question, read_questions
+from minialign.data.prompts import check_text, read_prompts
 from minialign.durable import digest, read_jsonl
 from minialign.engine import Sampling
 from minialign.engine.identity import weights_of
 from minialign.engine.open import open_engine
 from minialign.errors import UserError
-from minialign.evaluate.comparison_files import prompt_key, read_answers, reference_in
-from minialign.judge import decide
-from minialign.judge.ask import Duel
-from minialign.models.adapter import resolve_adapter
-from minialign.models.names import catalog
+from minialign.evaluate.comparison_files import prompt_key, read_answers
+from minialign.judge.open import is_run
 from minialign.progress import Tell
-from minialign.records import Prompted, Verdict
-from minialign.rewards.scorer import Scorer
+from minialign.records import Comparison, Prompted, reference_in
 from minialign.samples import generate
 
 ANSWER_FILES = (".jsonl", ".json", ".gz", ".csv", ".tsv", ".parquet")
@@ -39,40 +35,33 @@ class System:
     file: Path | None = None  # of answers
     adapter: str | None = None
     answers: dict[str, str] = field(default_factory=dict)
-    prompts: list[Question] = field(default_factory=list)  # of a file
+    prompts: list[Prompted] = field(default_factory=list)  # of a file
 
 
 def read_system(spec: str) -> System:
-    """What a text names: a file of answers, a run or adapter, else a model.
+    """Read what a text names: a file of answers, a run or adapter, else a model.
 
     Raises:
         UserError: for a file without answers.
     """
     path = Path(spec).expanduser()
     if path.is_file() and path.name.endswith(ANSWER_FILES):
-        return _answered(path)
+        return _read_system(path)
     if path.name.endswith(ANSWER_FILES) and not path.exists():
         raise UserError(f"{spec}: no such file", "a file of answers, a model, or a run")
-    if spec not in catalog():
-        try:
-            resolve_adapter(spec)
-        except UserError:
-            pass
-        else:
-            return System(spec, spec, adapter=spec)
-    return System(spec, spec)
+    return System(spec, spec, adapter=spec if is_run(spec) else None)
 
 
-def _answered(path: Path) -> System:
+def _read_system(path: Path) -> System:
     system = System(path.name.partition(".")[0], str(path), file=path)
     for (key, before), one in read_answers(path).items():
         if not before:  # of several samples the first
             system.answers[key] = one.text
-            system.prompts.append(Question(one.prompt, one.source, one.extra))
+            system.prompts.append(check_text(one.asked))
     return system
 
 
-def named_apart(systems: Sequence[System]) -> None:
+def name_apart(systems: Sequence[System]) -> None:
     """Give systems of the same name different ones.
 
     Raises:
@@ -88,34 +77,33 @@ def named_apart(systems: Sequence[System]) -> None:
             system.name = system.spec
 
 
-def read_asked(path: str | None, systems: Sequence[System]) -> list[Question]:
-    """The prompts: of the file, else those that every answer file answers.
+def read_asked(path: str | None, systems: Sequence[System]) -> list[Prompted]:
+    """Read the prompts: of the file, else those that every answer file answers.
 
     Raises:
         UserError: when there are none.
     """
     files = [system for system in systems if system.file is not None]
     if path is not None:
-        asked = read_questions(path)
+        asked = read_prompts(path, answers=False)
     elif files:
         asked = files[0].prompts
     else:
         raise UserError("which prompts?", "--prompts FILE (the lines of a .txt, or JSONL)")
-    every = [
-        one for one in asked if all(prompt_key(one.prompt) in system.answers for system in files)
-    ]
+    every = {prompt_key(one.prompt): one for one in asked}
+    every = {k: one for k, one in every.items() if all(k in system.answers for system in files)}
     if not every:
         names = ", ".join(system.name for system in files)
         raise UserError(
             f"{names}: no prompt is answered by all of them",
             "answers belong together by their prompt",
         )
-    return list({prompt_key(one.prompt): one for one in every}.values())
+    return list(every.values())
 
 
 def write_answers(
     system: System,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     folder: Path,
     sampling: Sampling,
     seed: int = 0,
@@ -154,30 +142,13 @@ def _answers(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
     return {prompt_key(row["prompt"]): row["response"] for row in rows}
 
 
-def duels(systems: Sequence[System], asked: Sequence[Question]) -> list[Duel]:
-    """Every two systems' answers to every prompt."""
-    found = []
+def pair_answers(systems: Sequence[System], asked: Sequence[Prompted]) -> list[Comparison]:
+    """Put every two systems' answers to every prompt against each other."""
+    pairs = []
     for first, second in combinations(systems, 2):
+        origins = {"model": first.name}, {"model": second.name}
         for one in asked:
-            key = prompt_key(one.prompt)
-            found.append(
-                Duel(
-                    list(one.prompt), first.answers[key], second.answers[key],  # type: ignore[arg-type]
-                    reference_in(one.extra), one.source,
-                    {"model": first.name}, {"model": second.name}, one.extra,
-                )
-            )  # fmt: skip
-    return found
-
-
-def scored(scorer: Scorer, asked: Sequence[Duel]) -> Iterator[Verdict]:
-    """Verdicts by a scorer's numbers, the same in both orders."""
-    for duel in asked:
-        prompt = Prompted(duel.prompt, duel.source, duel.extra)
-        a, b = scorer.score(prompt, [duel.a, duel.b])
-        order = {"a": float(a > b), "b": float(b > a), "tie": float(a == b)}
-        yield Verdict(
-            digest([scorer.name, duel.prompt, duel.a, duel.b]), duel.prompt, duel.a, duel.b,
-            decide([order]), [order, order], scorer.name, "",
-            a_from=duel.a_from, b_from=duel.b_from, source=duel.source,
-        )  # fmt: skip
+            key, reference = prompt_key(one.prompt), reference_in(one.extra)
+            told = reference, one.source, *origins, one.extra
+            pairs.append(Comparison(one.prompt, first.answers[key], second.answers[key], *told))
+    return pairs

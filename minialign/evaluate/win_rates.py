@@ -11,8 +11,7 @@ import numpy as np
 
 from minialign.durable import digest
 from minialign.judge import decide
-from minialign.judge.ask import Duel
-from minialign.records import Verdict
+from minialign.records import Comparison, Verdict
 from minialign.statistics import bias, bradley_terry
 from minialign.statistics.bootstrap import Interval, share_interval
 from minialign.statistics.bradley_terry import Game
@@ -20,41 +19,41 @@ from minialign.statistics.length_control import length_controlled
 from minialign.statistics.logistic import sigmoid
 
 SCORES = bias.SCORES
-Judgement = tuple[Duel, Verdict]  # in the order of the duels
+Judgement = tuple[Comparison, Verdict]  # in the order of the comparisons
 
 
-def report(found: Sequence[Judgement], judge: str) -> dict[str, Any]:
-    """Everything that the evaluation says."""
+def report(judgements: Sequence[Judgement], judge: str) -> dict[str, Any]:
+    """Put together everything that the evaluation says."""
     pairs: dict[tuple[str, str], list[Judgement]] = {}
-    for duel, verdict in found:
-        names = duel.a_from["model"], duel.b_from["model"]
-        pairs.setdefault(names, []).append((duel, verdict))
+    for one in judgements:
+        pairs.setdefault(_names(one), []).append(one)
     result: dict[str, Any] = {
         "judge": judge,
-        "pairs": [_pair(*names, judgements) for names, judgements in pairs.items()],
+        "pairs": [_pair(*names, members) for names, members in pairs.items()],
     }
-    if len(pairs) > 1 and _parsed(found):
-        result["leaderboard"] = leaderboard(found)
+    if len(pairs) > 1 and _read(judgements):
+        result["leaderboard"] = rank_systems(judgements)
     return result
 
 
-def _pair(a: str, b: str, found: Sequence[Judgement]) -> dict[str, Any]:
-    categories = list(dict.fromkeys(_category(duel) for duel, _ in found))
+def _names(judgement: Judgement) -> tuple[str, str]:
+    comparison, _ = judgement
+    return comparison.a_from["model"], comparison.b_from["model"]
+
+
+def _pair(a: str, b: str, judgements: Sequence[Judgement]) -> dict[str, Any]:
+    categories: dict[str, list[Judgement]] = {}
+    for one in judgements:
+        categories.setdefault(str(one[0].extra.get("category") or ""), []).append(one)
     rows = []
     if len(categories) > 1:
-        rows = [
-            {"category": name, **_plain_rate([one for one in found if _category(one[0]) == name])}
-            for name in categories
-        ]
-    return {"a": a, "b": b, **_rates(found), "categories": rows}
+        rows = [{"category": name, **_plain_rate(part)} for name, part in categories.items()]
+    return {"a": a, "b": b, **_rates(judgements), "categories": rows}
 
 
-def _category(duel: Duel) -> str:
-    return str(duel.extra.get("category") or "")
-
-
-def _parsed(found: Sequence[Judgement]) -> list[Judgement]:
-    return [one for one in found if one[1].choice in SCORES]
+def _read(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Those whose verdict could be read."""
+    return [one for one in judgements if one[1].choice in SCORES]
 
 
 def win_rate(verdicts: Sequence[Verdict]) -> Interval:
@@ -65,43 +64,38 @@ def win_rate(verdicts: Sequence[Verdict]) -> Interval:
     )
 
 
-def _plain_rate(found: Sequence[Judgement]) -> dict[str, Any]:
-    choices = [verdict.choice for _, verdict in _parsed(found)]
+def _plain_rate(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    choices = [verdict.choice for _, verdict in _read(judgements)]
     row: dict[str, Any] = {
-        "prompts": len(found),
+        "prompts": len(judgements),
         "wins": choices.count("a"),
         "ties": choices.count("tie"),
         "losses": choices.count("b"),
-        "unparsed": len(found) - len(choices),
-        "length_a": float(np.mean([len(duel.a) for duel, _ in found])),
-        "length_b": float(np.mean([len(duel.b) for duel, _ in found])),
+        "unparsed": len(judgements) - len(choices),
+        "length_a": float(np.mean([len(one.a) for one, _ in judgements])),
+        "length_b": float(np.mean([len(one.b) for one, _ in judgements])),
     }
     if choices:
-        row["win_rate"] = win_rate([verdict for _, verdict in found])
+        row["win_rate"] = win_rate([verdict for _, verdict in judgements])
         row["difference_shown"] = not row["win_rate"][1] <= 0.5 <= row["win_rate"][2]
     return row
 
 
-def _prompt(duel: Duel) -> str:
-    return digest(duel.prompt)
-
-
-def _rates(found: Sequence[Judgement]) -> dict[str, Any]:
-    row = _plain_rate(found)
-    kept = _parsed(found)
+def _rates(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    row = _plain_rate(judgements)
+    kept = _read(judgements)
     if not kept:
         return row
-    names = [_prompt(duel) for duel, _ in kept]
     controlled = length_controlled(
         [SCORES[verdict.choice] for _, verdict in kept],
-        [len(duel.a) for duel, _ in kept],
-        [len(duel.b) for duel, _ in kept],
-        clusters=names,
+        [len(one.a) for one, _ in kept],
+        [len(one.b) for one, _ in kept],
+        clusters=[digest(one.prompt) for one, _ in kept],
     )
     row["length_controlled"] = (controlled.win_rate, controlled.low, controlled.high)
     row["length_slope"] = controlled.slope
-    a, b = kept[0][0].a_from["model"], kept[0][0].b_from["model"]
-    games = games_of(kept)
+    a, b = _names(kept[0])
+    games = make_games(kept)
     row["position_debiased"] = bradley_terry.win_rate_interval(games, a, b)
     fitted = bradley_terry.fit(games, order=True, reference=b)
     row["order_effect"] = fitted.order
@@ -111,33 +105,33 @@ def _rates(found: Sequence[Judgement]) -> dict[str, Any]:
     return row
 
 
-def games_of(found: Sequence[Judgement]) -> list[Game]:
-    """A game an order: the answer that is shown first is at home. One answer's number has no order:
-    both games are the same, on neutral ground in sum."""
-    games = []
-    for duel, verdict in found:
-        for home, order in zip((1.0, -1.0), verdict.orders, strict=True):
-            names = duel.a_from["model"], duel.b_from["model"]
-            games.append(Game(*names, SCORES[decide([order])], home, 0.5, _prompt(duel)))
-    return games
+def make_games(judgements: Sequence[Judgement]) -> list[Game]:
+    """Make a game of each order: the answer that is shown first is at home. One answer's number has
+    no order: both games are the same, on neutral ground in sum."""
+    return [
+        Game(*_names(one), SCORES[decide([order])], home, 0.5, digest(one[0].prompt))
+        for one in judgements
+        for home, order in zip((1.0, -1.0), one[1].orders, strict=True)
+    ]
 
 
-def leaderboard(found: Sequence[Judgement]) -> list[dict[str, Any]]:
-    """The systems by Bradley-Terry ability, the best first: their chance of beating the field's
-    average system, with its interval, and their mean win rate over all duels."""
-    kept = _parsed(found)
-    games = games_of(kept)
+def rank_systems(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
+    """Rank the systems by Bradley-Terry ability, the best first: their chance of beating the
+    field's average system, with its interval, and their mean win rate over all comparisons."""
+    kept = _read(judgements)
     rows = []
-    intervals = bradley_terry.ability_intervals(games, order=True, centred=True)
+    intervals = bradley_terry.ability_intervals(make_games(kept), order=True, centred=True)
     for name, (value, low, high) in intervals.items():
-        mine = [(SCORES[v.choice], d) for d, v in kept if d.a_from["model"] == name]
-        mine += [(1 - SCORES[v.choice], d) for d, v in kept if d.b_from["model"] == name]
-        win_rate = share_interval([score for score, _ in mine], [_prompt(d) for _, d in mine])
-        lengths = [len(d.a) for d, _ in kept if d.a_from["model"] == name]
-        lengths += [len(d.b) for d, _ in kept if d.b_from["model"] == name]
-        rows.append({
-            "system": name, "ability": value, "low": low, "high": high,
-            "beats_average": [float(sigmoid(one)) for one in (value, low, high)],
-            "win_rate": win_rate, "length": float(np.mean(lengths)),
-        })  # fmt: skip
+        scores, prompts, lengths = [], [], []
+        for side in (0, 1):
+            for one in kept:
+                if _names(one)[side] == name:
+                    score = SCORES[one[1].choice]
+                    scores.append(1 - score if side else score)
+                    prompts.append(digest(one[0].prompt))
+                    lengths.append(len(one[0].b if side else one[0].a))
+        row = {"system": name, "ability": value, "low": low, "high": high}
+        row["beats_average"] = [float(sigmoid(one)) for one in (value, low, high)]
+        row["win_rate"] = share_interval(scores, prompts)
+        rows.append(row | {"length": float(np.mean(lengths))})
     return sorted(rows, key=lambda row: -row["ability"])

@@ -1,4 +1,4 @@
-"""Judging pairs of answers: who judges, what was said before, verdicts on disk as they come.
+"""Judging pairs of answers: verdicts on disk as they come, and nothing asked twice.
 
 What a judge says of a question is kept in the home (``cache/judge``), by a hash of who was asked
 and what: asking again asks nothing twice, in whatever file the verdicts are. A verdict's ``id`` is
@@ -7,65 +7,51 @@ a hash of the same, so a file of verdicts is gone on with where it ends.
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from minialign.durable import Journal, digest, now
 from minialign.errors import UserError
-from minialign.judge.judge import Judge, Question, Reading, decide, paired, valued
+from minialign.judge.judge import Judge, Question, Reading, decide, orders_of_pair, orders_of_values
 from minialign.judge.memory import Memory
-from minialign.judge.open import open_judge
 from minialign.judge.verdict_files import verdict_of
-from minialign.records import Message, Pair, Prompt, Verdict, to_json
-
-__all__ = ["Duel", "judge_duels", "open_judge", "verdicts_to_pairs"]
+from minialign.records import Comparison, Message, Pair, Verdict, to_json
 
 
-@dataclass(frozen=True)
-class Duel:
-    """Two answers to one prompt, to be judged."""
-
-    prompt: Prompt
-    a: str
-    b: str
-    reference: str | None = None  # an answer known to be right, for templates that compare with it
-    source: str = ""
-    a_from: dict[str, Any] = field(default_factory=dict)
-    b_from: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-def judge_duels(
+def judge_comparisons(
     judge: Judge,
-    duels: Sequence[Duel],
+    comparisons: Sequence[Comparison],
     *,
     file: Path | None = None,
     batch_size: int = 16,
     stop: threading.Event | None = None,
     memory: Memory | None = None,
 ) -> Iterator[Verdict]:
-    """A verdict on each duel, in the order of the duels, each asked in both orders.
+    """Judge each comparison, in their order, each asked in both orders of its answers.
 
     Verdicts that ``file`` has already are not asked for again; new ones are appended, and on disk
-    before they are given out. ``batch_size`` duels are asked at once. Setting ``stop`` ends the
-    iterator soon; everything said so far is kept. ``memory`` saves reading it again for each call.
+    before they are given out. ``batch_size`` comparisons are asked at once. Setting ``stop`` ends
+    the iterator soon; everything said so far is kept. ``memory`` saves reading it again for each
+    call.
 
     Raises:
-        UserError: a template fails on a duel, an endpoint fails for good, a file cannot be written.
+        UserError: a template fails on a comparison, an endpoint fails for good, a file cannot be
+            written.
     """
     stop = stop or threading.Event()
     memory = memory or Memory(judge)
     journal = Journal.open(file.expanduser()) if file else None
     rows = journal.rows if journal else []
     known = {verdict.id: verdict for row in rows if (verdict := verdict_of(row))}
-    for start in range(0, len(duels), max(1, batch_size)):
-        window = [(_id(judge, duel), duel) for duel in duels[start : start + max(1, batch_size)]]
-        fresh = {key: duel for key, duel in window if key not in known and duel.a != duel.b}
+    size = max(1, batch_size)
+    for start in range(0, len(comparisons), size):
+        window = [(verdict_id(judge, one), one) for one in comparisons[start : start + size]]
+        fresh = {key: one for key, one in window if key not in known and one.a != one.b}
         asking = _ask(judge, fresh, memory, stop)
-        for key, duel in window:
+        for key, pair in window:
             while key not in known:
-                verdict = _verdict(judge, key, duel, memory)
+                verdict = _put_together(judge, key, pair, memory)
                 if verdict is None:
                     if next(asking, None) is None:
                         return  # stopped
@@ -73,33 +59,33 @@ def judge_duels(
                 if journal is not None:
                     journal.append(to_json(verdict) | {"source": verdict.source})
                 known[key] = verdict
-            yield replace(known[key], source=duel.source, a_from=duel.a_from, b_from=duel.b_from)
+            yield replace(known[key], source=pair.source, a_from=pair.a_from, b_from=pair.b_from)
         if stop.is_set():
             return
 
 
-def _id(judge: Judge, duel: Duel) -> str:
-    return digest([judge.identity, judge.debias, duel.prompt, duel.a, duel.b, duel.reference])
+def verdict_id(judge: Judge, one: Comparison) -> str:
+    """16 letters that stand for who is asked and what, the order of the answers included."""
+    return digest([judge.identity, judge.debias, one.prompt, one.a, one.b, one.reference])
 
 
 def _ask(
-    judge: Judge, duels: dict[str, Duel], memory: Memory, stop: threading.Event
+    judge: Judge, comparisons: dict[str, Comparison], memory: Memory, stop: threading.Event
 ) -> Iterator[str]:
-    """Ask whatever is not known of these duels; gives the key of each answer when it is kept."""
+    """Ask whatever is not known of these; gives the key of each answer when it is kept."""
     if judge.template is not None:
-        before = [judge.template.ask(duel.prompt) for duel in duels.values()]
-        waiting = {digest(asked): asked for asked in before if asked is not None}
-        keys = [key for key in waiting if key not in memory.said]
-        questions = [Question(waiting[key]) for key in keys]
-        if questions:
-            for index, text in judge.reader.write(questions, judge.template.ask_tokens, stop):
+        before = [judge.template.ask(one.prompt) for one in comparisons.values()]
+        waiting = {digest(asked): Question(asked) for asked in before if asked is not None}
+        if fresh := {key: one for key, one in waiting.items() if key not in memory.said}:
+            keys, tokens = list(fresh), judge.template.ask_tokens
+            for index, text in judge.reader.write(list(fresh.values()), tokens, stop):
                 memory.keep(keys[index], text)
                 yield keys[index]
         if stop.is_set():
             return
     asked_of: dict[str, Question] = {}
-    for group, duel in enumerate(duels.values()):
-        for messages in _questions(judge, duel, memory):
+    for group, one in enumerate(comparisons.values()):
+        for messages in _questions(judge, one, memory):
             key = digest(messages)
             if key not in memory.said:
                 asked_of.setdefault(key, Question(messages, group))
@@ -110,56 +96,55 @@ def _ask(
             yield keys[index]
 
 
-def _questions(judge: Judge, duel: Duel, memory: Memory) -> list[list[Message]]:
-    """The two questions of a duel: with ``a`` first and with ``b`` first; or each answer alone."""
-    template = judge.template
+def _questions(judge: Judge, one: Comparison, memory: Memory) -> list[list[Message]]:
+    """Write the two questions: with ``a`` first and with ``b`` first; or each answer alone."""
+    template, texts = judge.template, (one.a, one.b)
     if template is None:
-        return [[*duel.prompt, {"role": "assistant", "content": text}] for text in (duel.a, duel.b)]
-    values: dict[str, Any] = {
-        "explain": judge.explain, "reference": duel.reference, "criteria": judge.criteria,
-    }  # fmt: skip
-    if (asked := template.ask(duel.prompt)) is not None:
+        return [[*one.prompt, {"role": "assistant", "content": text}] for text in texts]
+    values: dict[str, Any] = {"explain": judge.explain, "criteria": judge.criteria}
+    values["reference"] = one.reference
+    if (asked := template.ask(one.prompt)) is not None:
         values["notes"] = memory.said[digest(asked)]
     try:
         if judge.alone:
-            return [template.messages(duel.prompt, response=t, **values) for t in (duel.a, duel.b)]
+            return [template.messages(one.prompt, response=text, **values) for text in texts]
         return [
-            template.messages(duel.prompt, first=first, second=second, **values)
-            for first, second in ((duel.a, duel.b), (duel.b, duel.a))
+            template.messages(one.prompt, first=first, second=second, **values)
+            for first, second in (texts, texts[::-1])
         ]
     except UserError as error:
-        where = f"{duel.source}: " if duel.source else ""
+        where = f"{one.source}: " if one.source else ""
         raise UserError(f"{where}{error.problem}", error.hint) from None
 
 
-def _verdict(judge: Judge, key: str, duel: Duel, memory: Memory) -> Verdict | None:
-    """The verdict on a duel; None while something of it is not known."""
-    reasons: list[str] = []
-    if duel.a == duel.b:
+def _put_together(judge: Judge, key: str, one: Comparison, memory: Memory) -> Verdict | None:
+    """Put the verdict on a comparison together; None while something of it is not known."""
+    template, reasons = judge.template, ""
+    if one.a == one.b:
         orders = [{"a": 0.0, "b": 0.0, "tie": 1.0}] * 2
     else:
-        asked = judge.template.ask(duel.prompt) if judge.template is not None else None
+        asked = template.ask(one.prompt) if template else None
         if asked is not None and digest(asked) not in memory.said:
             return None
-        said = [memory.said.get(digest(messages)) for messages in _questions(judge, duel, memory)]
+        said = [memory.said.get(digest(messages)) for messages in _questions(judge, one, memory)]
         first, second = said
         if not isinstance(first, Reading) or not isinstance(second, Reading):
             return None
         if judge.alone:
-            orders = valued(first, second, judge.scale)
+            orders = orders_of_values(first, second, judge.scale)
         else:
-            orders = paired(first, second)
-        reasons = [one.text for one in (first, second) if one.shares is not None and one.text]
-    return Verdict(
-        id=key, prompt=duel.prompt, a=duel.a, b=duel.b, choice=decide(orders, judge.debias),
-        orders=orders, judge=judge.name, template=judge.template.name if judge.template else "",
-        explanation="\n\n".join(reasons), a_from=duel.a_from, b_from=duel.b_from,
-        source=duel.source, time=now(),
-    )  # fmt: skip
+            orders = orders_of_pair(first, second)
+        reasons = "\n\n".join(
+            read.text for read in (first, second) if read.shares is not None and read.text
+        )
+    told: dict[str, Any] = {"judge": judge.name, "template": template.name if template else ""}
+    told |= {"explanation": reasons, "source": one.source, "time": now()}
+    return Verdict(key, choice=decide(orders, judge.debias), orders=orders, **told, **one.sides)
 
 
 def verdicts_to_pairs(verdicts: Iterable[Verdict]) -> list[Pair]:
-    """Pairs for training, the judge's choice as chosen (RLAIF, Lee et al. 2023, arXiv:2309.00267).
+    """Make pairs for training, the judge's choice as chosen (RLAIF: Lee et al. 2023,
+    arXiv:2309.00267).
 
     Ties and unparsed verdicts give none, and neither do votes on answers that are the same.
     """

@@ -32,7 +32,7 @@ class EndpointReader:
     def read(
         self, questions: Sequence[Question], explain: bool, stop: threading.Event
     ) -> Iterator[tuple[int, Reading]]:
-        """The readings, in the order in which they come.
+        """Read, in the order in which replies come.
 
         Raises:
             UserError: the server failed for good; readings that came before were given out.
@@ -41,19 +41,19 @@ class EndpointReader:
             if isinstance(reply, Refused):
                 yield index, Reading(None, 0.0, reply.problem)
             else:
-                yield index, reading(reply, self.template, explain)
+                yield index, read_reply(reply, self.template, explain)
 
     def write(
         self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
     ) -> Iterator[tuple[int, str]]:
-        """Answers in plain words; "" where the server refused."""
+        """Write answers in plain words; "" where the server refused."""
         for index, reply in self._replies(questions, max_tokens, stop):
             yield index, "" if isinstance(reply, Refused) else reply.text.strip()
 
     def _replies(
         self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
     ) -> Iterator[tuple[int, Reply | Refused]]:
-        """A reply to each question. A refusal counts for its question only, once the server has
+        """Get a reply to each question. A refusal counts for its question only, once the server has
         answered another one; before that it means that nothing works."""
 
         def ask(question: Question) -> Reply | Refused:
@@ -72,7 +72,7 @@ class EndpointReader:
             for index, question in enumerate(first):
                 yield index, ask(question)
             rest = [(index, questions[index]) for index in range(len(first), len(questions))]
-            yield from at_once(ask, rest)
+            yield from ask_at_once(ask, rest)
         except Stopped:
             return
         finally:
@@ -97,9 +97,11 @@ class _Either(threading.Event):
         return self.is_set()
 
 
-def at_once(ask: Callable[[Any], Any], asked: list[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-    """What ``ask`` gives for each, a few at a time, as they come. When one fails, those that were
-    under way are waited for first: what is paid for is kept."""
+def ask_at_once(
+    ask: Callable[[Any], Any], asked: list[tuple[int, Any]]
+) -> Iterator[tuple[int, Any]]:
+    """Ask for each, a few at a time; the answers come as they are given. When one fails, those that
+    were under way are waited for first: what is paid for is kept."""
     waiting: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, Any, Exception | None]] = queue.SimpleQueue()
     failed = threading.Event()
@@ -138,10 +140,10 @@ def at_once(ask: Callable[[Any], Any], asked: list[tuple[int, Any]]) -> Iterator
         raise error
 
 
-def reading(reply: Reply, template: Template, explain: bool) -> Reading:
-    """The shares of the words in a reply: from its tokens' log-probs, else all on the word that
-    the reply gives."""
-    word = parsed(reply.text, template)
+def read_reply(reply: Reply, template: Template, explain: bool) -> Reading:
+    """Read the shares of the words in a reply: from its tokens' log-probs, else all on the word
+    that the reply gives."""
+    word = parse_word(reply.text, template)
     words = [one.casefold() for one in template.words]
     if word is None and (explain or not reply.tokens):
         return Reading(None, 0.0, reply.text)
@@ -167,9 +169,9 @@ def _bare(token: str) -> str:
     return token.strip(" \t\n*_\"'`.:()[]").casefold()
 
 
-def parsed(text: str, template: Template) -> int | None:
-    """Which word a reply gives as its verdict: as all of it, or behind the template's beginning of
-    an answer ("Verdict: A"), the last one of several; None when it gives none."""
+def parse_word(text: str, template: Template) -> int | None:
+    """Find which word a reply gives as its verdict: as all of it, or behind the beginning of the
+    template's answer ("Verdict: A"), the last one of several; None when it gives none."""
     words = [one.casefold() for one in template.words]
     if _bare(text) in words:
         return words.index(_bare(text))
@@ -178,5 +180,5 @@ def parsed(text: str, template: Template) -> int | None:
         return None
     choices = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
     pattern = rf"{re.escape(marker)}[\s:*_\"'(\[]*({choices})(?![\w-]|\.\d)"
-    found = re.findall(pattern, text.casefold())
-    return words.index(found[-1]) if found else None
+    said = re.findall(pattern, text.casefold())
+    return words.index(said[-1]) if said else None

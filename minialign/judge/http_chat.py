@@ -87,7 +87,7 @@ class ChatServer:
         stop: threading.Event,
         options: dict[str, Any] | None = None,
     ) -> Reply:
-        """The most likely answer; ``options`` (temperature, seed …) go into the request.
+        """Ask for the most likely answer; ``options`` (temperature, seed …) go into the request.
 
         Raises:
             Refused: the server will not answer this.
@@ -121,11 +121,9 @@ class ChatServer:
                 problem = f"an answer that is no chat completion ({str(error)[:120]})"
             if attempt < self.retries and stop.wait(wait):
                 raise Stopped
-        raise UserError(
-            f"{self.url}: {problem}; tried {self.retries + 1} times",
-            "see whether the server runs; what was judged so far is kept, and the same command "
-            "goes on",
-        )
+        hint = "what was judged so far is kept, and the same command goes on"
+        problem = f"{self.url}: {problem}; tried {self.retries + 1} times"
+        raise UserError(problem, f"see whether the server runs; {hint}")
 
     def _final(self, code: int, problem: str) -> UserError:
         if code in (400, 413, 422):
@@ -144,10 +142,8 @@ class ChatServer:
         logprobs: bool,
         options: dict[str, Any] | None,
     ) -> Any:
-        body: dict[str, Any] = {
-            "model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0,
-        }  # fmt: skip
-        body |= options or {}
+        body: dict[str, Any] = {"model": self.model, "messages": messages}
+        body |= {"max_tokens": max_tokens, "temperature": 0} | (options or {})
         if logprobs:
             body |= {"logprobs": True, "top_logprobs": 20}
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -182,23 +178,23 @@ def _reply(body: Any) -> Reply:
     count = int((body.get("usage") or {}).get("completion_tokens") or 0)
     if not content:
         return Reply(text, None, reason, count)
-    tokens = [
-        (str(one["token"]), {str(top["token"]): float(top["logprob"])
-                             for top in one.get("top_logprobs") or [one]})
-        for one in content
-    ]  # fmt: skip
+    tokens = []
+    for one in content:
+        tops = one.get("top_logprobs") or [one]
+        logps = {str(top["token"]): float(top["logprob"]) for top in tops}
+        tokens.append((str(one["token"]), logps))
     return Reply(text, tokens, reason, count)
 
 
 def _said(error: urllib.error.HTTPError) -> str:
-    """What the server wrote about its error."""
+    """Read what the server wrote about its error."""
     try:
         text = error.read(4096).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
         return ""
     try:
-        found = json.loads(text)["error"]
-        text = found["message"] if isinstance(found, dict) else str(found)
+        reported = json.loads(text)["error"]
+        text = reported["message"] if isinstance(reported, dict) else str(reported)
     except (ValueError, KeyError, TypeError):
         pass
     return " ".join(str(text).split())[:300]

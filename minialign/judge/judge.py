@@ -37,14 +37,28 @@ class Reader(Protocol):
     def read(
         self, questions: Sequence[Question], explain: bool, stop: threading.Event
     ) -> Iterator[tuple[int, Reading]]:
-        """(which question, its reading), in any order, as they come; fewer when ``stop`` is set."""
+        """Read (which question, its reading), in any order; fewer when ``stop`` is set."""
         ...
 
     def write(
         self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
     ) -> Iterator[tuple[int, str]]:
-        """(which question, the text of the answer) in any order."""
+        """Write (which question, the text of the answer), in any order."""
         ...
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How a judge is asked, and where."""
+
+    template: str | None = None  # a name or a file; "pairwise", or "criteria" where some are given
+    adapter: str | None = None  # on the judge's model
+    url: str | None = None  # of an OpenAI-compatible server; its key is in MINIALIGN_JUDGE_KEY
+    explain: bool = False  # a reason is written before the verdict
+    debias: bool = False  # the two orders' log-odds are averaged, instead of both having to agree
+    criteria: str | None = None  # a text, or a file that holds it
+    timeout: float | None = None  # seconds for one request to a server
+    retries: int | None = None  # how often a request is tried again
 
 
 @dataclass(frozen=True)
@@ -70,39 +84,41 @@ class Judge:
         return [1.0] if self.template is None else self.template.scale
 
 
-def paired(first: Reading, second: Reading) -> list[dict[str, Any]]:
-    """The two entries of ``Verdict.orders``, from the readings with ``a`` and with ``b`` first.
+def orders_of_pair(first: Reading, second: Reading) -> list[dict[str, Any]]:
+    """Make the two entries of ``Verdict.orders`` of the readings with ``a`` and with ``b`` first.
 
     Shares are of (first, second) or (first, second, tie); here they are of the answers.
     """
-    found: list[dict[str, Any]] = []
+    orders: list[dict[str, Any]] = []
     for reading, names in ((first, ("a", "b", "tie")), (second, ("b", "a", "tie"))):
         if reading.shares is None:
-            found.append({"unparsed": reading.text})
+            orders.append({"unparsed": reading.text})
             continue
         said = dict(zip(names, [*reading.shares, 0.0], strict=False))
         order = {name: round(said[name], DIGITS) for name in ("a", "b", "tie")}
-        found.append(order | {"mass": round(reading.mass, DIGITS)})
-    return found
+        orders.append(order | {"mass": round(reading.mass, DIGITS)})
+    return orders
 
 
-def valued(a: Reading, b: Reading, scale: Sequence[float]) -> list[dict[str, Any]]:
-    """The same from readings of each answer alone: their values, and the Bradley-Terry probability
-    σ(value of a − value of b). There is no order here, so both entries are the same."""
+def orders_of_values(a: Reading, b: Reading, scale: Sequence[float]) -> list[dict[str, Any]]:
+    """Make the entries of readings of each answer alone: their values, and the Bradley-Terry
+    probability σ(value of a − value of b). There is no order here, so both entries are alike."""
     if a.shares is None or b.shares is None:
         return [{"unparsed": a.text if a.shares is None else b.text}] * 2
-    values = [round(value_of(one, scale), DIGITS) for one in (a, b)]
+    values = [round(expected_value(one, scale), DIGITS) for one in (a, b)]
     difference = values[0] - values[1]
     order = {
-        "a": round(_sigmoid(difference), DIGITS), "b": round(_sigmoid(-difference), DIGITS),
+        "a": round(_sigmoid(difference), DIGITS),
+        "b": round(_sigmoid(-difference), DIGITS),
         "tie": 0.0,
-        "value_a": values[0], "value_b": values[1],
+        "value_a": values[0],
+        "value_b": values[1],
         "mass": round(min(a.mass, b.mass), DIGITS),
-    }  # fmt: skip
+    }
     return [order, order]
 
 
-def value_of(reading: Reading, scale: Sequence[float]) -> float:
+def expected_value(reading: Reading, scale: Sequence[float]) -> float:
     """The expected value under the shares (G-Eval, Liu et al. 2023, arXiv:2303.16634, eq. 1)."""
     assert reading.shares is not None
     return math.fsum(share * step for share, step in zip(reading.shares, scale, strict=True))

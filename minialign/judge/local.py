@@ -7,7 +7,7 @@ from minialign.engine import Engine, Request, Sampling
 from minialign.engine.next_tokens import NextTokens
 from minialign.judge.judge import Question, Reading
 from minialign.judge.templates import Template
-from minialign.judge.verdict_tokens import verdict_tokens
+from minialign.judge.verdict_tokens import find_verdict_tokens
 
 REASON = 192  # most tokens of a reason
 AT_ONCE = 16  # answers written at once
@@ -24,21 +24,20 @@ class LocalReader:
         self.engine = engine
         self.template = template
         self.next_tokens = NextTokens(engine)
-        self.tokens = verdict_tokens(
-            engine.tokenizer, template.words, template.answer, str(template.file)
-        )
+        words, answer, where = template.words, template.answer, str(template.file)
+        self.tokens = find_verdict_tokens(engine.tokenizer, words, answer, where)
 
     def read(
         self, questions: Sequence[Question], explain: bool, stop: threading.Event
     ) -> Iterator[tuple[int, Reading]]:
-        """The readings; questions that do not fit are not asked. Reasons are written a few at a
+        """Read; questions that do not fit are not asked. Reasons are written a few at a
         time, each followed by its verdict, so that a kill costs no more than those."""
         step = AT_ONCE if explain else max(1, len(questions))
         for start in range(0, len(questions), step):
             asked = {i: questions[i] for i in range(start, min(start + step, len(questions)))}
             reasons: dict[int, str] = {}
             if explain:
-                reasons = dict(self._written(asked, REASON, stop, (self.template.answer,)))
+                reasons = dict(self._write(asked, REASON, stop, (self.template.answer,)))
             if not stop.is_set():
                 yield from self._read(asked, reasons, stop)
 
@@ -54,23 +53,21 @@ class LocalReader:
             else:
                 groups.setdefault(question.group, []).append(index)
         members = list(groups.values())
-        found = self.next_tokens.logps(
-            [[ids[i] for i in group] for group in members], self.tokens.wanted(), self.tokens.last
-        )
-        for number, logps in found:
+        prompts = [[ids[i] for i in group] for group in members]
+        words, tokens = len(self.template.words), self.tokens
+        for number, logps in self.next_tokens.logps(prompts, tokens.wanted(), tokens.last):
             for index, one in zip(members[number], logps, strict=True):
-                words = len(self.template.words)
-                yield index, self.tokens.reading(one, words, reasons.get(index, ""))
+                yield index, tokens.read(one, words, reasons.get(index, ""))
             if stop.is_set():
                 return
 
     def write(
         self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
     ) -> Iterator[tuple[int, str]]:
-        """Answers in plain words, each the model's most likely one."""
-        yield from self._written(dict(enumerate(questions)), max_tokens, stop)
+        """Write answers in plain words, each the model's most likely one."""
+        yield from self._write(dict(enumerate(questions)), max_tokens, stop)
 
-    def _written(
+    def _write(
         self,
         asked: dict[int, Question],
         max_tokens: int,
@@ -92,10 +89,8 @@ class LocalReader:
                 yield done.prompt_index, done.text.strip()
 
     def _ids(self, question: Question, reason: str | None) -> list[int]:
-        tokenizer = self.engine.tokenizer
-        begun = self.template.answer
-        if reason:
-            begun = f"{reason}\n\n{begun}"
+        tokenizer, answer = self.engine.tokenizer, self.template.answer
+        begun = f"{reason}\n\n{answer}" if reason else answer
         ids = tokenizer.render(question.messages, True)
         return [*ids, *(tokenizer.encode(begun) if begun else []), *self.tokens.tail()]
 

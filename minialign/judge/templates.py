@@ -26,7 +26,8 @@ from minialign.records import Message, Prompt
 
 DEFAULT = "pairwise"
 BUILT_IN = Path(__file__).parent / "templates"
-MODES = ("pairwise", "single")
+USUAL = {"pairwise": "A, B", "single": "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"}  # words of each mode
+MODES = tuple(USUAL)
 KEYS = ("mode", "about", "words", "answer", "ask_tokens")
 SECTIONS = ("ask", "system", "user")
 
@@ -52,13 +53,13 @@ class Template:
         return [float(word) for word in self.words]
 
     def ask(self, prompt: Prompt) -> list[Message] | None:
-        """The question that is asked before; None when there is none."""
+        """Write the question that is asked before; None when there is none."""
         if "ask" not in self.sections:
             return None
         return [{"role": "user", "content": self._render("ask", {"prompt": as_text(prompt)})}]
 
     def messages(self, prompt: Prompt, **values: Any) -> list[Message]:
-        """The question itself.
+        """Write the question itself.
 
         Raises:
             UserError: when the template fails on it, with its line.
@@ -127,14 +128,14 @@ def own_folder() -> Path:
 
 
 def known_templates() -> dict[str, Path]:
-    """Name: file, of those that come along and the user's own, which win."""
+    """Find the files of templates by name: those that come along and the user's own, which win."""
     files = [*sorted(BUILT_IN.glob("*.txt")), *sorted(own_folder().glob("*.txt"))]
     names = {file.stem: file for file in files}
     return {DEFAULT: names.pop(DEFAULT), **names}
 
 
 def read_template(name: str | None = None) -> Template:
-    """A template by its name, or by its file.
+    """Read a template by its name, or by its file.
 
     Raises:
         UserError: there is none, or it is wrong, with the file and the line.
@@ -153,10 +154,10 @@ def read_template(name: str | None = None) -> Template:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as reason:
         raise UserError(f"{file}: {reason}", "a template is a text file (UTF-8)") from None
-    return _parsed(name or DEFAULT, file, text)
+    return _parse(name or DEFAULT, file, text)
 
 
-def _parsed(name: str, file: Path, text: str) -> Template:
+def _parse(name: str, file: Path, text: str) -> Template:
     settings: dict[str, tuple[str, int]] = {}
     sections: dict[str, list[str]] = {}
     lines: dict[str, int] = {}
@@ -166,8 +167,8 @@ def _parsed(name: str, file: Path, text: str) -> Template:
             section = line[4:].strip()
             if section not in SECTIONS or section in sections:
                 twice = " twice" if section in sections else ""
-                raise UserError(f"{file}:{number}: section {section!r}{twice}",
-                                f"known: {', '.join(SECTIONS)}, each once")  # fmt: skip
+                problem = f"{file}:{number}: section {section!r}{twice}"
+                raise UserError(problem, f"known: {', '.join(SECTIONS)}, each once")
             sections[section] = current = []
             lines[section] = number + 1
         elif current is not None:
@@ -180,14 +181,17 @@ def _parsed(name: str, file: Path, text: str) -> Template:
             settings[key.strip()] = value.strip(), number
     if not "\n".join(sections.get("user", [])).strip():
         raise UserError(f"{file}: it has no question", "write one behind a line --- user")
+    mode, line_number = settings.get("mode", ("pairwise", 0))
+    if mode not in MODES:
+        raise UserError(f"{file}:{line_number}: mode {mode!r}", f"known: {', '.join(MODES)}")
     template = Template(
         name=name,
         file=file,
-        mode=_mode(file, settings),
-        words=_words(file, settings),
+        mode=mode,
+        words=_read_words(file, mode, *settings.get("words", (USUAL[mode], 0))),
         answer=settings.get("answer", ("", 0))[0],
         about=settings.get("about", ("", 0))[0],
-        ask_tokens=_ask_tokens(file, settings),
+        ask_tokens=_read_ask_tokens(file, *settings.get("ask_tokens", ("256", 0))),
         sections={key: "\n".join(value).rstrip() for key, value in sections.items()},
         lines=lines,
         digest=hashlib.sha256(text.encode()).hexdigest()[:16],
@@ -196,20 +200,7 @@ def _parsed(name: str, file: Path, text: str) -> Template:
     return template
 
 
-Settings = dict[str, tuple[str, int]]
-
-
-def _mode(file: Path, settings: Settings) -> str:
-    mode, line = settings.get("mode", ("pairwise", 0))
-    if mode not in MODES:
-        raise UserError(f"{file}:{line}: mode {mode!r}", f"known: {', '.join(MODES)}")
-    return mode
-
-
-def _words(file: Path, settings: Settings) -> tuple[str, ...]:
-    mode = _mode(file, settings)
-    usual = "A, B" if mode == "pairwise" else ", ".join(map(str, range(1, 11)))
-    value, line = settings.get("words", (usual, 0))
+def _read_words(file: Path, mode: str, value: str, line: int) -> tuple[str, ...]:
     words = tuple(word.strip() for word in value.split(","))
     if mode == "single":
         try:
@@ -226,8 +217,7 @@ def _words(file: Path, settings: Settings) -> tuple[str, ...]:
     return words
 
 
-def _ask_tokens(file: Path, settings: Settings) -> int:
-    value, line = settings.get("ask_tokens", ("256", 0))
+def _read_ask_tokens(file: Path, value: str, line: int) -> int:
     if not value.isdecimal() or not 1 <= int(value) <= 4096:
         raise UserError(f"{file}:{line}: ask_tokens {value!r}", "a number from 1 to 4096")
     return int(value)

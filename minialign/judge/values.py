@@ -5,10 +5,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
+from minialign.durable import digest
 from minialign.errors import UserError
-from minialign.judge.judge import Question, Reading
-from minialign.records import Prompt
+from minialign.judge.judge import Question, Reading, decide
+from minialign.records import Comparison, Prompt, Verdict
+from minialign.rewards.scorer import Scorer
 
 # (prompt, answers) -> a number for each
 Values = Callable[[Prompt, Sequence[str]], Sequence[float]]
@@ -23,15 +26,14 @@ class ValueReader:
     def read(
         self, questions: Sequence[Question], explain: bool, stop: threading.Event
     ) -> Iterator[tuple[int, Reading]]:
-        """Readings whose one share is the value; answers to one prompt are valued together."""
-        for _, same in groupby(enumerate(questions), key=lambda one: one[1].messages[:-1]):
+        """Read values as the one share; answers to one prompt are valued together."""
+        for prompt, same in groupby(enumerate(questions), key=lambda one: one[1].messages[:-1]):
             if stop.is_set():
                 return
             asked = list(same)
-            prompt = asked[0][1].messages[:-1]
             try:
-                found = self.values(prompt, [one.messages[-1]["content"] for _, one in asked])
-                yield from zip((index for index, _ in asked), map(_reading, found), strict=True)
+                values = self.values(prompt, [one.messages[-1]["content"] for _, one in asked])
+                yield from zip((index for index, _ in asked), map(_reading, values), strict=True)
             except UserError:  # one does not fit
                 for index, one in asked:
                     try:
@@ -43,9 +45,20 @@ class ValueReader:
     def write(
         self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
     ) -> Iterator[tuple[int, str]]:
-        """It writes nothing."""
+        """Refuse: numbers write nothing."""
         raise UserError("a reward head writes nothing", "use a model as the judge")
 
 
 def _reading(value: float) -> Reading:
     return Reading([value]) if math.isfinite(value) else Reading(None, 0.0, f"the value {value}")
+
+
+def score_comparisons(scorer: Scorer, comparisons: Sequence[Comparison]) -> Iterator[Verdict]:
+    """Judge by a scorer's numbers, both orders alike: the higher one wins, however little."""
+    for one in comparisons:
+        a, b = scorer.score(one.prompted, [one.a, one.b])
+        order = {"a": float(a > b), "b": float(b > a), "tie": float(a == b)}
+        orders = [order | {"value_a": a, "value_b": b}] * 2
+        told: dict[str, Any] = {"judge": scorer.name, "template": "", "source": one.source}
+        name, choice = digest([scorer.name, one.prompt, one.a, one.b]), decide(orders)
+        yield Verdict(name, choice=choice, orders=orders, **told, **one.sides)

@@ -4,19 +4,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from minialign.durable import digest, read_jsonl
+from minialign.durable import read_jsonl
 from minialign.records import Verdict
 
 SIDES = ("a", "b", "tie")
 
 
-def key_of(pair: Any) -> str:
-    """The same for the same prompt and two answers, in any order; votes and verdicts alike."""
-    return digest([pair.prompt, *sorted([pair.a, pair.b])])
-
-
 def verdict_of(row: dict[str, Any]) -> Verdict | None:
-    """The verdict in a row of a file; None when the row holds none."""
+    """Read the verdict in a row of a file; None when the row holds none."""
     known = {field.name for field in fields(Verdict)}
     try:
         verdict = Verdict(**{key: value for key, value in row.items() if key in known})
@@ -35,7 +30,7 @@ def _sound(order: Any) -> bool:
 
 
 def read_verdicts(file: Path) -> tuple[dict[str, Verdict], int]:
-    """(the last verdict on each pair by ``key_of``, how many rows are none); a line cut by a kill
-    is skipped."""
-    found = [verdict_of(row) for row in read_jsonl(file)]
-    return {key_of(one): one for one in found if one is not None}, found.count(None)
+    """Read (the last verdict on each comparison by its key, how many rows are none); a line cut by
+    a kill is skipped."""
+    verdicts = [verdict_of(row) for row in read_jsonl(file)]
+    return {one.comparison.key: one for one in verdicts if one is not None}, verdicts.count(None)

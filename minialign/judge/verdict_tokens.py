@@ -40,8 +40,8 @@ class VerdictTokens:
         """The tokens to be read."""
         return self.ids if self.fork is None else [*self.ids, self.fork[2]]
 
-    def reading(self, logps: np.ndarray, words: int, text: str = "") -> Reading:
-        """From log-probs (last, wanted) to the shares of the words."""
+    def read(self, logps: np.ndarray, words: int, text: str = "") -> Reading:
+        """Read the shares of the words from log-probs (last, wanted)."""
         shares = np.zeros(words)
         next_ = np.exp(logps[0, : len(self.ids)])
         np.add.at(shares, self.owners, next_)
@@ -57,10 +57,10 @@ class VerdictTokens:
         return Reading((shares / mass).tolist(), mass, text)
 
 
-def verdict_tokens(
+def find_verdict_tokens(
     tokenizer: TokenizerLike, words: Sequence[str], answer: str = "", where: str = "the template"
 ) -> VerdictTokens:
-    """The tokens of a template's words, read right behind ``answer``, with a space or without.
+    """Find the tokens of a template's words, read right behind ``answer``, with a space or without.
 
     Raises:
         UserError: when a word cannot be told from the others by its first token.
@@ -71,18 +71,18 @@ def verdict_tokens(
     variants = [[one, other] for one, other in zip(together, spaced, strict=True)]
     for forms in (spaced, together):
         # What all words begin with, as the space before digits, belongs to the prompt.
-        if shared := _shared(forms):
+        if shared := _count_shared(forms):
             lead, variants = forms[0][:shared], [[form[shared:]] for form in forms]
             break
     begins: dict[int, set[int]] = {}
     for index, forms in enumerate(variants):
         for form in filter(None, forms):
             begins.setdefault(form[0], set()).add(index)
-    owners = {token: min(found) for token, found in begins.items() if len(found) == 1}
+    owners = {token: min(indices) for token, indices in begins.items() if len(indices) == 1}
     fork = None
     forked = -1
-    for token, found in begins.items():
-        if len(found) == 2 and fork is None and (fork := _fork(token, found, variants)):
+    for token, indices in begins.items():
+        if len(indices) == 2 and fork is None and (fork := _fork(token, indices, variants)):
             forked = token
             owners[token] = fork[0]
     known = {*owners.values(), *(fork or ())[:2]}
@@ -104,7 +104,7 @@ def _forms(
     return [ids[len(base) :] if ids[: len(base)] == base else [] for ids in whole]
 
 
-def _shared(forms: list[list[int]]) -> int:
+def _count_shared(forms: list[list[int]]) -> int:
     """How many tokens all forms begin with, each keeping one of its own."""
     count = 0
     while all(len(form) > count + 1 for form in forms) and len({f[count] for f in forms}) == 1:
@@ -113,11 +113,11 @@ def _shared(forms: list[list[int]]) -> int:
 
 
 def _fork(
-    token: int, found: set[int], variants: list[list[list[int]]]
+    token: int, indices: set[int], variants: list[list[list[int]]]
 ) -> tuple[int, int, int] | None:
     """(short word, long word, second token) where one word is this token alone and the other goes
     on behind it."""
-    one, other = sorted(found)
+    one, other = sorted(indices)
     for short, long in ((one, other), (other, one)):
         if [token] in variants[short]:
             for form in variants[long]:

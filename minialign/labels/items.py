@@ -1,15 +1,14 @@
 """What is labelled: pairs from the chat or a file, and prompts that a model answers twice."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minialign.durable import Journal, digest
+from minialign.durable import Journal
 from minialign.errors import UserError
 from minialign.home import home
-from minialign.records import Prompt, as_prompt
+from minialign.records import Comparison, Prompt, as_prompt, read_comparison
 
 if TYPE_CHECKING:
     from minialign.engine import Engine, Sampling
@@ -43,41 +42,20 @@ STARTERS = (
 )
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A pair as it is shown. ``key`` is the same for the same two answers in any order."""
-
-    prompt: Prompt
-    a: str
-    b: str
-    a_from: dict[str, Any] = field(default_factory=dict)
-    b_from: dict[str, Any] = field(default_factory=dict)
-    again: bool = False
-
-    @cached_property
-    def key(self) -> str:
-        """16 letters that stand for prompt and answers."""
-        return digest([self.prompt, *sorted([self.a, self.b])])
-
-    def swapped(self) -> "Shown":
-        """The same, the other way round."""
-        return replace(self, a=self.b, b=self.a, a_from=self.b_from, b_from=self.a_from)
-
-
-Item = Shown | Prompt  # a pair, or a prompt to be answered twice
+Item = Comparison | Prompt  # a pair, or a prompt to be answered twice
 
 
 def read_items(path: str | Path) -> list[Item]:
-    """The pairs of a file, or its prompts when it holds none; a .txt has a prompt a line.
+    """Read the pairs of a file, or its prompts when it holds none; a .txt has a prompt a line.
 
     Raises:
         UserError: for a missing file, bad rows, or rows of neither kind.
     """
     path = Path(path).expanduser()
     if path.suffix == ".txt":
-        from minialign.data.prompts import read_questions
+        from minialign.data.prompts import read_prompts
 
-        return [list(asked.prompt) for asked in read_questions(path) if asked.prompt]  # type: ignore[arg-type]
+        return [asked.prompt for asked in read_prompts(path)]
     from minialign import formats
     from minialign.records import Pair, Prompted
 
@@ -88,23 +66,23 @@ def read_items(path: str | Path) -> list[Item]:
         raise UserError(str(read.problems[0]), "minialign data check lists all bad rows")
     pairs, _ = formats.as_kind(read.records, Pair)
     if pairs:
-        return [_shown(pair) for pair in pairs if pair.chosen.strip() != pair.rejected.strip()]
+        return [_compare(pair) for pair in pairs if pair.chosen.strip() != pair.rejected.strip()]
     prompts, _ = formats.as_kind(read.records, Prompted)
     if not prompts:
         raise UserError(f"{path} holds neither pairs nor prompts", f"minialign data show {path}")
     return [prompted.prompt for prompted in prompts]
 
 
-def _shown(pair: "Pair") -> Shown:
+def _compare(pair: "Pair") -> Comparison:
     a_from: dict[str, Any] = {"file": pair.source, "was": "chosen"}
     b_from: dict[str, Any] = {"file": pair.source, "was": "rejected"}
     for origin, reason in zip((a_from, b_from), pair.finish_reasons or (), strict=False):
         origin["finish_reason"] = reason
-    return Shown(pair.prompt, pair.chosen, pair.rejected, a_from, b_from)
+    return Comparison(pair.prompt, pair.chosen, pair.rejected, a_from=a_from, b_from=b_from)
 
 
 def starters() -> list[Item]:
-    """The prompts to begin with."""
+    """Return the prompts to begin with."""
     return [as_prompt(text) for text in STARTERS]
 
 
@@ -114,28 +92,16 @@ class Waiting:
     def __init__(self, path: Path | None = None):
         self.journal = Journal.open(path or home() / "pairs.jsonl")
 
-    def add(self, pair: Shown) -> None:
+    def add(self, pair: Comparison) -> None:
         """Set a pair aside; on disk when this returns."""
-        self.journal.append(
-            {"prompt": pair.prompt, "a": pair.a, "b": pair.b,
-             "a_from": pair.a_from, "b_from": pair.b_from}
-        )  # fmt: skip
+        self.journal.append(pair.sides)
 
-    def pairs(self) -> list[Shown]:
-        """All that were ever set aside."""
-        found = []
-        for row in self.journal.rows:
-            try:
-                found.append(
-                    Shown(as_prompt(row["prompt"]), str(row["a"]), str(row["b"]),
-                          dict(row.get("a_from") or {}), dict(row.get("b_from") or {}))
-                )  # fmt: skip
-            except (KeyError, TypeError, ValueError):
-                continue
-        return found
+    def pairs(self) -> list[Comparison]:
+        """Return all that were ever set aside."""
+        return [pair for row in self.journal.rows if (pair := read_comparison(row)) is not None]
 
 
-def two_answers(
+def write_two_answers(
     engine: "Engine",
     prompt: Prompt,
     sampling: "Sampling",
@@ -143,11 +109,12 @@ def two_answers(
     seed: int,
     pressed: Any = lambda: False,
     cancelled: Any = lambda: False,
-) -> Iterator[Shown | None]:
-    """Two different answers to a prompt, with different seeds; the last item is the pair, or None
-    when the model gave the same answer each time. Where each came from has its seed and why it
-    ended. Items before it are pauses: when ``pressed``
-    turns true the work is given up and done again.
+) -> Iterator[Comparison | None]:
+    """Write two different answers to a prompt, with different seeds.
+
+    The last item is the pair, or None when the model gave the same answer each time. Where each
+    came from has its seed and why it ended. Items before it are pauses: when ``pressed`` turns true
+    the work is given up and done again.
 
     Raises:
         UserError: when the prompt is too long.
@@ -160,24 +127,24 @@ def two_answers(
         sampling = replace(sampling, temperature=0.7)  # else both are the same
     ids = tuple(encode_prompt(prompt, engine.tokenizer))
     seeds = [sample_seed(seed, 1, index) for index in range(4)]
-    found: dict[int, tuple[str, str]] = {}  # seed: text, finish reason
+    written: dict[int, tuple[str, str]] = {}  # seed: text, finish reason
     for wanted in (seeds[:2], seeds[2:3], seeds[3:]):
-        while missing := [one for one in wanted if one not in found]:
+        while missing := [one for one in wanted if one not in written]:
             waiting = [Request(ids, seed=one) for one in missing]
             for done in engine.complete(waiting, sampling, cancelled=pressed):
                 if done.finish_reason != "cancelled":
-                    found[done.seed] = done.text.strip(), done.finish_reason
+                    written[done.seed] = done.text.strip(), done.finish_reason
             if cancelled():
                 return
-            if any(one not in found for one in wanted):
+            if any(one not in written for one in wanted):
                 yield None
         texts = {
             text: {"seed": one, "temperature": sampling.temperature, "finish_reason": reason}
-            for one, (text, reason) in found.items()
+            for one, (text, reason) in written.items()
             if text
         }
         if len(texts) > 1:
             (a, a_from), (b, b_from) = list(texts.items())[:2]
-            yield Shown(prompt, a, b, {**origin, **a_from}, {**origin, **b_from})
+            yield Comparison(prompt, a, b, a_from=origin | a_from, b_from=origin | b_from)
             return
     yield None

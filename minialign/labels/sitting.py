@@ -1,21 +1,23 @@
 """A sitting of labelling: which pair is shown next, in which order, and what a vote makes of it.
 
 Sides are drawn at random, and where an answer came from is only written into the vote. Now and then
-a pair is shown again with its sides swapped, to measure how steady the votes are. With ``sure`` the
-pairs come in the order of a scorer's or a judge's doubt (tasks/doubt.py).
+a pair is shown again with its sides swapped, to measure how steady the votes are. With
+``least_sure_first`` the pairs of which a scorer or a judge is least sure come first
+(scoring/uncertainty.py).
 """
 
 import random
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
-from minialign.durable import digest, now
+from minialign.durable import digest
 from minialign.errors import UserError
-from minialign.labels.items import Item, Shown
+from minialign.labels.items import Item
 from minialign.labels.tally import tally
 from minialign.labels.votes import Votes
-from minialign.records import Prompt, Vote
+from minialign.records import Comparison, Prompt, Vote
 
 AHEAD = 2  # pairs made in advance
 REPEAT_EVERY = 10  # one pair in so many is an old one
@@ -27,29 +29,29 @@ class Labelling:
     """A sitting: what is shown next, and the votes.
 
     ``take`` gives the next item; one that is a prompt is answered by whoever drives the sitting and
-    comes back with ``offer``. ``current`` is what is shown. ``doubtful``: pairs are taken the least
-    sure first, as far as ``learn`` was told how sure somebody is.
+    comes back with ``offer``. ``current`` is what is shown. ``least_sure_first``: as far as
+    ``learn`` was told how sure somebody is of each pair.
     """
 
     def __init__(
         self,
         votes: Votes,
         items: Sequence[Item],
-        waiting: Sequence[Shown] = (),
+        waiting: Sequence[Comparison] = (),
         seed: int | None = None,
-        doubtful: bool = False,
+        least_sure_first: bool = False,
     ):
         self.votes = votes
         self.counts = tally(votes.all)
-        self.sure: dict[str, float] | None = {} if doubtful else None
+        self.sure: dict[str, float] | None = {} if least_sure_first else None
         self.random = random.Random(seed)
-        self.done = {vote.id.partition(".")[0] for vote in votes.all}
+        self.done = {vote.pair_id for vote in votes.all}
         answered = {digest(vote.prompt) for vote in votes.all}
         self._items: deque[Item] = deque(
             item for item in [*waiting, *items] if not self._is_done(item, answered)
         )
-        self.ready: deque[Shown] = deque()
-        self.current: Shown | None = None
+        self.ready: deque[Comparison] = deque()
+        self.current: Comparison | None = None
         self.asked = 0  # prompts given out and not yet offered back: one at a time
         self.given = 0  # votes of this sitting
         self.seconds = 0.0  # spent on them
@@ -57,7 +59,7 @@ class Labelling:
         self._until_repeat = REPEAT_EVERY
 
     def _is_done(self, item: Item, answered: set[str]) -> bool:
-        return item.key in self.done if isinstance(item, Shown) else digest(item) in answered
+        return item.key in self.done if isinstance(item, Comparison) else digest(item) in answered
 
     @property
     def left(self) -> int:
@@ -74,23 +76,23 @@ class Labelling:
     def take(self) -> Prompt | None:
         """Move the next item up: a pair becomes ready; a prompt is returned, to be answered."""
         item = self._next()
-        if isinstance(item, Shown):
-            self.ready.append(self._shuffled(item))
+        if isinstance(item, Comparison):
+            self.ready.append(self._shuffle(item))
             return None
         self.asked += 1
         return item
 
-    def offer(self, pair: Shown | None, prompt: Prompt | None = None) -> None:
-        """What became of a prompt that ``take`` gave; None puts it back."""
+    def offer(self, pair: Comparison | None, prompt: Prompt | None = None) -> None:
+        """Take what became of a prompt that ``take`` gave; None puts it back."""
         self.asked -= 1
         if pair is not None:
-            self.ready.append(self._shuffled(pair))
+            self.ready.append(self._shuffle(pair))
         elif prompt is not None:
             self._items.appendleft(prompt)
 
-    def add_first(self, pairs: Sequence[Shown]) -> None:
-        """Pairs from the chat: they are shown next, in this order."""
-        new = [self._shuffled(pair) for pair in pairs if pair.key not in self.done]
+    def add_first(self, pairs: Sequence[Comparison]) -> None:
+        """Show these pairs from the chat next, in this order."""
+        new = [self._shuffle(pair) for pair in pairs if pair.key not in self.done]
         self.ready.extendleft(reversed(new))
 
     def go_on_from(self, before: "Labelling") -> None:
@@ -99,8 +101,8 @@ class Labelling:
         for pair in [before.current, *before.ready]:
             if pair is None:
                 continue
-            found = (n for n, item in enumerate(self._items) if _is_of(pair, item))
-            place = next(found, None)
+            places = (n for n, item in enumerate(self._items) if _is_of(pair, item))
+            place = next(places, None)
             if pair is before.current and (place is not None or pair.again):
                 self.current, self._since = pair, before._since
                 if place is not None:
@@ -108,54 +110,53 @@ class Labelling:
             elif place is not None:
                 self._items[place] = pair
 
-    def _shuffled(self, pair: Shown) -> Shown:
+    def _shuffle(self, pair: Comparison) -> Comparison:
         return pair.swapped() if self.random.random() < 0.5 else pair
 
     def _next(self) -> Item:
-        """The first item; or the pair that somebody is least sure of."""
+        """Take the first item out; or the pair that somebody is least sure of."""
         if not self.sure:
             return self._items.popleft()
         known = [
             (self.sure[item.key], place)
             for place, item in enumerate(self._items)
-            if isinstance(item, Shown) and item.key in self.sure
+            if isinstance(item, Comparison) and item.key in self.sure
         ]
         place = min(known)[1] if known else 0
         item = self._items[place]
         del self._items[place]
         return item
 
-    def pairs(self) -> list[Shown]:
-        """The pairs that are still to come, for somebody to say how sure they are."""
-        return [item for item in self._items if isinstance(item, Shown)]
+    def pairs(self) -> list[Comparison]:
+        """Return the pairs that are still to come, for somebody to say how sure they are."""
+        return [item for item in self._items if isinstance(item, Comparison)]
 
     def learn(self, key: str, sure: float) -> None:
-        """How sure somebody is about a pair: 0 is not at all."""
+        """Take note of how sure somebody is about a pair: 0 is not at all."""
         if self.sure is not None:
             self.sure[key] = sure
 
-    def show(self) -> Shown | None:
-        """The pair to show now; None while there is none."""
+    def show(self) -> Comparison | None:
+        """Return the pair to show now; None while there is none."""
         if self.current is None:
-            if self._until_repeat <= 0 and (old := self._old()) is not None:
+            if self._until_repeat <= 0 and (old := self._draw_old()) is not None:
                 self.current, self._until_repeat = old, REPEAT_EVERY
             elif self.ready:
                 self.current = self.ready.popleft()
             self._since = time.monotonic()
         return self.current
 
-    def _old(self) -> Shown | None:
+    def _draw_old(self) -> Comparison | None:
         known = {vote.id for vote in self.votes.all}
-        found = [
+        old = [
             vote
             for vote in self.votes.all[:-REPEAT_AFTER]
-            if vote.choice != "skip" and "." not in vote.id and f"{vote.id}.2" not in known
+            if vote.choice != "skip" and not vote.again and f"{vote.id}.2" not in known
         ]
-        if not found:
+        if not old:
             return None
-        vote = self.random.choice(found)
-        shown = Shown(vote.prompt, vote.a, vote.b, vote.a_from, vote.b_from, again=True)
-        return shown.swapped()
+        vote = self.random.choice(old)
+        return replace(vote.comparison, again=True).swapped()
 
     def vote(self, choice: str, edited: str | None = None, note: str = "") -> Vote:
         """Save a vote on the pair that is shown; it is on disk when this returns.
@@ -166,15 +167,10 @@ class Labelling:
         pair = self.current
         if pair is None:
             raise UserError("there is no pair to vote on", "wait for the next one")
-        key = pair.key
-        vote = Vote(
-            id=f"{key}.2" if pair.again else key,
-            prompt=pair.prompt, a=pair.a, b=pair.b, choice=choice, edited=edited, note=note,
-            a_from=pair.a_from, b_from=pair.b_from, time=now(),
-        )  # fmt: skip
+        vote = pair.vote(choice, edited, note)
         self.votes.add(vote)
         self.counts.add(vote)
-        self.done.add(key)
+        self.done.add(pair.key)
         self.given += 1
         self.seconds += min(PAUSE, time.monotonic() - self._since)
         self._until_repeat -= 1
@@ -189,8 +185,7 @@ class Labelling:
         self.counts = tally(self.votes.all)
         if self.current is not None:
             self.ready.appendleft(self.current)
-        again = "." in vote.id
-        self.current = Shown(vote.prompt, vote.a, vote.b, vote.a_from, vote.b_from, again)
+        self.current = replace(vote.comparison, again=vote.again)
         self.done.discard(self.current.key)
         self.given = max(0, self.given - 1)
         self._until_repeat += 1
@@ -202,6 +197,6 @@ class Labelling:
         return self.seconds / self.given if self.given else None
 
 
-def _is_of(pair: Shown, item: Item) -> bool:
+def _is_of(pair: Comparison, item: Item) -> bool:
     """Whether a pair is this item, or was written for it."""
-    return item.key == pair.key if isinstance(item, Shown) else item == pair.prompt
+    return item.key == pair.key if isinstance(item, Comparison) else item == pair.prompt

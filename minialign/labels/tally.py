@@ -35,7 +35,7 @@ class Tally:
         setattr(self, kind, getattr(self, kind) + 1)
         if vote.choice == "skip":
             return
-        key = vote.id.partition(".")[0]
+        key = vote.pair_id
         winner = {"a": vote.a, "b": vote.b}.get(vote.choice, f" {vote.choice}")
         if key in self._winners:
             self.again += 1

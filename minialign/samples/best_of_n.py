@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from minialign.data.prompts import Question
 from minialign.durable import Journal
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
+from minialign.records import Prompted
 from minialign.rewards.scorer import Scorer
 from minialign.samples.generate import resume_rows
 from minialign.samples.groups import Group
@@ -31,12 +31,12 @@ def score_group(
 ) -> Row:
     """Score a prompt's samples; the row says which is best (of ties the first). Data readers take
     it for a ranking."""
-    prompt, texts = group.prompted, group.texts
-    scores = scorer.score(prompt, texts)
+    asked, texts = group.asked, group.texts
+    scores = scorer.score(asked, texts)
     best = scores.index(max(scores))
-    judged = {"gold_scores": gold.score(prompt, texts), "gold": gold.name} if gold else {}
+    judged = {"gold_scores": gold.score(asked, texts), "gold": gold.name} if gold else {}
     return {
-        "prompt": group.question.prompt,
+        "prompt": asked.prompt,
         "responses": texts,
         "scores": scores,
         "best": texts[best],
@@ -48,13 +48,13 @@ def score_group(
         "tokens": [len(sample.ids) for sample in group.samples],
         "finish_reasons": group.finish_reasons,
         **(origin or {}),
-        **({"extra": group.question.extra} if group.question.extra else {}),
+        **({"extra": asked.extra} if asked.extra else {}),
     }
 
 
 def resume(
     path: Path,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     n: int,
     scorer: str,
     gold: str | None = None,

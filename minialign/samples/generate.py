@@ -4,39 +4,40 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from minialign.data.prompts import Question
+from minialign.data.prompts import check_text, prompt_ids
 from minialign.durable import Journal, numbered_rows
 from minialign.engine import Completion, Engine, Request, Sampling, requests
 from minialign.errors import UserError
+from minialign.records import Prompted
 
 Row = dict[str, Any]
 
 
 def plan_requests(
-    engine: Engine, asked: Sequence[Question], n: int = 1, seed: int = 0
+    engine: Engine, asked: Sequence[Prompted], n: int = 1, seed: int = 0
 ) -> list[Request]:
-    """Plan a request for each sample of each question.
+    """Plan a request for each sample of each prompt.
 
     Raises:
-        UserError: for no samples, or a question that the model cannot read, with its line.
+        UserError: for no samples, or a prompt that the model cannot read, with its line.
     """
     if n < 1:
         raise UserError(f"n is {n}", "ask for 1 sample of each prompt or more")
-    prompts = [question.ids(engine.tokenizer) for question in asked]
-    for question, ids in zip(asked, prompts, strict=True):
+    prompts = [prompt_ids(check_text(one), engine.tokenizer) for one in asked]
+    for one, ids in zip(asked, prompts, strict=True):
         if engine.context and len(ids) >= engine.context:
             raise UserError(
-                f"{question.source or 'the prompt'}: {len(ids):,} tokens; {engine.model.name} "
+                f"{one.source or 'the prompt'}: {len(ids):,} tokens; {engine.model.name} "
                 f"reads at most {engine.context:,}, the answer included",
                 "shorten the prompt, or take it out",
             )
     return requests(prompts, n, seed)
 
 
-def answer_row(question: Question, completion: Completion, origin: dict[str, str]) -> Row:
+def answer_row(asked: Prompted, completion: Completion, origin: dict[str, str]) -> Row:
     """The JSON object of an answer; ``data`` commands read it as a demonstration."""
     return {
-        "prompt": question.prompt,
+        "prompt": asked.written,
         "response": completion.text,
         "prompt_index": completion.prompt_index,
         "sample_index": completion.sample_index,
@@ -44,12 +45,12 @@ def answer_row(question: Question, completion: Completion, origin: dict[str, str
         "finish_reason": completion.finish_reason,
         "tokens": len(completion.ids),
         **origin,
-        **({"extra": question.extra} if question.extra else {}),
+        **({"extra": asked.extra} if asked.extra else {}),
     }
 
 
 def resume(
-    path: Path, asked: Sequence[Question], waiting: Sequence[Request]
+    path: Path, asked: Sequence[Prompted], waiting: Sequence[Request]
 ) -> tuple[Journal, list[Request]]:
     """The journal of a file of answers, and the requests whose answers are not in it yet.
 
@@ -61,7 +62,7 @@ def resume(
     def is_wanted(row: Row) -> bool:
         request = wanted.pop((row["prompt_index"], row["sample_index"]), None)
         return request is None or (
-            row["seed"] == request.seed and row["prompt"] == asked[request.prompt_index].prompt
+            row["seed"] == request.seed and row["prompt"] == asked[request.prompt_index].written
         )
 
     other = UserError(
@@ -94,7 +95,7 @@ def resume_rows(
 
 def write_answers(
     engine: Engine,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     waiting: Sequence[Request],
     sampling: Sampling,
     batch_size: int = 16,

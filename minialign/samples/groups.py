@@ -5,7 +5,6 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from minialign.data.prompts import Question, prompted
 from minialign.engine import Completion, Engine, Sampling
 from minialign.errors import UserError
 from minialign.formats.kinds import row_of
@@ -20,13 +19,8 @@ class Group:
     """All samples of one prompt, in the order of their sample index."""
 
     index: int  # of the prompt
-    question: Question
+    asked: Prompted
     samples: list[Completion]
-
-    @property
-    def prompted(self) -> Prompted:
-        """The prompt, as scorers take it."""
-        return prompted(self.question)
 
     @property
     def texts(self) -> list[str]:
@@ -52,7 +46,7 @@ class Group:
 
 def sample_groups(
     engine: Engine,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     n: int,
     sampling: Sampling,
     seed: int = 0,
@@ -86,9 +80,9 @@ def rank(group: Group, scorer: Scorer) -> dict[str, Any] | None:
     if len(group.samples) < 2:
         return None
     return {
-        "prompt": group.question.prompt,
+        "prompt": group.asked.prompt,
         "responses": group.texts,
-        "scores": scorer.score(group.prompted, group.texts),
+        "scores": scorer.score(group.asked, group.texts),
         **marked(group.finish_reasons),
     }
 
@@ -98,7 +92,7 @@ def pair_best_and_worst(group: Group, scorer: Scorer) -> dict[str, Any] | None:
     row = rank(group, scorer)
     if row is None:
         return None
-    ranking = Ranking(**{**row, "prompt": group.prompted.prompt})
+    ranking = Ranking(**{**row, "prompt": group.asked.prompt})
     pairs = winners.best_and_worst(ranking)
     return row_of(pairs[0]) if pairs else None
 
@@ -110,7 +104,7 @@ def pair_at_random(group: Group, seed: int) -> dict[str, Any] | None:
         return None
     two = random.Random(f"{seed} {group.index}").sample(samples, 2)
     return {
-        "prompt": group.question.prompt,
+        "prompt": group.asked.prompt,
         "chosen": two[0].text,
         "rejected": two[1].text,
         "unlabelled": True,

@@ -6,17 +6,19 @@ from itertools import combinations
 
 from minialign.engine import Engine
 from minialign.errors import UserError
-from minialign.judge import Judge
-from minialign.judge.ask import Duel, judge_duels
+from minialign.judge import Judge, JudgeOptions
+from minialign.judge.ask import judge_comparisons
 from minialign.judge.memory import Memory
 from minialign.judge.open import open_judge
 from minialign.progress import Tell
-from minialign.records import Prompted
+from minialign.records import Comparison, Prompted
 from minialign.rewards.scorer import Scorer
 
 
-def judge_scorer(spec: str, engine: Engine | None = None, progress: Tell | None = None) -> Scorer:
-    """What stands behind ``judge:``: MODEL, or MODEL@TEMPLATE; "self" is ``engine``'s own model.
+def open_judge_scorer(
+    spec: str, engine: Engine | None = None, progress: Tell | None = None
+) -> Scorer:
+    """Open what stands behind ``judge:``: MODEL, or MODEL@TEMPLATE; "self" is ``engine``'s model.
 
     A score is the expected share of wins against each other answer of the group, both orders
     averaged and a tie as half, from the judge's probabilities; 0.5 for a single answer. With a
@@ -30,17 +32,15 @@ def judge_scorer(spec: str, engine: Engine | None = None, progress: Tell | None 
     if name == "self" and engine is None:
         raise UserError("judge:self needs the model that answers", "name one: judge:MODEL")
     own = engine if name == "self" else None
-    judge = open_judge(name, template=template or None, engine=own, progress=progress)
+    judge = open_judge(name, JudgeOptions(template or None), engine=own, progress=progress)
     if own is not None:  # it may be in training: nothing it said is kept
         judge = replace(judge, identity="")
-        return Scorer(
-            f"judge:{spec}",
-            lambda prompt, responses: _shares(judge, Memory(judge), prompt, responses),
-        )
-    memory = Memory(judge)
-    return Scorer(
-        f"judge:{spec}", lambda prompt, responses: _shares(judge, memory, prompt, responses)
-    )
+    kept = Memory(judge)
+
+    def score(prompt: Prompted, responses: Sequence[str]) -> list[float]:
+        return _shares(judge, kept if own is None else Memory(judge), prompt, responses)
+
+    return Scorer(f"judge:{spec}", score)
 
 
 def _shares(
@@ -48,16 +48,15 @@ def _shares(
 ) -> list[float]:
     texts = list(dict.fromkeys(responses))
     if judge.alone and len(texts) == 1:
-        texts.append("")  # a duel has two answers
+        texts.append("")  # a comparison has two answers
     reference = prompt.extra.get("reference") or prompt.extra.get("answer")
     reference = reference if isinstance(reference, str) else None
-    duels = [
-        Duel(prompt.prompt, a, b, reference, source=prompt.source)
-        for a, b in combinations(texts, 2)
+    pairs = [
+        Comparison(prompt.prompt, a, b, reference, prompt.source) for a, b in combinations(texts, 2)
     ]
     values: dict[str, float] = {}
     won: dict[str, list[float]] = {text: [] for text in texts}
-    for verdict in judge_duels(judge, duels, batch_size=len(duels), memory=memory):
+    for verdict in judge_comparisons(judge, pairs, batch_size=len(pairs), memory=memory):
         order = verdict.orders[0]
         if "value_a" in order:
             values |= {verdict.a: order["value_a"], verdict.b: order["value_b"]}

@@ -9,8 +9,8 @@ from minialign.rewards.spec import parse
 
 
 def open_scorer(spec: str, progress: Tell | None = None, engine: Engine | None = None) -> Scorer:
-    """The scorer that a text names. A run on the base model of ``engine`` reads that one's weights:
-    they are in memory once.
+    """Open the scorer that a text names. A run on the base model of ``engine`` reads that one's
+    weights: they are in memory once.
 
     Raises:
         UserError: when it does not exist, or its run, file or model is not there.
@@ -28,7 +28,7 @@ def open_scorer(spec: str, progress: Tell | None = None, engine: Engine | None =
         case "python":
             return text.own(rest)
         case "judge":
-            from minialign.scoring.by_judge import judge_scorer
+            from minialign.scoring.by_judge import open_judge_scorer
 
-            return judge_scorer(rest, engine, progress)
+            return open_judge_scorer(rest, engine, progress)
     return run_scorer(spec, progress, engine)

@@ -4,18 +4,17 @@ it is least sure teaches most (uncertainty sampling; Lewis and Gale, 1994)."""
 import threading
 from collections.abc import Iterator, Sequence
 
-from minialign.labels.items import Shown
 from minialign.progress import Tell
-from minialign.records import Prompted
+from minialign.records import Comparison
 
 
-def doubts(
+def measure_certainty(
     spec: str,
-    pairs: Sequence[Shown],
+    pairs: Sequence[Comparison],
     progress: Tell | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """(key of the pair, how sure) in the order of the pairs; 0 is not at all.
+    """Measure (key of the pair, how sure) in the order of the pairs; 0 is not at all.
 
     Of a scorer (``reward:RUN``, ``dpo:RUN`` …) it is the distance of the two scores, of a judge
     (``judge:MODEL``) that of the two answers' probabilities over both orders; a verdict that does
@@ -25,25 +24,18 @@ def doubts(
         UserError: when there is no such scorer or judge, or a pair is too long for it.
     """
     kind, _, rest = spec.partition(":")
-    if kind == "judge":
-        yield from _of_judge(rest, pairs, stop)
+    if kind != "judge":
+        from minialign.scoring.open import open_scorer
+
+        scorer = open_scorer(spec, progress)
+        for pair in pairs:
+            a, b = scorer.score(pair.prompted, [pair.a, pair.b])
+            yield pair.key, abs(a - b)
         return
-    from minialign.scoring.open import open_scorer
+    from minialign.judge.ask import judge_comparisons
+    from minialign.judge.open import open_judge
 
-    scorer = open_scorer(spec, progress)
-    for pair in pairs:
-        a, b = scorer.score(Prompted(pair.prompt), [pair.a, pair.b])
-        yield pair.key, abs(a - b)
-
-
-def _of_judge(
-    name: str, pairs: Sequence[Shown], stop: threading.Event | None
-) -> Iterator[tuple[str, float]]:
-    from minialign.judge.ask import Duel, judge_duels, open_judge
-
-    judge = open_judge(name)
-    duels = [Duel(pair.prompt, pair.a, pair.b) for pair in pairs]
-    verdicts = judge_duels(judge, duels, file=None, batch_size=2, stop=stop)
+    verdicts = judge_comparisons(open_judge(rest), pairs, batch_size=2, stop=stop)
     for pair, verdict in zip(pairs, verdicts, strict=False):
         said = [order for order in verdict.orders if "a" in order and "b" in order]
         yield pair.key, abs(sum(order["a"] - order["b"] for order in said)) / max(len(said), 1)

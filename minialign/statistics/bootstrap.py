@@ -1,6 +1,6 @@
 """Percentile bootstrap intervals, 95 %, over prompts (Efron 1979; clusters: Cameron et al. 2008).
 
-What shares a cluster (the answers to one prompt, the two orders of one duel) is drawn together: a
+What shares a cluster (the answers to one prompt, the two orders of one pair) is drawn together: a
 prompt that was judged twice is no second prompt.
 """
 

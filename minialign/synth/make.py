@@ -11,13 +11,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from minialign.data.prompts import Question
 from minialign.durable import Journal, json_line, numbered_rows
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
-from minialign.judge.ask import Duel
 from minialign.progress import Progress
-from minialign.records import Prompt, Verdict, as_prompt, marked
+from minialign.records import Comparison, Prompt, Prompted, Verdict, as_prompt, marked
 from minialign.synth import answers, instructions
 from minialign.synth.instructions import Pool
 from minialign.synth.text_model import RememberingModel, TextRequest, Written
@@ -27,7 +25,7 @@ IDLE = 8  # rounds in a row without a new instruction, after which self-instruct
 ROUND = 4  # lists asked for before the new instructions are shown to the model
 ANSWERED = 8  # instructions answered before the count is looked at
 
-Judge = Callable[[Sequence[Duel]], Iterator[Verdict]]
+Judge = Callable[[Sequence[Comparison]], Iterator[Verdict]]
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,9 @@ Events = Generator[Event, None, None]
 
 
 def _chunks(
-    model: RememberingModel, asked: Sequence[Question]
-) -> Iterator[tuple[int, Sequence[Question]]]:
-    """(the index of the first, questions): enough at once to keep a batch full."""
+    model: RememberingModel, asked: Sequence[Prompted]
+) -> Iterator[tuple[int, Sequence[Prompted]]]:
+    """(the index of the first, prompts): enough at once to keep a batch full."""
     size = max(64, 4 * model.batch_size)
     for start in range(0, len(asked), size):
         yield start, asked[start : start + size]
@@ -64,7 +62,7 @@ def _origin(model: RememberingModel, command: str, **more: Any) -> dict[str, Any
 
 def self_instruct(
     model: RememberingModel,
-    seeds: Sequence[Question],
+    seeds: Sequence[Prompted],
     pool: Pool,
     template: Text,
     count: int,
@@ -79,8 +77,7 @@ def self_instruct(
     Raises:
         UserError: when no seed can be shown, or round after round brings nothing new.
     """
-    seed_texts = [as_prompt(seed.prompt)[-1]["content"] for seed in seeds]
-    shown = [text for text in seed_texts if instructions.is_showable(text)]
+    shown = [text for one in seeds if instructions.is_showable(text := one.prompt[-1]["content"])]
     if not shown:
         raise UserError(
             f"none of the {len(seeds)} seeds is a single line of up to"
@@ -161,7 +158,7 @@ def _demonstration(
 
 
 def respond(
-    model: RememberingModel, asked: Sequence[Question], n: int = 1, *, keep_cut: bool = False
+    model: RememberingModel, asked: Sequence[Prompted], n: int = 1, *, keep_cut: bool = False
 ) -> Events:
     """Write n answers to every prompt, as demonstrations (distillation)."""
     origin = _origin(model, "respond")
@@ -183,7 +180,7 @@ def respond(
 
 
 def prefer(
-    model: RememberingModel, asked: Sequence[Question], judge: Judge, *, keep_cut: bool = False
+    model: RememberingModel, asked: Sequence[Prompted], judge: Judge, *, keep_cut: bool = False
 ) -> Events:
     """Write two answers to every prompt, and the pair in the order that a judge prefers (RLAIF; Lee
     et al. 2023, arXiv:2309.00267). A tie gives no pair."""
@@ -191,7 +188,7 @@ def prefer(
     for start, part in _chunks(model, asked):
         requests = _answer_requests(model, start, part, 2)
         texts = yield from model.write(requests, Progress("answers", 3 * start, total))
-        duels = []
+        pairs = []
         for request, one, other in zip(requests[::2], texts[::2], texts[1::2], strict=True):
             a, bad = _check(request, one, keep_cut)
             b, worse = _check(request, other, keep_cut)
@@ -201,10 +198,11 @@ def prefer(
                 yield Dropped("both answers are the same", _last(request))
             else:
                 origins = [{"finish_reason": each.finish_reason} for each in (one, other)]
-                duels.append(Duel(request.prompt, a, b, a_from=origins[0], b_from=origins[1]))
-        done = 3 * (start + len(part)) - len(duels)
+                pair = Comparison(request.prompt, a, b, a_from=origins[0], b_from=origins[1])
+                pairs.append(pair)
+        done = 3 * (start + len(part)) - len(pairs)
         yield Progress("verdicts", done, total)
-        for place, verdict in enumerate(judge(duels), 1):
+        for place, verdict in enumerate(judge(pairs), 1):
             yield Progress("verdicts", done + place, total)
             yield _order_pair(model, verdict)
 
@@ -235,7 +233,7 @@ class Draft:
 
 def critique(
     model: RememberingModel,
-    asked: Sequence[Question],
+    asked: Sequence[Prompted],
     constitution: Text,
     ask_critique: Text,
     ask_revision: Text,
@@ -309,11 +307,11 @@ def _check_revision(draft: Draft, written: Written, keep_cut: bool) -> tuple[str
 
 
 def _answer_requests(
-    model: RememberingModel, start: int, part: Sequence[Question], n: int
+    model: RememberingModel, start: int, part: Sequence[Prompted], n: int
 ) -> list[TextRequest]:
     return [
-        TextRequest(as_prompt(question.prompt), sample_seed(model.seed, start + place, sample))
-        for place, question in enumerate(part)
+        TextRequest(asked.prompt, sample_seed(model.seed, start + place, sample))
+        for place, asked in enumerate(part)
         for sample in range(n)
     ]
 

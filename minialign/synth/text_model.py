@@ -18,7 +18,7 @@ from minialign.durable import Journal
 from minialign.engine import Engine, Request, Sampling
 from minialign.engine.open import origin_of
 from minialign.errors import UserError
-from minialign.judge.endpoint import at_once
+from minialign.judge.endpoint import ask_at_once
 from minialign.judge.http_chat import KEY_VARIABLE, ChatServer, Refused
 from minialign.models.adapter import adapter_hash, resolve_adapter
 from minialign.progress import Progress
@@ -121,7 +121,7 @@ def endpoint_model(url: str, model: str, sampling: Sampling) -> TextModel:
             return Written(reply.text, reply.finish_reason, reply.count)
 
         try:
-            yield from at_once(answer, list(enumerate(requests)))
+            yield from ask_at_once(answer, list(enumerate(requests)))
         finally:
             halt.set()
 

@@ -15,7 +15,7 @@ from minialign.formats.reading import files_of
 from minialign.home import labels_file
 from minialign.learn.batch import Example, TooLong
 from minialign.methods import Method
-from minialign.records import Demonstration, Pair, Prompted, Record, as_prompt
+from minialign.records import Demonstration, Pair, Prompted, Record
 from minialign.training.settings import Settings
 
 
@@ -55,9 +55,9 @@ def _read(
     found: list[Record] = []
     for path in paths:
         if path.suffix == ".txt" and method.record is Prompted:
-            from minialign.data.prompts import read_questions
+            from minialign.data.prompts import read_prompts
 
-            found += [Prompted(as_prompt(one.prompt), one.source) for one in read_questions(path)]
+            found += read_prompts(path)
             continue
         for item in good_items(files_of(path, split), mapping, bad):
             if item.unlabelled:

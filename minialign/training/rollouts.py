@@ -14,7 +14,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from minialign.data.prompts import Question, prompted
 from minialign.durable import Journal
 from minialign.engine import Engine, Sampling
 from minialign.engine.next_token import sample_seed
@@ -98,9 +97,7 @@ def answers_to(
     stop: threading.Event,
 ) -> Generator[Event, None, list[Answers] | None]:
     """n answers to each prompt with their scores, in order; None when stopped on the way."""
-    asked = [
-        Question(row.prompt, row.source, row.extra) for row in (one.meta["row"] for one in examples)
-    ]
+    asked = [one.meta["row"] for one in examples]
     answered: dict[int, Answers] = {}
     pace, size = Pace(), learner.config.rollout_batch
     for one in sample_groups(learner.engine, asked, n, learner.sampling, seed, size):
@@ -121,7 +118,7 @@ def _score(group: Group, scorer: Scorer) -> Answers:
         ids=[sample.ids for sample in group.samples],
         texts=group.texts,
         ended=[sample.finish_reason == "stop" for sample in group.samples],
-        scores=scorer.score(prompted(group.question), group.texts),
+        scores=scorer.score(group.asked, group.texts),
     )
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from minialign.audit.gold_sets import read_gold
-from minialign.audit.judged import judged, score, stored
+from minialign.audit.outcomes import ask_scorer, compare_verdict, read_outcomes
+from minialign.audit.reference_labels import read_gold
 from minialign.audit.report import report
 from minialign.cli import main
 from minialign.errors import UserError
@@ -42,8 +42,8 @@ def verdict(gold, forward: str, backward: str) -> Verdict:
         else {"a": 0.1, "b": 0.1, "tie": 0.1, choice: 0.8}
         for choice in (forward, backward)
     ]  # fmt: skip
-    duel = gold.duel
-    return Verdict("v", duel.prompt, duel.a, duel.b, decide(orders), orders, "judge", "pairwise")
+    pair = gold.comparison
+    return Verdict("v", pair.prompt, pair.a, pair.b, decide(orders), orders, "judge", "pairwise")
 
 
 OTHER = {"a": "b", "b": "a"}
@@ -58,7 +58,7 @@ def test_llmbar_files_and_folders(tmp_path):
     (tmp_path / "CaseStudy_Base_9.json").write_text(json.dumps(rows))
     found = read_gold([str(tmp_path)])
     assert [(one.best, one.subset) for one in found] == [("a", "Manual"), ("b", "Manual")]
-    assert found[0].duel.prompt == [{"role": "user", "content": "Say hi."}]
+    assert found[0].comparison.prompt == [{"role": "user", "content": "Say hi."}]
     assert len(read_gold([str(tmp_path / "CaseStudy_Base_9.json")])) == 2
     repo = tmp_path / "Dataset" / "LLMBar" / "Natural"
     repo.mkdir(parents=True)
@@ -93,7 +93,7 @@ def test_annotators_of_one_id_and_of_other_names_for_the_models(tmp_path):
     (one,) = read_gold([path])
     assert one.votes == (("ann", "a"), ("bob", "a"), ("cy", "a"))
     said = {"prompt": "p", "a": "", "b": "x", "gold": "b", "annotator": "z"}
-    (found,) = stored(Path(write(tmp_path / "votes.jsonl", [said])), [one])
+    (found,) = read_outcomes(Path(write(tmp_path / "votes.jsonl", [said])), [one])
     assert (found.choice, found.right) == ("a", 1.0)
 
 
@@ -110,7 +110,7 @@ def test_your_own_labels(home):
     assert labels_file().exists()
     found = read_gold([])
     assert [(one.best, len(one.votes)) for one in found] == [("a", 2), ("tie", 1)]
-    said = report([judged(one, verdict(one, "a", "a")) for one in found], "judge")
+    said = report([compare_verdict(one, verdict(one, "a", "a")) for one in found], "judge")
     assert said["consistency"] == {"same": 1, "compared": 1}
 
 
@@ -118,7 +118,7 @@ def test_preference_pairs_are_gold_too(tmp_path):
     rows = [{"prompt": f"p{n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(40)]
     found = read_gold([write(tmp_path / "pairs.jsonl", rows)])
     for one in found:
-        assert (one.duel.a if one.best == "a" else one.duel.b).startswith("good")
+        assert (one.comparison.a if one.best == "a" else one.comparison.b).startswith("good")
     assert 8 < sum(one.best == "a" for one in found) < 32
 
 
@@ -156,7 +156,7 @@ def test_a_gold_set_that_is_not_there():
 
 def audit(gold, choices):
     """The report on a judge that says ``choices(best)`` -> (with a first, with b first)."""
-    return report([judged(one, verdict(one, *choices(one))) for one in gold], "judge")
+    return report([compare_verdict(one, verdict(one, *choices(one))) for one in gold], "judge")
 
 
 def test_a_judge_that_is_right(tmp_path):
@@ -180,7 +180,7 @@ def test_a_judge_that_takes_the_first(tmp_path):
 
 def test_a_judge_that_takes_the_longer(tmp_path):
     def longer(one):
-        pick = "a" if len(one.duel.a) > len(one.duel.b) else "b"
+        pick = "a" if len(one.comparison.a) > len(one.comparison.b) else "b"
         return pick, pick
 
     said = audit(items(80, tmp_path), longer)
@@ -206,11 +206,13 @@ def test_a_judge_that_takes_the_shorter(tmp_path):
     assert said["conclusion"]["word"] == "no better than answer length"
     assert said["conclusion"]["why"] == [f'"shorter wins" has {100 * shorter:.1f} %']
     # by a number of each answer, as a reward model gives it
-    scored = list(score(Scorer("short", lambda _, texts: [-len(text) for text in texts]), gold))
+    scored = list(
+        ask_scorer(Scorer("short", lambda _, texts: [-len(text) for text in texts]), gold)
+    )
     assert report(scored, "short")["conclusion"] == said["conclusion"]
     # no better either when the difference is within the interval
     near = audit(
-        gold, lambda one: ("a", "a") if one.duel.prompt[0]["content"] == "p1" else ("b",) * 2
+        gold, lambda one: ("a", "a") if one.comparison.prompt[0]["content"] == "p1" else ("b",) * 2
     )
     assert near["conclusion"]["word"] == "no better than answer length"
     assert audit(gold, lambda one: (one.best, one.best))["conclusion"]["word"] == "usable"
@@ -232,20 +234,26 @@ def test_reversed_labels_give_exactly_reversed_numbers(tmp_path):
     gold = items(60, tmp_path)
     chance = random.Random(5)
     choices = [tuple(chance.choices("ab", k=2)) for _ in gold]
-    there = report([judged(g, verdict(g, *c)) for g, c in zip(gold, choices, strict=True)], "judge")
+    there = report(
+        [compare_verdict(g, verdict(g, *c)) for g, c in zip(gold, choices, strict=True)], "judge"
+    )
     # the same answers under each other's names: first shown stays first shown
-    rows = [{"prompt": g.duel.prompt, "a": g.duel.b, "b": g.duel.a, "gold": OTHER[g.best]}
-            for g in gold]  # fmt: skip
+    rows = [
+        {"prompt": pair.prompt, "a": pair.b, "b": pair.a, "gold": OTHER[g.best]}
+        for g, pair in ((g, g.comparison) for g in gold)
+    ]
     turned = read_gold([write(tmp_path / "turned.jsonl", rows)])
     back = report(
-        [judged(t, verdict(g, *c)) for t, g, c in zip(turned, gold, choices, strict=True)], "judge"
+        [compare_verdict(t, verdict(g, *c)) for t, g, c in zip(turned, gold, choices, strict=True)],
+        "judge",
     )
     for key in ("accuracy", "agreement", "kappa", "first_slot", "conflict", "longer_chosen"):
         assert back["rows"][0][key] == pytest.approx(there["rows"][0][key])
     flipped = [{**row, "gold": OTHER[row["gold"]]} for row in rows]
     wrong = read_gold([write(tmp_path / "wrong.jsonl", flipped)])
     other = report(
-        [judged(t, verdict(g, *c)) for t, g, c in zip(wrong, gold, choices, strict=True)], "judge"
+        [compare_verdict(t, verdict(g, *c)) for t, g, c in zip(wrong, gold, choices, strict=True)],
+        "judge",
     )
     accuracy = there["rows"][0]["accuracy"][0]
     assert other["rows"][0]["accuracy"][0] == pytest.approx(1 - accuracy)
@@ -271,7 +279,7 @@ def test_self_preference_and_people(tmp_path):
     gold = read_gold([write(tmp_path / "g.jsonl", rows)])
     assert len(gold) == 200
     said = report(
-        [judged(g, verdict(g, *(["a", "a"] if n % 2 else [g.best] * 2)))
+        [compare_verdict(g, verdict(g, *(["a", "a"] if n % 2 else [g.best] * 2)))
          for n, g in enumerate(gold)], "judge", own=["me"],
     )  # fmt: skip
     assert said["leans"]["own"]["rate"] == pytest.approx(0.75, abs=0.06)
@@ -387,5 +395,7 @@ def test_llmbar_through_the_command(home, data, capsys):
 def test_stored_verdicts_of_other_pairs_are_left_out(tmp_path):
     gold = items(5, tmp_path)
     rows = [to_json(verdict(one, "a", "a")) for one in gold[:3]]
-    found = stored(tmp_path / "v.jsonl" if write(tmp_path / "v.jsonl", rows) else tmp_path, gold)
+    found = read_outcomes(
+        tmp_path / "v.jsonl" if write(tmp_path / "v.jsonl", rows) else tmp_path, gold
+    )
     assert len(found) == 3

@@ -9,12 +9,11 @@ from support.verdicts import forbidden
 from minialign.cli import main
 from minialign.cli.evaluate import _sentence
 from minialign.evaluate import systems as evaluate
-from minialign.evaluate.systems import named_apart, read_system
+from minialign.evaluate.systems import name_apart, read_system
 from minialign.evaluate.win_rates import report
 from minialign.judge import decide
 from minialign.judge import open as judges
-from minialign.judge.ask import Duel
-from minialign.records import Verdict
+from minialign.records import Comparison, Verdict
 
 
 def write(path, rows) -> str:
@@ -29,9 +28,9 @@ def judgement(n: int, forward: str, backward: str, a="x", b="y", names=("A", "B"
         for c in (forward, backward)
     ]
     prompt = [{"role": "user", "content": f"p{n}"}]
-    duel = Duel(prompt, a, b, a_from={"model": names[0]}, b_from={"model": names[1]},
+    pair = Comparison(prompt, a, b, a_from={"model": names[0]}, b_from={"model": names[1]},
                 extra={"category": category})  # fmt: skip
-    return duel, Verdict(f"v{n}", prompt, a, b, decide(orders), orders, "judge", "")
+    return pair, Verdict(f"v{n}", prompt, a, b, decide(orders), orders, "judge", "")
 
 
 def test_ties_are_half_and_unparsed_are_nothing():
@@ -100,7 +99,7 @@ def test_systems_are_told_apart(tmp_path, home):
     systems = [read_system(first), read_system(second)]
     assert [system.name for system in systems] == ["a", "a"]
     assert systems[0].prompts[0].extra == {"category": "c"}
-    named_apart(systems)
+    name_apart(systems)
     assert [system.name for system in systems] == [first, second]
     assert read_system("smollm2-135m-4bit").adapter is None
 

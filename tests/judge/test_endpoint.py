@@ -21,14 +21,17 @@ from support.chat_server import (
 from support.verdicts import kept_in
 
 from minialign.errors import UserError
-from minialign.judge.ask import Duel, judge_duels, open_judge
-from minialign.judge.endpoint import parsed, reading
+from minialign.judge import JudgeOptions
+from minialign.judge.ask import judge_comparisons
+from minialign.judge.endpoint import parse_word, read_reply
 from minialign.judge.http_chat import Reply
+from minialign.judge.open import open_judge
 from minialign.judge.templates import read_template
+from minialign.records import Comparison
 
 # The stub prefers the answer that says "good", wherever it stands.
-DUELS = [
-    Duel([{"role": "user", "content": f"question {n}?"}], *texts, source=f"f:{n}")
+PAIRS = [
+    Comparison([{"role": "user", "content": f"question {n}?"}], *texts, source=f"f:{n}")
     for n, texts in enumerate([("good", "bad"), ("bad", "good"), ("good one", "x"), ("y", "good")])
 ]
 WINNERS = ["a", "b", "a", "b"]
@@ -44,19 +47,19 @@ def plain(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_at(url: str, **options: Any) -> Any:
-    judge = open_judge("m", url=url, **{"timeout": 60.0, **options})
+    judge = open_judge("m", JudgeOptions(url=url, **{"timeout": 60.0, **options}))
     judge.reader.server.pause = 0.01
     return judge
 
 
 def choices(judge: Any, **options: Any) -> list[str]:
-    return [one.choice for one in judge_duels(judge, DUELS, **options)]
+    return [one.choice for one in judge_comparisons(judge, PAIRS, **options)]
 
 
 def test_replies_are_read_as_verdicts(home, monkeypatch):
     monkeypatch.setenv("MINIALIGN_JUDGE_KEY", "secret-7")
     with serving(plain) as stub:
-        verdicts = list(judge_duels(open_at(stub.url), DUELS))
+        verdicts = list(judge_comparisons(open_at(stub.url), PAIRS))
         assert [one.choice for one in verdicts] == WINNERS
         assert verdicts[0].orders == [
             {"a": 1.0, "b": 0.0, "tie": 0.0, "mass": 1.0}
@@ -89,7 +92,7 @@ def test_log_probs_are_preferred_to_the_reply(home):
         ])  # fmt: skip
 
     with serving(answer) as stub:
-        (verdict, *_) = judge_duels(open_at(stub.url), DUELS)
+        (verdict, *_) = judge_comparisons(open_at(stub.url), PAIRS)
         assert verdict.orders[0] == {
             "a": pytest.approx(7 / 9, abs=1e-6), "b": pytest.approx(2 / 9, abs=1e-6), "tie": 0.0,
             "mass": pytest.approx(0.9),
@@ -109,8 +112,8 @@ TEMPLATE = read_template("pairwise")
     ],
 )  # fmt: skip
 def test_only_an_explicit_verdict_counts(text, index):
-    assert parsed(text, TEMPLATE) == index
-    found = reading(Reply(text), TEMPLATE, explain=False)
+    assert parse_word(text, TEMPLATE) == index
+    found = read_reply(Reply(text), TEMPLATE, explain=False)
     assert (found.shares is None) == (index is None)
     if index is None:
         assert found.text == text
@@ -118,21 +121,21 @@ def test_only_an_explicit_verdict_counts(text, index):
 
 def test_scores_are_parsed_whole():
     score = read_template("score")
-    assert parsed("Score: 10", score) == 9
-    assert parsed("Score: 1", score) == 0
-    assert parsed("10", score) == 9
-    assert parsed("Score: 11", score) is None
-    assert parsed("Score: 7.5", score) is None
+    assert parse_word("Score: 10", score) == 9
+    assert parse_word("Score: 1", score) == 0
+    assert parse_word("10", score) == 9
+    assert parse_word("Score: 11", score) is None
+    assert parse_word("Score: 7.5", score) is None
     # tokens of single digits do not turn a 10 into a 1
     tokens = [("1", {"1": -0.1, "7": -3.0}), ("0", {"0": -0.1})]
-    assert reading(Reply("10", tokens), score, explain=False).shares[9] == 1.0
+    assert read_reply(Reply("10", tokens), score, explain=False).shares[9] == 1.0
 
 
 def test_a_letter_in_the_reason_is_no_verdict():
     tokens = [("A", {"A": -0.1}), (" good", {" good": 0.0}), (" one", {" one": 0.0})]
-    assert reading(Reply("A good one", tokens), TEMPLATE, explain=True).shares is None
+    assert read_reply(Reply("A good one", tokens), TEMPLATE, explain=True).shares is None
     # without a reason the first token decides, whatever follows
-    shares = reading(Reply("A good one", tokens), TEMPLATE, explain=False).shares
+    shares = read_reply(Reply("A good one", tokens), TEMPLATE, explain=False).shares
     assert shares == [1.0, 0.0, 0.0]
 
 
@@ -143,14 +146,14 @@ def test_unparsed_never_wins(home):
         return plain(body)
 
     with serving(answer) as stub:
-        verdicts = list(judge_duels(open_at(stub.url), DUELS))
+        verdicts = list(judge_comparisons(open_at(stub.url), PAIRS))
         assert [one.choice for one in verdicts] == ["unparsed", *WINNERS[1:]]
         assert verdicts[0].orders == [{"unparsed": "I cannot decide that."}] * 2
 
 
 def test_a_reason_is_kept(home):
     with serving(lambda body: completion(f"One is good.\n\nVerdict: {better(body)}")) as stub:
-        (verdict,) = judge_duels(open_at(stub.url, explain=True), DUELS[:1])
+        (verdict,) = judge_comparisons(open_at(stub.url, explain=True), PAIRS[:1])
         assert verdict.choice == "a"
         assert "One is good." in verdict.explanation
         assert stub.requests[0]["max_tokens"] > 100
@@ -258,7 +261,7 @@ def test_a_question_that_is_refused_is_unparsed(home):
         send(handler, 400, {"error": {"message": "context is too long"}})
 
     with serving(plain, {4: refuse, 5: refuse}) as stub:
-        found = list(judge_duels(open_at(stub.url), DUELS, batch_size=1))
+        found = list(judge_comparisons(open_at(stub.url), PAIRS, batch_size=1))
         assert [one.choice for one in found] == ["a", "b", "unparsed", "b"]
         assert "context is too long" in found[2].orders[0]["unparsed"]
 
@@ -282,22 +285,22 @@ def test_nobody_there(home):
     assert time.monotonic() - start < 60  # the time-out was not waited for
     for url in ("127.0.0.1:8080", "ftp://x/v1", "http://", ""):
         with pytest.raises(UserError, match="no address"):
-            open_judge("m", url=url)
+            open_judge("m", JudgeOptions(url=url))
     with pytest.raises(UserError, match="which model"):
-        open_judge(None, url="http://127.0.0.1:9/v1")
+        open_judge(None, JudgeOptions(url="http://127.0.0.1:9/v1"))
     for options in ({"timeout": 0.0}, {"retries": -1}):
         with pytest.raises(UserError, match="above 0"):
-            open_judge("m", url="http://127.0.0.1:9/v1", **options)
+            open_judge("m", JudgeOptions(url="http://127.0.0.1:9/v1", **options))
 
 
 def test_stopping_ends_the_tries(home):
     with serving(plain, {n: silence(0.5) for n in range(2, 100)}) as stub:
         judge = open_at(stub.url)
-        assert [one.choice for one in judge_duels(judge, DUELS[:1])] == ["a"]
+        assert [one.choice for one in judge_comparisons(judge, PAIRS[:1])] == ["a"]
         judge.reader.server.timeout = 0.2
         judge.reader.server.pause = 30.0  # 22.5 s at least
         stop = threading.Event()
         threading.Timer(0.5, stop.set).start()
         start = time.monotonic()
-        assert list(judge_duels(judge, DUELS[1:], stop=stop)) == []
+        assert list(judge_comparisons(judge, PAIRS[1:], stop=stop)) == []
         assert time.monotonic() - start < 15

@@ -21,15 +21,17 @@ from minialign import formats
 from minialign.engine import Engine
 from minialign.engine.next_tokens import NextTokens
 from minialign.errors import UserError
+from minialign.judge import JudgeOptions
 from minialign.judge import open as judges
-from minialign.judge.ask import Duel, judge_duels, open_judge, verdicts_to_pairs
-from minialign.judge.judge import Reading, decide, paired, valued
-from minialign.judge.plans import standing
+from minialign.judge.ask import judge_comparisons, verdicts_to_pairs
+from minialign.judge.judge import Reading, decide, orders_of_pair, orders_of_values
+from minialign.judge.open import open_judge
+from minialign.judge.plans import count_verdicts
 from minialign.judge.templates import known_templates, read_template
 from minialign.judge.verdict_files import verdict_of
-from minialign.judge.verdict_tokens import verdict_tokens
+from minialign.judge.verdict_tokens import find_verdict_tokens
 from minialign.models.load import load
-from minialign.records import Pair, Prompted, to_json
+from minialign.records import Comparison, Pair, Prompted, to_json
 from minialign.scoring.open import open_scorer
 
 
@@ -37,13 +39,17 @@ def asked(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-DUELS = [
-    Duel(asked("the quick brown fox?"), "jumps over the lazy dog", "no", source="f:1"),
-    Duel(asked("yes?"), "yes", "the fox and the dog and the fox and the dog", source="f:2"),
-    Duel(asked("the dog " * 30), "quick", "lazy", source="f:3"),
-    Duel(asked("fox?"), "same", "same", source="f:4"),
-    Duel(asked("brown?"), "the brown fox " * 12, "over the lazy dog " * 9, source="f:5"),
+PAIRS = [
+    Comparison(asked("the quick brown fox?"), "jumps over the lazy dog", "no", source="f:1"),
+    Comparison(asked("yes?"), "yes", "the fox and the dog and the fox and the dog", source="f:2"),
+    Comparison(asked("the dog " * 30), "quick", "lazy", source="f:3"),
+    Comparison(asked("fox?"), "same", "same", source="f:4"),
+    Comparison(asked("brown?"), "the brown fox " * 12, "over the lazy dog " * 9, source="f:5"),
 ]
+
+
+def opened(spec, engine=None, **options):
+    return open_judge(spec, JudgeOptions(**options), engine=engine)
 
 
 def order(a: float, b: float, tie: float = 0.0) -> dict[str, float]:
@@ -78,17 +84,17 @@ def test_the_choice_of_two_orders(orders, strict, debiased):
 
 def test_shares_become_the_answers():
     first, second = Reading([0.7, 0.1, 0.2], 0.5), Reading([0.6, 0.3, 0.1], 0.25)
-    assert paired(first, second) == [
+    assert orders_of_pair(first, second) == [
         {"a": 0.7, "b": 0.1, "tie": 0.2, "mass": 0.5},
         {"a": 0.3, "b": 0.6, "tie": 0.1, "mass": 0.25},
     ]
-    assert paired(Reading(None, 0.0, "hm"), Reading([1.0, 0.0]))[0] == {"unparsed": "hm"}
-    (one, same) = valued(Reading([0.5, 0.5]), Reading([0.0, 1.0]), [1.0, 3.0])
+    assert orders_of_pair(Reading(None, 0.0, "hm"), Reading([1.0, 0.0]))[0] == {"unparsed": "hm"}
+    (one, same) = orders_of_values(Reading([0.5, 0.5]), Reading([0.0, 1.0]), [1.0, 3.0])
     assert one == same
     assert (one["value_a"], one["value_b"]) == (2.0, 3.0)
     assert one["a"] == pytest.approx(1 / (1 + np.e), abs=1e-6)
     assert decide([one, same]) == "b"
-    equal = valued(Reading([0.5, 0.5]), Reading([0.5, 0.5]), [1.0, 3.0])
+    equal = orders_of_values(Reading([0.5, 0.5]), Reading([0.5, 0.5]), [1.0, 3.0])
     assert decide(equal) == decide(equal, debias=True) == "tie"
 
 
@@ -99,11 +105,11 @@ def table(model, ids: list[int]) -> np.ndarray:
 
 
 def test_the_verdict_is_the_models_own_probability(tiny_model, home):
-    judge = open_judge(str(tiny_model))
+    judge = opened(str(tiny_model))
     model = load(str(tiny_model))
-    (verdict,) = judge_duels(judge, DUELS[:1])
+    (verdict,) = judge_comparisons(judge, PAIRS[:1])
     template = read_template("pairwise")
-    one = DUELS[0]
+    one = PAIRS[0]
     for said, first, second, names in (
         (verdict.orders[0], one.a, one.b, "ab"),
         (verdict.orders[1], one.b, one.a, "ba"),
@@ -120,12 +126,12 @@ def test_the_verdict_is_the_models_own_probability(tiny_model, home):
 
 
 def test_scores_of_several_tokens_by_hand(tiny_model, home):
-    judge = open_judge(str(tiny_model), template="score")
+    judge = opened(str(tiny_model), template="score")
     model = load(str(tiny_model))
-    (verdict,) = judge_duels(judge, DUELS[:1])
+    (verdict,) = judge_comparisons(judge, PAIRS[:1])
     template, tokens = read_template("score"), model.tokenizer
-    for text, key in ((DUELS[0].a, "value_a"), (DUELS[0].b, "value_b")):
-        messages = template.messages(DUELS[0].prompt, response=text)
+    for text, key in ((PAIRS[0].a, "value_a"), (PAIRS[0].b, "value_b")):
+        messages = template.messages(PAIRS[0].prompt, response=text)
         ids = tokens.encode(tokens.render_text(messages, True) + "Score: 1")
         found = table(model, ids)
         one, zero = tokens.encode("1")[0], tokens.encode("0")[0]
@@ -157,37 +163,37 @@ class Letters:
 
 def test_the_tokens_of_words():
     # the word with its space is a token of its own: both forms count
-    both = verdict_tokens(Letters(":", " ", "A", "B", " A", " B"), ["A", "B"], ":")
+    both = find_verdict_tokens(Letters(":", " ", "A", "B", " A", " B"), ["A", "B"], ":")
     assert (both.lead, both.tail()) == ([], [])
     assert dict(zip(both.ids, both.owners, strict=True)) == {2: 0, 4: 0, 3: 1, 5: 1}
     # the space is a token: it belongs to the prompt
-    apart = verdict_tokens(Letters(":", " ", "A", "B"), ["A", "B"], ":")
+    apart = find_verdict_tokens(Letters(":", " ", "A", "B"), ["A", "B"], ":")
     assert (apart.tail(), apart.ids) == ([1], [2, 3])
     # what words share belongs to the prompt
-    shared = verdict_tokens(Letters("Out", "(", "a", "b", ")"), ["Out(a)", "Out(b)"])
+    shared = find_verdict_tokens(Letters("Out", "(", "a", "b", ")"), ["Out(a)", "Out(b)"])
     assert (shared.tail(), shared.ids) == ([0, 1], [2, 3])
     # 10 goes on behind 1
-    digits = verdict_tokens(Letters(*"0123456789 :"), ["1", "2", "10"], ":")
+    digits = find_verdict_tokens(Letters(*"0123456789 :"), ["1", "2", "10"], ":")
     assert digits.tail() == [10, 1]
     assert digits.fork == (0, 2, 0)
     assert digits.last == 2
     logps = np.log(np.array([[0.4, 0.2, 0.05], [0.1, 0.1, 0.25]]))
-    reading = digits.reading(logps, 3)
+    reading = digits.read(logps, 3)
     assert reading.shares == pytest.approx([0.3 / 0.6, 0.2 / 0.6, 0.1 / 0.6])
     assert reading.mass == pytest.approx(0.6)
     # 10 as one token needs no fork
-    assert verdict_tokens(Letters(*"123: ", "10"), ["1", "2", "10"], ":").fork is None
+    assert find_verdict_tokens(Letters(*"123: ", "10"), ["1", "2", "10"], ":").fork is None
     with pytest.raises(UserError, match="cannot tell the word 'true'"):
-        verdict_tokens(Letters(*"tieABru"), ["true", "tie", "A"], "")
-    assert digits.reading(np.full((2, 3), -np.inf), 3).shares is None
+        find_verdict_tokens(Letters(*"tieABru"), ["true", "tie", "A"], "")
+    assert digits.read(np.full((2, 3), -np.inf), 3).shares is None
 
 
 def test_a_verdict_does_not_change_with_its_batch(tiny_model, home):
-    judge = replace(open_judge(str(tiny_model)), identity="")  # nothing is remembered
-    alone = [next(judge_duels(judge, [duel])) for duel in DUELS]
+    judge = replace(opened(str(tiny_model)), identity="")  # nothing is remembered
+    alone = [next(judge_comparisons(judge, [pair])) for pair in PAIRS]
     for size in (1, 2, 16):
-        for duels in (DUELS, DUELS[::-1]):
-            found = {one.source: one for one in judge_duels(judge, duels, batch_size=size)}
+        for pairs in (PAIRS, PAIRS[::-1]):
+            found = {one.source: one for one in judge_comparisons(judge, pairs, batch_size=size)}
             for one in alone:
                 same = found[one.source]
                 assert same.choice == one.choice
@@ -198,10 +204,12 @@ def test_a_verdict_does_not_change_with_its_batch(tiny_model, home):
 @pytest.mark.parametrize("template", ["pairwise", "score", "rules"])
 @pytest.mark.parametrize("debias", [False, True])
 def test_reversed_answers_give_exactly_reversed_verdicts(tiny_model, home, template, debias):
-    judge = replace(open_judge(str(tiny_model), template=template, debias=debias), identity="")
+    judge = replace(opened(str(tiny_model), template=template, debias=debias), identity="")
     swap = {"a": "b", "b": "a"}
-    turned = [replace(duel, a=duel.b, b=duel.a) for duel in DUELS]
-    for one, other in zip(judge_duels(judge, DUELS), judge_duels(judge, turned), strict=True):
+    turned = [replace(pair, a=pair.b, b=pair.a) for pair in PAIRS]
+    for one, other in zip(
+        judge_comparisons(judge, PAIRS), judge_comparisons(judge, turned), strict=True
+    ):
         assert other.choice == swap.get(one.choice, one.choice)
         first, second = other.orders
         for mirrored, was in ((first, one.orders[1]), (second, one.orders[0])):
@@ -264,10 +272,10 @@ def test_the_built_in_templates(tiny_model, home):
         assert text.index("P?") < text.index(f"<{shown[0]}>")
         with_reason = template.messages(asked("P?"), explain=True, **values)[-1]["content"]
         assert with_reason != text
-        verdict = next(judge_duels(
-            open_judge(str(tiny_model), template=name, criteria="brief" if name in
+        verdict = next(judge_comparisons(
+            opened(str(tiny_model), template=name, criteria="brief" if name in
                        ("criteria", "constitution", "score") else None),
-            [replace(DUELS[0], reference="fox")],
+            [replace(PAIRS[0], reference="fox")],
         ))  # fmt: skip
         assert verdict.choice in ("a", "b", "tie")
 
@@ -335,35 +343,35 @@ def test_templates_of_ones_own(home, tmp_path):
 
 
 def test_a_reference_and_criteria_are_asked_for(tiny_model, home, tmp_path):
-    judge = open_judge(str(tiny_model), template="reference")
+    judge = opened(str(tiny_model), template="reference")
     with pytest.raises(UserError, match=r"f:1: .*reference\.txt:\d+: 'reference'") as error:
-        list(judge_duels(judge, DUELS[:1]))
+        list(judge_comparisons(judge, PAIRS[:1]))
     assert "a key" in error.value.hint
     with pytest.raises(UserError, match="no place for criteria"):
-        open_judge(str(tiny_model), template="rules", criteria="x")
-    judge = open_judge(str(tiny_model), template="criteria")
+        opened(str(tiny_model), template="rules", criteria="x")
+    judge = opened(str(tiny_model), template="criteria")
     with pytest.raises(UserError, match="'criteria' is undefined"):
-        list(judge_duels(judge, DUELS[:1]))
+        list(judge_comparisons(judge, PAIRS[:1]))
     rubric = tmp_path / "rubric.txt"
     rubric.write_text("1. foxes\n2. dogs\n")
-    by_file = open_judge(str(tiny_model), criteria=str(rubric))
-    by_text = open_judge(str(tiny_model), criteria="1. foxes\n2. dogs")
+    by_file = opened(str(tiny_model), criteria=str(rubric))
+    by_text = opened(str(tiny_model), criteria="1. foxes\n2. dogs")
     assert by_file.template.name == "criteria"
     assert by_file.identity == by_text.identity
-    assert by_file.identity != open_judge(str(tiny_model), criteria="1. cats").identity
-    assert open_judge(str(tiny_model), criteria="be brief, " * 40).criteria  # no name of a file
+    assert by_file.identity != opened(str(tiny_model), criteria="1. cats").identity
+    assert opened(str(tiny_model), criteria="be brief, " * 40).criteria  # no name of a file
 
 
 def test_a_reason_comes_before_the_verdict(tiny_model, home):
-    plain, explained = open_judge(str(tiny_model)), open_judge(str(tiny_model), explain=True)
-    (before,) = judge_duels(plain, DUELS[:1])
-    (verdict,) = judge_duels(explained, DUELS[:1])
+    plain, explained = opened(str(tiny_model)), opened(str(tiny_model), explain=True)
+    (before,) = judge_comparisons(plain, PAIRS[:1])
+    (verdict,) = judge_comparisons(explained, PAIRS[:1])
     assert before.explanation == ""
     assert verdict.explanation
     assert before.orders != verdict.orders
     # the probabilities are those behind the reason
     model, template = load(str(tiny_model)), read_template()
-    messages = template.messages(DUELS[0].prompt, first=DUELS[0].a, second=DUELS[0].b, explain=True)
+    messages = template.messages(PAIRS[0].prompt, first=PAIRS[0].a, second=PAIRS[0].b, explain=True)
     memory = [json.loads(line) for line in _memory(home, explained).read_text().splitlines()]
     texts = [row["text"] for row in memory]
     head = model.tokenizer.render(messages, True)
@@ -382,7 +390,7 @@ def _memory(home: Path, judge) -> Path:
 
 
 def test_notes_are_written_once_a_prompt(tiny_model, home, monkeypatch):
-    judge = open_judge(str(tiny_model), template="metrics")
+    judge = opened(str(tiny_model), template="metrics")
     written: list[int] = []
     real = judge.reader.write
 
@@ -391,10 +399,10 @@ def test_notes_are_written_once_a_prompt(tiny_model, home, monkeypatch):
         return real(questions, max_tokens, stop)
 
     monkeypatch.setattr(judge.reader, "write", write)
-    more = [DUELS[0], replace(DUELS[0], b="other"), DUELS[1]]
-    assert len(list(judge_duels(judge, more))) == 3
+    more = [PAIRS[0], replace(PAIRS[0], b="other"), PAIRS[1]]
+    assert len(list(judge_comparisons(judge, more))) == 3
     assert written == [2]  # two prompts
-    assert len(list(judge_duels(judge, more))) == 3
+    assert len(list(judge_comparisons(judge, more))) == 3
     assert written == [2]
 
 
@@ -417,27 +425,27 @@ def counted(judge):
 
 def test_asking_again_asks_nothing_twice(tiny_model, home, tmp_path):
     file = tmp_path / "verdicts.jsonl"
-    judge = counted(open_judge(str(tiny_model)))
-    first = list(judge_duels(judge, DUELS, file=file))
+    judge = counted(opened(str(tiny_model)))
+    first = list(judge_comparisons(judge, PAIRS, file=file))
     assert len(judge.reader.asked) == 8  # two orders; the same answer twice is not asked about
-    assert [one.source for one in first] == [duel.source for duel in DUELS]
+    assert [one.source for one in first] == [pair.source for pair in PAIRS]
     assert first[3].choice == "tie"
-    again = list(judge_duels(judge, DUELS, file=file))
+    again = list(judge_comparisons(judge, PAIRS, file=file))
     assert len(judge.reader.asked) == 8
     assert again == first
     assert kept_in(file) == first
     # another file, the answers the other way round, another way to decide: all known
-    turned = [replace(duel, a=duel.b, b=duel.a) for duel in DUELS]
-    list(judge_duels(judge, turned, file=tmp_path / "other.jsonl"))
-    list(judge_duels(replace(judge, debias=True), DUELS))
+    turned = [replace(pair, a=pair.b, b=pair.a) for pair in PAIRS]
+    list(judge_comparisons(judge, turned, file=tmp_path / "other.jsonl"))
+    list(judge_comparisons(replace(judge, debias=True), PAIRS))
     assert len(judge.reader.asked) == 8
     # the file alone is enough too
     _memory(home, judge).unlink()
-    assert list(judge_duels(judge, DUELS, file=file)) == first
+    assert list(judge_comparisons(judge, PAIRS, file=file)) == first
     assert len(judge.reader.asked) == 8
     # another template is another judge
-    other = counted(open_judge(str(tiny_model), template="plain"))
-    mixed = list(judge_duels(other, DUELS[:1], file=file))
+    other = counted(opened(str(tiny_model), template="plain"))
+    mixed = list(judge_comparisons(other, PAIRS[:1], file=file))
     assert len(other.reader.asked) == 2
     assert len(kept_in(file)) == 6
     assert mixed[0].id != first[0].id
@@ -447,24 +455,24 @@ def test_what_was_asked_before_needs_no_model(tiny_model, home, tmp_path, monkey
     run = make_adapter(tmp_path / "run", tiny_model, 1)
     reward = f"reward:{make_reward(tmp_path / 'reward', tiny_model)}"
     specs = (str(tiny_model), str(run), reward)
-    before = [list(judge_duels(open_judge(spec), DUELS)) for spec in specs]
+    before = [list(judge_comparisons(opened(spec), PAIRS)) for spec in specs]
     monkeypatch.setattr(judges, "open_engine", forbidden)
     monkeypatch.setattr(judges, "run_scorer", forbidden)
     for spec, said in zip(specs, before, strict=True):
-        again = list(judge_duels(open_judge(spec), DUELS))
+        again = list(judge_comparisons(opened(spec), PAIRS))
         assert [one.orders for one in again] == [one.orders for one in said]
         with pytest.raises(AssertionError, match="is opened"):
-            list(judge_duels(open_judge(spec), [Duel(asked("new?"), "one", "other")]))
+            list(judge_comparisons(opened(spec), [Comparison(asked("new?"), "one", "other")]))
     config = run / "adapter_config.json"
     settings = json.loads(config.read_text())
     settings["lora_parameters"]["scale"] *= 2
     config.write_text(json.dumps(settings))
     with pytest.raises(AssertionError, match="is opened"):  # it may say something else now
-        list(judge_duels(open_judge(str(run)), DUELS))
+        list(judge_comparisons(opened(str(run)), PAIRS))
 
 
 def test_rows_that_are_no_verdicts(tiny_model, home):
-    (one,) = judge_duels(open_judge(str(tiny_model)), DUELS[:1])
+    (one,) = judge_comparisons(opened(str(tiny_model)), PAIRS[:1])
     row = to_json(one)
     assert verdict_of(row) == replace(one, source="")
     some = row["orders"][0]
@@ -478,8 +486,8 @@ def test_rows_that_are_no_verdicts(tiny_model, home):
 
 
 def test_an_order_without_a_preference_names_nobody(tiny_model, home):
-    (one,) = judge_duels(open_judge(str(tiny_model)), DUELS[:1])
-    said = standing(
+    (one,) = judge_comparisons(opened(str(tiny_model)), PAIRS[:1])
+    said = count_verdicts(
         {"x": replace(one, choice="tie", orders=[order(0.5, 0.5), order(0.6, 0.4)])}, {}
     )
     assert said.first == (0.0, 1)  # with b first it preferred a
@@ -488,33 +496,35 @@ def test_an_order_without_a_preference_names_nobody(tiny_model, home):
 
 def test_a_file_cut_by_a_kill_and_foreign_lines_are_no_harm(tiny_model, home, tmp_path):
     file = tmp_path / "verdicts.jsonl"
-    judge = open_judge(str(tiny_model))
-    first = list(judge_duels(judge, DUELS[:3], file=file))
+    judge = opened(str(tiny_model))
+    first = list(judge_comparisons(judge, PAIRS[:3], file=file))
     data = file.read_bytes()
     file.write_bytes(b'{"note": 1}\nnonsense\n' + data[: len(data) - 40])
-    assert len(list(judge_duels(judge, DUELS[:3], file=file))) == 3
+    assert len(list(judge_comparisons(judge, PAIRS[:3], file=file))) == 3
     assert [one.id for one in kept_in(file)] == [one.id for one in first]
     assert file.read_bytes().startswith(b'{"note": 1}\nnonsense\n')
 
 
 def test_stopping_keeps_what_was_said(tiny_model, home, tmp_path):
     stop = threading.Event()
-    judge = counted(open_judge(str(tiny_model)))
+    judge = counted(opened(str(tiny_model)))
     file = tmp_path / "v.jsonl"
     found = []
-    for verdict in judge_duels(judge, DUELS, file=file, batch_size=1, stop=stop):
+    for verdict in judge_comparisons(judge, PAIRS, file=file, batch_size=1, stop=stop):
         found.append(verdict)
         if len(found) == 2:
             stop.set()
     assert len(found) == len(kept_in(file)) == 2
-    assert len(list(judge_duels(judge, DUELS, file=file))) == 5
+    assert len(list(judge_comparisons(judge, PAIRS, file=file))) == 5
     assert len(judge.reader.asked) == len(set(judge.reader.asked)) == 8
 
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from minialign.judge.ask import Duel, judge_duels, open_judge
+from minialign.judge.ask import judge_comparisons
+from minialign.judge.open import open_judge
+from minialign.records import Comparison
 judge = open_judge(sys.argv[1])
 asks = judge.reader.read
 def read(questions, explain, stop):
@@ -523,10 +533,10 @@ def read(questions, explain, stop):
         yield index, reading
 judge.reader.read = read
 words = "quick brown fox jumps over the lazy dog yes no".split()
-duels = [Duel([{"role": "user", "content": f"{a} {b}?"}], a, b)
+pairs = [Comparison([{"role": "user", "content": f"{a} {b}?"}], a, b)
          for a in words for b in words[:4] if a != b]
-print("all", len(duels), flush=True)
-for verdict in judge_duels(judge, duels, file=Path(sys.argv[2]), batch_size=4):
+print("all", len(pairs), flush=True)
+for verdict in judge_comparisons(judge, pairs, file=Path(sys.argv[2]), batch_size=4):
     print("verdict", verdict.id, flush=True)
 print("end", flush=True)
 """
@@ -568,7 +578,7 @@ def test_killed_and_resumed_nothing_is_lost_or_asked_twice(tiny_model, home, tmp
 
 
 def test_verdicts_become_pairs(tiny_model, home, tmp_path):
-    (one,) = judge_duels(open_judge(str(tiny_model)), DUELS[:1])
+    (one,) = judge_comparisons(opened(str(tiny_model)), PAIRS[:1])
     verdicts = [replace(one, choice=choice) for choice in ("a", "b", "tie", "unparsed")]
     assert verdicts_to_pairs(verdicts) == [
         Pair(one.prompt, one.a, one.b, source="f:1"), Pair(one.prompt, one.b, one.a, source="f:1"),
@@ -585,35 +595,37 @@ def test_verdicts_become_pairs(tiny_model, home, tmp_path):
 
 def test_a_run_judges_as_its_model_with_its_adapter(tiny_model, home, tmp_path):
     run = make_adapter(tmp_path / "run", tiny_model, 1)
-    bare, tuned = open_judge(str(tiny_model)), open_judge(str(run))
-    both = open_judge(str(tiny_model), adapter=str(run))
+    bare, tuned = opened(str(tiny_model)), opened(str(run))
+    both = opened(str(tiny_model), adapter=str(run))
     assert tuned.identity == both.identity != bare.identity
-    (a,), (b,) = judge_duels(bare, DUELS[:1]), judge_duels(tuned, DUELS[:1])
+    (a,), (b,) = judge_comparisons(bare, PAIRS[:1]), judge_comparisons(tuned, PAIRS[:1])
     assert a.orders != b.orders
     # an engine that holds the same is the same judge
     engine = Engine(load(str(tiny_model), run))
-    assert open_judge("x", engine=engine).identity == tuned.identity
+    assert opened("x", engine=engine).identity == tuned.identity
     with pytest.raises(UserError):
-        open_judge("no-such-model-or-run")
+        opened("no-such-model-or-run")
 
 
 def test_a_reward_head_judges(tiny_model, home, tmp_path):
     run = make_reward(tmp_path / "reward", tiny_model)
-    judge = open_judge(f"reward:{run}")
-    (verdict, *_) = judge_duels(judge, DUELS)
-    scores = open_scorer(f"reward:{run}").score(Prompted(DUELS[0].prompt), [DUELS[0].a, DUELS[0].b])
+    judge = opened(f"reward:{run}")
+    (verdict, *_) = judge_comparisons(judge, PAIRS)
+    scores = open_scorer(f"reward:{run}").score(Prompted(PAIRS[0].prompt), [PAIRS[0].a, PAIRS[0].b])
     said = verdict.orders[0]
     assert [said["value_a"], said["value_b"]] == pytest.approx(scores, abs=1e-4)
     assert verdict.choice == ("a" if scores[0] > scores[1] else "b")
     assert said["a"] == pytest.approx(1 / (1 + np.exp(scores[1] - scores[0])), abs=1e-4)
     with pytest.raises(UserError, match="reads no template"):
-        open_judge(f"reward:{run}", template="rules")
+        opened(f"reward:{run}", template="rules")
 
 
 def test_what_does_not_fit_is_unparsed_and_said_so(tiny_model, home):
-    long = Duel(asked("fox?"), "the lazy dog " * 900, "no")
+    long = Comparison(asked("fox?"), "the lazy dog " * 900, "no")
     for template in ("pairwise", "metrics", "score"):
-        found = list(judge_duels(open_judge(str(tiny_model), template=template), [long, DUELS[0]]))
+        found = list(
+            judge_comparisons(opened(str(tiny_model), template=template), [long, PAIRS[0]])
+        )
         assert [one.choice == "unparsed" for one in found] == [True, False]
         assert "the model reads at most 2,048" in found[0].orders[0]["unparsed"]
 
@@ -627,7 +639,9 @@ def test_judges_as_scorers(tiny_model, home):
         assert scores[1] == scores[3]
         assert all(0 < score < 1 for score in scores)
         assert sum(scores[:3]) == pytest.approx(1.5)  # each of three matches gives one
-    (verdict,) = judge_duels(open_judge(str(tiny_model)), [Duel(asked("fox?"), "the fox", "no")])
+    (verdict,) = judge_comparisons(
+        opened(str(tiny_model)), [Comparison(asked("fox?"), "the fox", "no")]
+    )
     share = np.mean([one["a"] + one["tie"] / 2 for one in verdict.orders])
     two = open_scorer(f"judge:{tiny_model}").score(prompt, texts[:2])
     assert two == pytest.approx([share, 1 - share], abs=1e-5)
@@ -658,17 +672,17 @@ def test_a_model_that_judges_itself_in_training_is_asked_again(tiny_model, home)
 @pytest.mark.model
 def test_the_embedded_model_judges(embedded_model, home, data):
     rows = json.loads((data / "llmbar" / "LLMBar_Natural.json").read_text())[:12]
-    duels = [Duel(asked(row["input"]), row["output_1"], row["output_2"]) for row in rows]
-    judge = open_judge(str(embedded_model))
+    pairs = [Comparison(asked(row["input"]), row["output_1"], row["output_2"]) for row in rows]
+    judge = opened(str(embedded_model))
     start = time.monotonic()
-    verdicts = list(judge_duels(judge, duels))
+    verdicts = list(judge_comparisons(judge, pairs))
     assert time.monotonic() - start < 120
     masses = [order["mass"] for one in verdicts for order in one.orders]
     assert np.mean(masses) > 0.5  # it says what the template asks it to say
-    digits = open_judge(str(embedded_model), template="score")
-    scored = list(judge_duels(digits, duels[:3]))
+    digits = opened(str(embedded_model), template="score")
+    scored = list(judge_comparisons(digits, pairs[:3]))
     assert all(1 < one.orders[0]["value_a"] < 10 for one in scored)
     assert scored[0].orders[0]["mass"] > 0.5
-    explained = open_judge(str(embedded_model), explain=True)
-    (verdict,) = judge_duels(explained, duels[:1])
+    explained = opened(str(embedded_model), explain=True)
+    (verdict,) = judge_comparisons(explained, pairs[:1])
     assert len(verdict.explanation.split()) > 5

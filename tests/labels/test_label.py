@@ -20,22 +20,22 @@ from minialign.cli import main
 from minialign.durable import Journal
 from minialign.errors import UserError
 from minialign.home import labels_file
-from minialign.labels.items import Shown, Waiting, read_items, starters, two_answers
+from minialign.labels.items import Waiting, read_items, starters, write_two_answers
 from minialign.labels.sitting import REPEAT_EVERY, Labelling
 from minialign.labels.tally import tally
 from minialign.labels.votes import Votes, rate
-from minialign.records import Pair, Rated
-from minialign.scoring.uncertainty import doubts
+from minialign.records import Comparison, Pair, Rated
+from minialign.scoring.uncertainty import measure_certainty
 
 
-def pairs(count: int) -> list[Shown]:
+def pairs(count: int) -> list[Comparison]:
     return [
-        Shown([{"role": "user", "content": f"question {n}"}], f"good {n}", f"bad {n}")
+        Comparison([{"role": "user", "content": f"question {n}"}], f"good {n}", f"bad {n}")
         for n in range(count)
     ]
 
 
-def fill(sitting: Labelling) -> Shown | None:
+def fill(sitting: Labelling) -> Comparison | None:
     while sitting.wants():
         assert sitting.take() is None
     return sitting.show()
@@ -94,7 +94,7 @@ def test_undo_any_number_also_of_earlier_sittings(home):
 
 def test_old_pairs_come_again_with_swapped_sides_and_agreement_is_counted(home):
     sitting = Labelling(Votes(), pairs(60), seed=0)
-    seen: dict[str, Shown] = {}
+    seen: dict[str, Comparison] = {}
     repeats = 0
     for _ in range(3 * REPEAT_EVERY + 5):
         pair = fill(sitting)
@@ -204,7 +204,7 @@ def test_pairs_set_aside_in_the_chat_come_first_until_they_have_a_vote(home):
 
 def test_pairs_come_the_least_sure_first_as_far_as_that_is_known(home):
     known = pairs(5)
-    sitting = Labelling(Votes(), known, seed=0, doubtful=True)
+    sitting = Labelling(Votes(), known, seed=0, least_sure_first=True)
     assert fill(sitting).key == known[0].key  # nobody said anything yet
     for number, sure in ((1, 0.9), (2, 0.1), (3, 0.5)):
         sitting.learn(known[number].key, sure)
@@ -221,11 +221,11 @@ def test_a_sitting_that_is_opened_anew_goes_on_with_what_is_shown(home):
 
     asked = [prompt("one"), prompt("two"), prompt("three")]
     first = Labelling(Votes(), [*asked, *pairs(3)], seed=0)
-    written = [Shown(first.take(), f"x{n}", f"y{n}") for n in range(2)]
+    written = [Comparison(first.take(), f"x{n}", f"y{n}") for n in range(2)]
     for pair in written:
         first.offer(pair)
     shown = first.show()
-    second = Labelling(Votes(), [*asked, *pairs(3)], seed=5, doubtful=True)
+    second = Labelling(Votes(), [*asked, *pairs(3)], seed=5, least_sure_first=True)
     second.go_on_from(first)
     assert second.current is shown
     assert written[1].key in [pair.key for pair in second.pairs()]  # not to be written again
@@ -239,7 +239,7 @@ def test_a_sitting_that_is_opened_anew_goes_on_with_what_is_shown(home):
     assert seen[:2] == [pair.key for pair in written]
     assert second.left == 0
     turned = Labelling(Votes(), [prompt("four"), prompt("five"), prompt("six")], seed=0)
-    six = Shown(prompt("six"), "x", "y")
+    six = Comparison(prompt("six"), "x", "y")
     early = Labelling(Votes(), [prompt("six"), prompt("four")], seed=0)
     early.take()
     early.offer(six)
@@ -270,7 +270,7 @@ def test_nothing_overtakes_a_prompt_that_is_being_answered(home):
         assert not sitting.wants()
         sitting.offer(None, prompt)  # stopped: it is the next one again
         assert sitting.take() == prompt
-        sitting.offer(Shown(prompt, "some", "other"))
+        sitting.offer(Comparison(prompt, "some", "other"))
     while (pair := fill(sitting)) is not None:
         seen.append(pair.prompt[0]["content"])
         sitting.vote("a")
@@ -288,11 +288,11 @@ def test_pairs_from_the_chat_are_shown_next_in_their_order(home):
     assert seen == [f"question {n}" for n in (0, 7, 8, 1, 2)]
 
 
-def fill_with(sitting: Labelling) -> Shown:
+def fill_with(sitting: Labelling) -> Comparison:
     """As ``fill``, with answers to the prompts."""
     while sitting.wants():
         if (prompt := sitting.take()) is not None:
-            sitting.offer(Shown(prompt, "some", "other"))
+            sitting.offer(Comparison(prompt, "some", "other"))
     found = sitting.show()
     assert found is not None
     return found
@@ -300,13 +300,13 @@ def fill_with(sitting: Labelling) -> Shown:
 
 def test_doubts_of_a_scorer_and_of_a_judge(home, tiny_model):
     prompt = [{"role": "user", "content": "q"}]
-    two = [Shown(prompt, "one two three", "one"), Shown(prompt, "one", "two")]
-    assert list(doubts("length", two)) == [(two[0].key, 2.0), (two[1].key, 0.0)]
-    judged = dict(doubts(f"judge:{tiny_model}", two))
+    two = [Comparison(prompt, "one two three", "one"), Comparison(prompt, "one", "two")]
+    assert list(measure_certainty("length", two)) == [(two[0].key, 2.0), (two[1].key, 0.0)]
+    judged = dict(measure_certainty(f"judge:{tiny_model}", two))
     assert list(judged) == [pair.key for pair in two]
     assert all(0 <= sure <= 1 for sure in judged.values())
     with pytest.raises(UserError):
-        next(doubts("reward:nobody", two))
+        next(measure_certainty("reward:nobody", two))
 
 
 def test_the_command_shows_the_least_sure_pair_first(home, tmp_path):
@@ -349,9 +349,9 @@ def test_two_answers_differ_and_have_different_seeds(home, tiny_model):
     engine = Engine(load(str(tiny_model)))
     prompt = [{"role": "user", "content": "fox?"}]
 
-    def made(seed: int) -> Shown:
+    def made(seed: int) -> Comparison:
         sampling = Sampling(temperature=0, max_tokens=8)
-        return list(two_answers(engine, prompt, sampling, {"model": "m"}, seed))[-1]
+        return list(write_two_answers(engine, prompt, sampling, {"model": "m"}, seed))[-1]
 
     one = made(1)
     assert one.a != one.b
@@ -372,7 +372,7 @@ def test_two_answers_say_why_each_ended(home, tiny_model):
     sampling = Sampling(temperature=1.2, max_tokens=30)
     ends = set()
     for seed in range(6):
-        *_, pair = two_answers(engine, prompt, sampling, {}, seed)
+        *_, pair = write_two_answers(engine, prompt, sampling, {}, seed)
         for text, origin in ((pair.a, pair.a_from), (pair.b, pair.b_from)):
             (done,) = engine.complete([Request(ids, seed=origin["seed"])], sampling)
             assert (text, origin["finish_reason"]) == (done.text.strip(), done.finish_reason)
@@ -405,11 +405,12 @@ def test_a_vote_on_sampled_pairs_keeps_which_answer_was_cut(home, tmp_path, choi
 
 VOTER = """
 import sys, time
-from minialign.labels.items import Shown
+from minialign.records import Comparison
 from minialign.labels.sitting import Labelling
 from minialign.labels.votes import Votes
 votes = Votes()
-items = [Shown([{"role": "user", "content": f"q {n}"}], "a" * 3000, f"b {n}") for n in range(5000)]
+prompts = [[{"role": "user", "content": f"q {n}"}] for n in range(5000)]
+items = [Comparison(prompt, "a" * 3000, f"b {n}") for n, prompt in enumerate(prompts)]
 sitting = Labelling(votes, items)
 print("open", len(votes.all), flush=True)
 while True:

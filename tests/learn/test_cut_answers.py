@@ -8,7 +8,6 @@ import pytest
 from support.places import written as write
 
 from minialign import formats
-from minialign.data.prompts import Question
 from minialign.engine import Completion
 from minialign.formats.findings import Findings
 from minialign.formats.kinds import as_kind, row_of
@@ -214,7 +213,7 @@ def test_a_cut_answer_is_no_duplicate_of_a_whole_one():
 
 def group(*answers):
     made = [Completion(0, i, [5], text, end, i) for i, (text, end) in enumerate(answers)]
-    return groups.Group(0, Question(P), made)
+    return groups.Group(0, Prompted(P), made)
 
 
 def test_rankings_and_pairs_of_samples_say_which_were_cut():

@@ -6,7 +6,7 @@ import pytest
 from support.places import written
 
 from minialign.cli import main
-from minialign.data.prompts import questions
+from minialign.data.prompts import as_prompts, prompt_ids
 from minialign.engine import Engine
 from minialign.engine.open import open_engine
 from minialign.methods.conditional import Config, levels
@@ -51,10 +51,11 @@ def test_each_level_learns_its_own_responses_and_the_best_words_are_kept(
     engine = open_engine(adapter="graded")
     plain = Engine(engine.model)
     answers = ["no", "dog", "fox", "yes"]
-    (asked,) = questions(["fox 30"])
+    (asked,) = as_prompts(["fox 30"])
     ids = {level: control.Controlled(engine.tokenizer.tokenizer, control.Control(f"Grade{level}"))
            .render(as_prompt("fox 30"), True) for level in (1, 4)}  # fmt: skip
-    assert asked.ids(engine.tokenizer) == ids[4]  # whoever asks gets the best level by itself
+    # whoever asks gets the best level by itself
+    assert prompt_ids(asked, engine.tokenizer) == ids[4]
     coded = [[*engine.tokenizer.encode(text), 2] for text in answers]
     best, worst = plain.logps(ids[4], coded), plain.logps(ids[1], coded)
     assert best.index(max(best)) == 3
@@ -78,9 +79,11 @@ def test_what_starts_from_a_conditional_run_trains_behind_its_words_and_keeps_th
     assert control.read(home / "runs/sft") == control.read(home / "runs/dpo") == words
     assert control.read(home / "runs/reward") is None  # its head reads answers of anybody
     engine = open_engine(adapter="graded")
-    asked = questions(["fox 0", "fox 1"])
+    asked = as_prompts(["fox 0", "fox 1"])
     coded = [*engine.tokenizer.encode("yes"), 2]
-    logps = [Engine(engine.model).logps(one.ids(engine.tokenizer), [coded])[0] for one in asked]
+    logps = [
+        Engine(engine.model).logps(prompt_ids(one, engine.tokenizer), [coded])[0] for one in asked
+    ]
     first = Run.open("sft").metrics("train")[0]["loss"]
     assert first == pytest.approx(-sum(logps) / (2 * len(coded)), abs=1e-5)
     # A DPO run's implicit reward is that of what it was trained on.

@@ -15,7 +15,7 @@ from support.places import ROOT, written
 from support.processes import command, ended
 
 from minialign.chat.turns import Conversation, reply
-from minialign.data.prompts import questions
+from minialign.data.prompts import as_prompts, prompt_ids
 from minialign.engine import Engine, Sampling
 from minialign.engine.open import open_engine
 from minialign.errors import UserError
@@ -450,10 +450,10 @@ def test_the_good_words_are_stored_and_used_by_themselves(rows, tiny_model, home
     assert control.FILE in {path.name for path in run.path.iterdir()}
     engine = open_engine(str(tiny_model), "mine")
     bare = Tokenizer.load(tiny_model)
-    (asked,) = questions(["quick brown"])
-    assert asked.ids(engine.tokenizer) == encode_prompt(user("fox\nquick brown"), bare)
-    (raw,) = questions(["quick brown"], raw=True)
-    assert raw.ids(engine.tokenizer) == raw.ids(bare)
+    (asked,) = as_prompts(["quick brown"])
+    assert prompt_ids(asked, engine.tokenizer) == encode_prompt(user("fox\nquick brown"), bare)
+    (raw,) = as_prompts(["quick brown"], raw=True)
+    assert prompt_ids(raw, engine.tokenizer) == prompt_ids(raw, bare)
     conversation = Conversation()
     conversation.ask("quick brown")
     seen = []

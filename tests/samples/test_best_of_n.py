@@ -12,10 +12,10 @@ import pytest
 
 from minialign import formats
 from minialign.cli import main
-from minialign.data.prompts import Question
+from minialign.data.prompts import prompt_ids
 from minialign.engine import Engine, Sampling
 from minialign.models.load import load
-from minialign.records import Pair, Ranking
+from minialign.records import Pair, Prompted, Ranking
 from minialign.rewards.scorer import Scorer
 from minialign.samples.best_of_n import (
     curve,
@@ -101,10 +101,10 @@ def enumerated(engine, prompt):
 
 
 def test_best_of_n_equals_exact_enumeration_on_a_toy_vocabulary(engine):
-    question = Question([{"role": "user", "content": "quick fox"}])
-    chances = enumerated(engine, question.ids(engine.tokenizer))
+    asked = Prompted([{"role": "user", "content": "quick fox"}])
+    chances = enumerated(engine, prompt_ids(asked, engine.tokenizer))
     count = 1200
-    (group,) = sample_groups(engine, [question], count, TOY, seed=5, batch_size=256)
+    (group,) = sample_groups(engine, [asked], count, TOY, seed=5, batch_size=256)
     seen = Counter(tuple(sample.ids) for sample in group.samples)
     assert set(seen) <= set(chances)
     statistic = sum((seen[ids] - count * p) ** 2 / (count * p) for ids, p in chances.items())
@@ -124,7 +124,7 @@ def test_best_of_n_equals_exact_enumeration_on_a_toy_vocabulary(engine):
 
 
 def test_a_group_does_not_depend_on_the_batch_or_on_other_prompts(engine):
-    asked = [Question([{"role": "user", "content": text}]) for text in ("fox", "dog yes", "lazy")]
+    asked = [Prompted([{"role": "user", "content": text}]) for text in ("fox", "dog yes", "lazy")]
     sampling = Sampling(temperature=1.0, max_tokens=6)
     every = {group.index: group for group in sample_groups(engine, asked, 3, sampling, 7, 16)}
     assert sorted(every) == [0, 1, 2]
@@ -141,7 +141,7 @@ def length_of_ids(prompt, responses):
 
 
 def test_rows_hold_every_candidate_and_the_best(engine):
-    asked = [Question([{"role": "user", "content": f"fox {i}"}], extra={"k": i}) for i in range(3)]
+    asked = [Prompted([{"role": "user", "content": f"fox {i}"}], extra={"k": i}) for i in range(3)]
     scorer, gold = Scorer("long", length_of_ids), Scorer("zero", lambda p, r: [0.0] * len(r))
     sampling = Sampling(temperature=1.0, max_tokens=8)
     groups = sample_groups(engine, asked, 4, sampling)

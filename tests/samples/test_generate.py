@@ -10,11 +10,12 @@ from support.processes import command, ended, wait_until
 
 from minialign import formats
 from minialign.cli import main
-from minialign.data.prompts import Question, questions, read_questions
+from minialign.data.prompts import as_prompts, prompt_ids, read_prompts
 from minialign.engine import Engine, Sampling
 from minialign.engine.open import base_of, open_engine
 from minialign.errors import UserError
 from minialign.models.load import load
+from minialign.records import Prompted
 
 SHORT = ["--max-tokens", "8", "--temp", "1"]
 
@@ -37,7 +38,7 @@ def test_json_rows_say_how_to_get_each_answer_again(model, tiny_model, capsys):
     engine = Engine(load(str(tiny_model)))
     for row in rows:
         assert row["model"] == str(tiny_model)
-        ids = Question(row["prompt"]).ids(engine.tokenizer)
+        ids = prompt_ids(Prompted(row["prompt"]), engine.tokenizer)
         pieces = list(engine.stream(ids, Sampling(temperature=1, max_tokens=8), row["seed"]))
         assert row["response"] == "".join(piece.text for piece in pieces)
         assert row["tokens"] == len(pieces)
@@ -259,13 +260,13 @@ def test_questions_without_a_prompt_are_refused(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "plain"}\n')
     with pytest.raises(UserError, match="hold no prompt"):
-        read_questions(file)
+        read_prompts(file)
     with pytest.raises(UserError, match="empty"):
-        questions(["ok", ""])
+        as_prompts(["ok", ""])
     file.write_text(
         json.dumps(
             {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}
         )
     )
     with pytest.raises(UserError, match="2 messages"):
-        read_questions(Path(file), raw=True)
+        read_prompts(Path(file), raw=True)

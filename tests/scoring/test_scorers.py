@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 from support.places import written
 from support.tiny import make_tiny_model
 
-from minialign.data.prompts import prompted, read_prompts
+from minialign.data.prompts import read_prompts
 from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.learn.batch import encode_prompt
@@ -60,7 +60,7 @@ def test_all_flags_of_gsm8k_are_reproduced(data):
 def test_the_answers_of_gsm8k_are_read_from_its_own_rows(data):
     asked = read_prompts(data / "gsm8k" / "train.jsonl.gz")
     assert len(asked) == 7473
-    first = prompted(asked[0])
+    first = asked[0]
     assert first.extra["answer"].endswith("#### 72")
     answers = ["April 48, May 24, so 72 clips.", "#### 72.0", "The answer is $72.", "73", ""]
     assert open_scorer("exact").score(first, answers) == [1, 1, 1, 0, 0]
@@ -125,7 +125,7 @@ def test_the_verdicts_of_ifeval_are_reproduced(data, model):
 def test_ifeval_scores_the_share_of_a_rows_instructions(data):
     asked = read_prompts(data / "ifeval" / "input_data.jsonl")
     assert {name for one in asked for name in one.extra["instruction_id_list"]} == set(ifeval.RULES)
-    first = prompted(asked[0])  # 300 words or more, 3 highlights, no comma
+    first = asked[0]  # 300 words or more, 3 highlights, no comma
     scorer = open_scorer("ifeval")
     words = "word " * 300
     answers = [f"*a* *b* *c* {words}", words, "*a* *b*, *c*", "short, with a comma", ""]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from minialign.judge.endpoint import parsed
+from minialign.judge.endpoint import parse_word
 from minialign.judge.templates import read_template
 from minialign.statistics import bradley_terry
 from minialign.statistics.agreement import (
@@ -96,7 +96,7 @@ def test_the_verdicts_in_texts_that_give_no_reasons(data):
             first_round = row["strategy"] == "Swap" and len(row["completion"]) > 250
             if "CoT" in row["strategy"] or first_round:
                 continue
-            found = parsed(row["completion"], template)
+            found = parse_word(row["completion"], template)
             choice = "unparsed" if found is None else "ba"[found] if row["swap"] else "ab"[found]
             same += choice == CHOICE[str(row["winner"])]
             read_in_prose += choice != "unparsed" and CHOICE[str(row["winner"])] == "unparsed"

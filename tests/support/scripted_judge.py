@@ -4,12 +4,14 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minialign.judge import ask as judge
-from minialign.judge.verdict_files import key_of, read_verdicts
-from minialign.records import Verdict, to_json
+from minialign.judge import JudgeOptions, ask
+from minialign.judge import open as judges
+from minialign.judge.verdict_files import read_verdicts
+from minialign.records import Comparison, Verdict, to_json
 
 
 class ScriptedJudge:
@@ -30,27 +32,27 @@ class ScriptedJudge:
 
     def install(self, monkeypatch: Any) -> "ScriptedJudge":
         """Be the judge of the app."""
-        monkeypatch.setattr(judge, "open_judge", self.open)
-        monkeypatch.setattr(judge, "judge_duels", self.judge_all)
+        monkeypatch.setattr(judges, "open_judge", self.open)
+        monkeypatch.setattr(ask, "judge_comparisons", self.judge_all)
         return self
 
-    def open(self, spec: str, **options: Any) -> tuple[str, dict[str, Any]]:
-        """As ``tasks.judge.open_judge``."""
+    def open(self, spec: str, options: JudgeOptions, **more: Any) -> tuple[str, JudgeOptions]:
+        """As ``judge.open.open_judge``."""
         if self.fails is not None:
             raise self.fails
-        self.asked.append({"spec": spec, **options})
+        self.asked.append({"spec": spec, **asdict(options), **more})
         return spec, options
 
     def judge_all(
-        self, opened: Any, duels: Sequence[judge.Duel], *, file: Path | None = None,
+        self, opened: Any, pairs: Sequence[Comparison], *, file: Path | None = None,
         batch_size: int = 16, stop: threading.Event | None = None,
     ) -> Iterator[Verdict]:  # fmt: skip
-        """As ``tasks.judge.judge_duels``."""
+        """As ``judge.ask.judge_comparisons``."""
         spec, options = opened
         assert file is not None
         known = read_verdicts(file)[0]
-        for duel in duels:
-            if (verdict := known.get(key_of(duel))) is not None:
+        for pair in pairs:
+            if (verdict := known.get(pair.key)) is not None:
                 yield verdict
                 continue
             while not self.go.wait(0.01) or self.judged == self.most:
@@ -60,25 +62,23 @@ class ScriptedJudge:
             if stop is not None and stop.is_set():
                 return
             time.sleep(self.delay)
-            verdict = self.verdict(duel, spec, options.get("template") or "pairwise")
+            verdict = self.verdict(pair, spec, options.template or "pairwise")
             self.judged += 1
             file.parent.mkdir(parents=True, exist_ok=True)
             with open(file, "a", encoding="utf-8") as out:
                 out.write(json.dumps(to_json(verdict)) + "\n")
             yield verdict
 
-    def verdict(
-        self, duel: judge.Duel, spec: str, template: str, taste: float = 0.0
-    ) -> Verdict:  # fmt: skip
+    def verdict(self, pair: Comparison, spec: str, template: str, taste: float = 0.0) -> Verdict:
         """What it says of a pair; ``taste`` is added to what speaks for ``a``."""
-        lean = (len(duel.a) - len(duel.b)) / (len(duel.a) + len(duel.b)) + taste
+        lean = (len(pair.a) - len(pair.b)) / (len(pair.a) + len(pair.b)) + taste
         first, second = (min(0.95, max(0.05, 0.5 + lean + push)) for push in (0.08, -0.08))
         orders: list[dict[str, Any]] = [
             {"a": round(p, 3), "b": round(1 - p, 3), "tie": 0.0} for p in (first, second)
         ]
         same = (first > 0.5) == (second > 0.5)
         choice = ("a" if first > 0.5 else "b") if same else "tie"
-        if "nonsense" in duel.a:
+        if "nonsense" in pair.a:
             orders, choice = [{"unparsed": "I like both."}] * 2, "unparsed"
-        return Verdict(key_of(duel), duel.prompt, duel.a, duel.b, choice, orders, spec, template,
-                       a_from=duel.a_from, b_from=duel.b_from, source=duel.source)  # fmt: skip
+        told = {"orders": orders, "judge": spec, "template": template, "source": pair.source}
+        return Verdict(pair.key, choice=choice, **told, **pair.sides)

@@ -10,7 +10,7 @@ import pytest
 from support.places import written
 
 from minialign import formats
-from minialign.data.prompts import questions
+from minialign.data.prompts import as_prompts
 from minialign.errors import UserError
 from minialign.formats import as_kind
 from minialign.formats.kinds import answers_of
@@ -202,20 +202,20 @@ class Script:
         return Written(f"About {answer}\u2028{chance.random()}.", "stop", 9)
 
 
-SEEDS = questions([f"Explain {topic} to a child of six." for topic in ("glue", "iron", "salt")])
-ASKED = questions([f"What is the use of {topic}?" for topic in TOPICS])
+SEEDS = as_prompts([f"Explain {topic} to a child of six." for topic in ("glue", "iron", "salt")])
+ASKED = as_prompts([f"What is the use of {topic}?" for topic in TOPICS])
 
 
-def judged(duels):
+def judged(pairs):
     """The answer whose text is greater wins; a few are ties or unparsed."""
-    for duel in duels:
-        choice = "a" if duel.a > duel.b else "b"
-        if "tea" in duel.prompt[-1]["content"]:
+    for pair in pairs:
+        choice = "a" if pair.a > pair.b else "b"
+        if "tea" in pair.prompt[-1]["content"]:
             choice = "tie"
-        if "bees" in duel.prompt[-1]["content"]:
+        if "bees" in pair.prompt[-1]["content"]:
             choice = "unparsed"
-        origins = {"a_from": duel.a_from, "b_from": duel.b_from}
-        yield Verdict("v", duel.prompt, duel.a, duel.b, choice, [], "scripted", "plain", **origins)
+        origins = {"a_from": pair.a_from, "b_from": pair.b_from}
+        yield Verdict("v", pair.prompt, pair.a, pair.b, choice, [], "scripted", "plain", **origins)
 
 
 USES = {
@@ -346,7 +346,7 @@ def test_instructions_alone_and_the_end_of_new_ones(tmp_path):
     with pytest.raises(UserError, match="nothing new; 1 of 2 rows are written"):
         list(again)
     with pytest.raises(UserError, match="none of the 1 seeds"):
-        list(synth.self_instruct(model, questions(["a\nb"]), pool, read_text("instructions"), 1))
+        list(synth.self_instruct(model, as_prompts(["a\nb"]), pool, read_text("instructions"), 1))
 
 
 def test_pairs_are_in_the_judges_order(tmp_path):

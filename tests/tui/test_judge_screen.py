@@ -14,10 +14,10 @@ from minialign import formats
 from minialign.errors import UserError
 from minialign.home import labels_file
 from minialign.judge import plans
-from minialign.judge.plans import LABELS, Plan, opinions, standing
-from minialign.judge.verdict_files import key_of, read_verdicts
+from minialign.judge.plans import LABELS, Plan, count_verdicts, last_votes
+from minialign.judge.verdict_files import read_verdicts
 from minialign.labels.votes import Votes
-from minialign.records import Vote
+from minialign.records import Comparison, Vote
 from minialign.runs import launch
 from tui.judge.form import JudgeForm
 from tui.judge.verdict import VerdictView
@@ -107,7 +107,7 @@ def test_every_key(file, judge, size):
         assert "overrules big" in votes[-1].note
         await pilot.press("u")
         await until(pilot, lambda: cells(screen, 0)[0] == "≠")
-        assert opinions(Votes().all)[key_of(votes[-1])].choice == "b"
+        assert last_votes(Votes().all)[votes[-1].comparison.key].choice == "b"
         screen.query_one(DataTable).move_cursor(row=8)
         last = screen.current
         await pilot.press("enter")
@@ -118,10 +118,10 @@ def test_every_key(file, judge, size):
         sides = [view.query_one(f"#verdict-{side}").region for side in "ab"]
         assert sides[0].bottom <= sides[1].y if size[0] < 100 else sides[0].right <= sides[1].x
         await pilot.press("t")
-        assert opinions(Votes().all)[key_of(last)].choice == "tie"
+        assert last_votes(Votes().all)[last.comparison.key].choice == "tie"
         await until(pilot, lambda: "you: a tie" in screen_text(app))
         await pilot.press("u", "b", "u")
-        assert key_of(last) not in opinions(Votes().all)
+        assert last.comparison.key not in last_votes(Votes().all)
         await pilot.press("down", "up", "pagedown", "pageup")
         screen.query_one(DataTable).move_cursor(row=0)
         await pilot.press("right")
@@ -209,7 +209,7 @@ def test_the_verdicts_are_trained_on_and_the_users_votes_count_in_their_place(
     assert pairs["question 1"] == ("bad 1 x", "good 1 and more")
     assert "question 2" not in pairs
     assert pairs["question 5"] == ("good 5 and more and more", "bad 5 x")
-    (plan,) = plans.plans()  # the file of pairs is none
+    (plan,) = plans.read_plans()  # the file of pairs is none
     verdicts = read_verdicts(plan.file)[0]
     undecided = {key: replace(one, choice="tie") for key, one in verdicts.items()}
     with pytest.raises(UserError, match="nothing to train on"):
@@ -308,15 +308,14 @@ def test_the_form_says_what_is_missing(home, judge, size):
 
 def test_what_verdicts_add_up_to(home):
     judge = ScriptedJudge()
-    from minialign.judge.ask import Duel
 
     def said(a: str, b: str):
-        return judge.verdict(Duel([{"role": "user", "content": "q"}], a, b), "j", "t")
+        return judge.verdict(Comparison([{"role": "user", "content": "q"}], a, b), "j", "t")
 
     long, even, odd = said("x" * 30, "y" * 10), said("xxxxx", "yyyyy"), said("nonsense", "ok")
     short = said("x", "y" * 30)
-    votes = {key_of(long): voted({"prompt": "q", "chosen": long.b, "rejected": long.a}, "a")}
-    found = standing({key_of(one): one for one in (long, even, odd, short)}, votes)
+    votes = {long.comparison.key: voted({"prompt": "q", "chosen": long.b, "rejected": long.a}, "a")}
+    found = count_verdicts({one.comparison.key: one for one in (long, even, odd, short)}, votes)
     assert (found.a, found.b, found.tie, found.unparsed) == (1, 1, 1, 1)
     assert found.rate[0] == pytest.approx(0.5)  # unreadable ones are neither won nor lost
     assert found.rate[1] < 0.5 < found.rate[2]
@@ -324,8 +323,8 @@ def test_what_verdicts_add_up_to(home):
     assert found.conflicts == (1 / 3, 3)
     assert found.longer == (1.0, 2)
     assert found.agree == (0.0, 1)
-    assert plans.against(long, votes[key_of(long)]) == 2
-    assert plans.against(even, None) is None
+    assert plans.measure_distance(long, votes[long.comparison.key]) == 2
+    assert plans.measure_distance(even, None) is None
 
 
 def test_plans_are_found_again_and_damaged_files_are_passed_over(home):
@@ -333,18 +332,17 @@ def test_plans_are_found_again_and_damaged_files_are_passed_over(home):
     assert one.file != other.file
     one.save()
     other.save()
-    assert set(plans.plans()) == {one, other}
+    assert set(plans.read_plans()) == {one, other}
     one.file.with_suffix(".json").write_text('{"judge":')
-    assert plans.plans() == [other]
+    assert plans.read_plans() == [other]
     other.file.write_text('{"id": 1}\nnot json\n')
     assert read_verdicts(other.file) == ({}, 1)
 
 
 def test_overruling_is_one_vote_a_pair(home):
     judge = ScriptedJudge()
-    from minialign.judge.ask import Duel
 
-    verdict = judge.verdict(Duel([{"role": "user", "content": "q"}], "xx", "y"), "j", "t")
+    verdict = judge.verdict(Comparison([{"role": "user", "content": "q"}], "xx", "y"), "j", "t")
     votes = Votes()
     first = plans.overrule(votes, verdict, "b")
     second = plans.overrule(votes, verdict, "tie")

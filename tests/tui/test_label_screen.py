@@ -13,8 +13,9 @@ from textual.widgets import Markdown
 from minialign import formats
 from minialign.engine.mlx_thread import Which
 from minialign.home import labels_file
-from minialign.labels.items import STARTERS, Shown, Waiting
+from minialign.labels.items import STARTERS, Waiting
 from minialign.labels.votes import Votes
+from minialign.records import Comparison
 from tui.label import screen as label_screen
 from tui.widgets.dialogs import Ask, Edit, ErrorDialog, Pick
 
@@ -261,7 +262,7 @@ def test_a_pair_made_in_the_chat_is_waiting(file):
         await pilot.press("f3")
         screen = await drawn(pilot)
         await pilot.press("f2")
-        Waiting().add(Shown([{"role": "user", "content": "from chat"}], "x1", "x2"))
+        Waiting().add(Comparison([{"role": "user", "content": "from chat"}], "x1", "x2"))
         await pilot.press("f3")
         await until(pilot, lambda: "from chat" in str(list(screen.sitting.ready)))
 

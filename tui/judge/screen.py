@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,10 +24,9 @@ from minialign.engine.mlx_thread import Engines, Lane, Ticket, Which, Work
 from minialign.errors import UserError
 from minialign.judge import plans
 from minialign.judge.plans import Plan
-from minialign.judge.verdict_files import key_of, read_verdicts
-from minialign.labels.items import Shown
+from minialign.judge.verdict_files import read_verdicts
 from minialign.labels.votes import Votes
-from minialign.records import Verdict, Vote
+from minialign.records import Comparison, Verdict, Vote
 from tui.chat.bubble import printable
 from tui.job import Job
 from tui.judge.verdict import VerdictView
@@ -47,28 +47,22 @@ n   choose a judge and pairs: a file, or those you labelled
 F3  label pairs first: then you see how far to trust the judge"""
 
 
-def judging(plan: Plan, pairs: Sequence[Shown], stop: threading.Event) -> Work:
+def judging(plan: Plan, pairs: Sequence[Comparison], stop: threading.Event) -> Work:
     """Work whose items are ``Progress`` and ``Verdict``."""
 
     def work(engines: Engines, ticket: Ticket) -> Iterator[Any]:
-        from minialign.judge.ask import Duel, judge_duels, open_judge
+        from minialign.judge.ask import judge_comparisons
+        from minialign.judge.open import open_judge
 
         def tell(what: str, done: int, total: int) -> None:
             ticket.check()
             ticket.on_item(Progress(what, done, total))
 
         tell(f"opening {plan.judge}", 0, 0)
-        judge = open_judge(
-            plan.judge, template=plan.template, url=plan.url, explain=plan.explain,
-            debias=plan.debias, criteria=plan.criteria, engine=_engine(plan, engines, tell),
-            progress=tell,
-        )  # fmt: skip
-        duels = [
-            Duel(pair.prompt, pair.a, pair.b, source=str(pair.a_from.get("file", "")),
-                 a_from=pair.a_from, b_from=pair.b_from)
-            for pair in pairs
-        ]  # fmt: skip
-        yield from judge_duels(judge, duels, file=plan.file, batch_size=AT_ONCE, stop=stop)
+        engine = _engine(plan, engines, tell)
+        judge = open_judge(plan.judge, plan.options, engine=engine, progress=tell)
+        located = [replace(pair, source=str(pair.a_from.get("file", ""))) for pair in pairs]
+        yield from judge_comparisons(judge, located, file=plan.file, batch_size=AT_ONCE, stop=stop)
 
     return work
 
@@ -179,16 +173,16 @@ class JudgeScreen(Screen[None]):
 
     @work(group="open", exclusive=True)
     async def _begin(self) -> None:
-        known = await asyncio.to_thread(plans.plans)
+        known = await asyncio.to_thread(plans.read_plans)
         if known and self.plan is None:
             await self._show(known[0])
 
-    async def _show(self, plan: Plan) -> list[Shown]:
+    async def _show(self, plan: Plan) -> list[Comparison]:
         """Show what there is of a judging; returns its pairs."""
 
-        def read() -> tuple[list[Shown], UserError | None]:
+        def read() -> tuple[list[Comparison], UserError | None]:
             try:
-                return plans.pairs_of(plan), None
+                return plans.read_comparisons(plan), None
             except UserError as error:  # the pairs have vanished, the verdicts have not
                 return [], error
 
@@ -242,7 +236,7 @@ class JudgeScreen(Screen[None]):
                     if not self.began[0]:
                         self.began = time.monotonic(), len(self.verdicts)
                     self.progress = ""
-                    self.verdicts[key_of(item)] = item
+                    self.verdicts[item.comparison.key] = item
                 self._changed = True
         except Exception as error:  # told; what is judged is kept
             self.app.show_error(error)  # type: ignore[attr-defined]
@@ -294,14 +288,14 @@ class JudgeScreen(Screen[None]):
                 self.refresh_bindings()
             table.sort("apart", key=lambda cell: ORDER[cell.plain])
             if current is not None:
-                row = table.get_row_index(key_of(current))
+                row = table.get_row_index(current.comparison.key)
                 table.move_cursor(row=row, animate=False)
         self.query_one("#standing", Static).update(self._standing())
 
     def _standing(self) -> Text:
         plan = self.plan
         assert plan is not None
-        found = plans.standing(self.verdicts, self.opinions)
+        found = plans.count_verdicts(self.verdicts, self.opinions)
         pairs = "your labels" if plan.pairs == plans.LABELS else Path(plan.pairs).name
         state = (
             f"● {self.progress or 'judging'}" if self.job is not None
@@ -379,7 +373,7 @@ class JudgeScreen(Screen[None]):
     @work(group="dialog", exclusive=True)
     async def action_open(self) -> None:
         """An earlier judging."""
-        known = await asyncio.to_thread(plans.plans)
+        known = await asyncio.to_thread(plans.read_plans)
         if self.job is not None:
             self.notify("s stops this judging first", severity="warning")
             return
@@ -415,10 +409,11 @@ class JudgeScreen(Screen[None]):
         verdict = self.current
         if verdict is None or self.votes is None:
             return
-        before = [vote for vote in self.votes.all if plans.same_pair(vote, verdict)]
+        key = verdict.comparison.key
+        before = [vote for vote in self.votes.all if vote.comparison.key == key]
         vote = plans.overrule(self.votes, verdict, choice)
-        self.overruled.append((key_of(verdict), vote, before))
-        self.opinions[key_of(verdict)] = vote
+        self.overruled.append((key, vote, before))
+        self.opinions[key] = vote
         self.notify(f"Your vote: {SAID[choice]}; u takes it back", timeout=3)
         self._draw()
         self.refresh_bindings()
@@ -437,7 +432,7 @@ class JudgeScreen(Screen[None]):
             return
         key, vote, before = self.overruled.pop()
         plans.take_back(self.votes, vote, before)
-        self.opinions = {**self.opinions, **plans.opinions(before)}
+        self.opinions = {**self.opinions, **plans.last_votes(before)}
         if not before:
             self.opinions.pop(key, None)
         self.notify("Taken back", timeout=2)
@@ -455,12 +450,12 @@ def duration(seconds: float) -> str:
 
 def _votes() -> tuple[Votes, dict[str, Vote]]:
     votes = Votes()
-    return votes, plans.opinions(votes.all)
+    return votes, plans.last_votes(votes.all)
 
 
 def _cells(verdict: Verdict, vote: Vote | None) -> list[Text]:
-    apart = plans.against(verdict, vote)
-    orders = [plans.slot(order) for order in verdict.orders[:2]]
+    apart = plans.measure_distance(verdict, vote)
+    orders = [plans.read_order(order) for order in verdict.orders[:2]]
     shares = [f"{SAID[one[0]]} {one[1]:.2f}" if one else "?" for one in [*orders, None, None][:2]]
     said = SAID[vote.choice] if vote is not None and not vote.edited else "own" if vote else ""
     prompt = " ".join(printable(verdict.prompt[-1]["content"]).split())

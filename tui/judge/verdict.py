@@ -10,7 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Label, Markdown, Static
 
 from minialign.judge import plans
-from minialign.judge.verdict_files import SIDES, key_of
+from minialign.judge.verdict_files import SIDES
 from tui.chat.bubble import markdown_parser, printable
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class VerdictView(ModalScreen[None]):
         if verdict is None:
             self.dismiss()
             return
-        vote = self.judge.opinions.get(key_of(verdict))
+        vote = self.judge.opinions.get(verdict.comparison.key)
         parts = [f"The judge says: {WORDS.get(verdict.choice, '?')}"]
         if vote is not None:
             parts.append("you: " + ("your own text" if vote.edited else WORDS[vote.choice]))

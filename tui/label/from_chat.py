@@ -4,8 +4,8 @@ from typing import Any
 
 from minialign.chat.store import Turn
 from minialign.engine.mlx_thread import Lane, Which
-from minialign.labels.items import Shown, Waiting
-from minialign.records import Message
+from minialign.labels.items import Waiting
+from minialign.records import Comparison, Message
 from tui import work as answers
 from tui.job import Job
 
@@ -35,5 +35,5 @@ async def set_aside(
     if texts[0].strip() == texts[1].strip():
         return "Both answers are the same"
     kept = [{key: origin[key] for key in KEPT if key in origin} for origin in origins]
-    Waiting().add(Shown(prompt, texts[0], texts[1], kept[0], kept[1]))
+    Waiting().add(Comparison(prompt, *texts, a_from=kept[0], b_from=kept[1]))
     return None

@@ -29,7 +29,7 @@ async def choose_source(app: App[Any], here: str) -> str | None:
 
 
 async def choose_order(app: App[Any], here: str, which: Which) -> str | None:
-    """Whose doubts come first: a scorer or judge as ``tasks.doubt`` names it, "" for nobody's."""
+    """Whose doubts come first: a scorer or judge as ``--least-sure`` names it, "" for nobody's."""
     known = [Choice("", "In their own order"), *await asyncio.to_thread(_doubters, which)]
     return await _pick(app, "Whose doubts come first?", known, here)
 

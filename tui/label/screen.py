@@ -13,10 +13,10 @@ from textual.widgets import Markdown, Static
 
 from minialign.durable import digest
 from minialign.errors import UserError
-from minialign.labels.items import Item, Shown, Waiting, read_items, starters
+from minialign.labels.items import Item, Waiting, read_items, starters
 from minialign.labels.sitting import Labelling
 from minialign.labels.votes import Votes
-from minialign.records import Prompt
+from minialign.records import Comparison, Prompt
 from tui import work as answers
 from tui.chat.bubble import markdown_parser, printable
 from tui.job import Job
@@ -82,7 +82,7 @@ class LabelScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self.sitting: Labelling | None = None
-        self.drawn: Shown | None = None
+        self.drawn: Comparison | None = None
         self.drawn_at = 0.0
         self.note = ""
         self.said = ""  # about the last vote
@@ -137,7 +137,7 @@ class LabelScreen(Screen[None]):
                 else [] if source == CHAT_ONLY else read_items(source)
             )  # fmt: skip
             waiting = Waiting().pairs()
-            sitting = Labelling(Votes(), items, waiting, doubtful=bool(scorer))
+            sitting = Labelling(Votes(), items, waiting, least_sure_first=bool(scorer))
             return sitting, {pair.key for pair in waiting}
 
         def voted() -> list[Any]:
@@ -274,7 +274,7 @@ class LabelScreen(Screen[None]):
         async with self.drawing:
             await self._draw_pair(self.sitting.show() if self.sitting is not None else None)
 
-    async def _draw_pair(self, pair: Shown | None) -> None:
+    async def _draw_pair(self, pair: Comparison | None) -> None:
         self._tick()
         there = pair is not None
         self.query_one("#answers").display = there

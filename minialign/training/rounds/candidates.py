@@ -17,17 +17,19 @@ import mlx.core as mx
 import numpy as np
 
 from minialign.data.hold_out import hold_out
-from minialign.data.prompts import Question, prompted, read_prompts
+from minialign.data.prompts import read_prompts
 from minialign.durable import read_jsonl
 from minialign.engine import Engine
 from minialign.engine.next_token import sample_seed
 from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.formats.kinds import digest, opening_of
+from minialign.learn.batch import encode_prompt
 from minialign.methods import Method
 from minialign.methods.method import Rounds
 from minialign.methods.rounds import RoundSettings
 from minialign.progress import Pace, Progress
+from minialign.records import Prompted
 from minialign.rewards.scorer import Scorer
 from minialign.run_folder import Run
 from minialign.samples import best_of_n
@@ -53,8 +55,8 @@ class Job:
     settings: Settings
     config: Any
     stop: threading.Event
-    prompts: list[Question] = field(default_factory=list)
-    held_out: list[Question] = field(default_factory=list)
+    prompts: list[Prompted] = field(default_factory=list)
+    held_out: list[Prompted] = field(default_factory=list)
     open: tuple[int, Engine, Scorer] | None = None  # of which policy
     peak: int = 0  # bytes, of sampling
 
@@ -109,11 +111,11 @@ class Job:
 def read_asked(job: Job) -> None:
     """The prompts to train on and those held out, of which none is among the first."""
 
-    def read(paths: Sequence[str]) -> list[Question]:
+    def read(paths: Sequence[str]) -> list[Prompted]:
         return [one for path in paths for one in read_prompts(path, job.plan.system)]
 
-    records = [prompted(one) for one in read(job.settings.data)]
-    held: list[Any] = [prompted(one) for one in read(job.settings.eval_data)]
+    records = read(job.settings.data)
+    held: list[Any] = read(job.settings.eval_data)
     if held:
         known = {digest(opening_of(one)) for one in held}
         kept: list[Any] = [one for one in records if digest(opening_of(one)) not in known]
@@ -124,12 +126,11 @@ def read_asked(job: Job) -> None:
         raise UserError("no prompts are left to train on", "they are all among the held-out ones")
     if not held and job.settings.select == "best":
         raise UserError("select = best needs held-out prompts", "--eval-data FILE")
-    made = [[Question(one.prompt, one.source, one.extra) for one in part] for part in (kept, held)]
-    job.prompts, job.held_out = made
+    job.prompts, job.held_out = list(kept), list(held)
 
 
 def _sample(
-    job: Job, k: int, what: str, asked: Sequence[Question], n: int, seed: int, path: Path
+    job: Job, k: int, what: str, asked: Sequence[Prompted], n: int, seed: int, path: Path
 ) -> Generator[Event, None, list[Row]]:
     """The scored samples of the policy behind round k, from the file or fresh, by prompt."""
     job.check_stop(f"before {what}")
@@ -144,7 +145,7 @@ def _sample(
         pace, last = Pace(first=len(rows)), time.monotonic()
         for group in sample_groups(engine, asked, n, *how, skip=known):
             row = best_of_n.score_group(group, scorer)
-            prompt = len(asked[row["prompt_index"]].ids(engine.tokenizer))
+            prompt = len(encode_prompt(group.asked.prompt, engine.tokenizer))
             made = sum(row["tokens"])
             row["used"] = prompt + made + tokens_read(scorer.name, n, prompt, made)
             now = time.monotonic()

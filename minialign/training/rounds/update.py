@@ -12,7 +12,6 @@ from typing import Any
 import mlx.core as mx
 
 from minialign import formats
-from minialign.data.prompts import Question, prompted
 from minialign.durable import json_line, read_jsonl, write_atomic
 from minialign.errors import UserError
 from minialign.formats.kinds import row_of
@@ -40,8 +39,7 @@ def select(job: Job, k: int, rows: Sequence[Row]) -> int:
         ends = row["finish_reasons"]
         each = zip(row["scores"], ends, strict=True)
         scores = [score - job.plan.eos_penalty * (end == "length") for score, end in each]
-        prompt = prompted(Question(row["prompt"])).prompt
-        ranking = Ranking(prompt, row["responses"], scores, finish_reasons=noted(ends))
+        ranking = Ranking(row["prompt"], row["responses"], scores, finish_reasons=noted(ends))
         chosen += job.rounds.select(ranking, job.config, chance)
     if not chosen and k == 1:
         scores = sorted(score for row in rows for score in row["scores"])

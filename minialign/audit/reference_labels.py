@@ -1,4 +1,4 @@
-"""Gold sets: pairs of answers of which somebody said which is better.
+"""Reference labels: comparisons on which somebody said which answer is better (a gold set).
 
 LLMBar's files and folders (``input``, ``output_1``, ``output_2``, ``label``), JSONL rows with a
 prompt, two answers and ``gold``, the user's own votes, plain preference pairs, and MT-bench's votes
@@ -6,7 +6,6 @@ prompt, two answers and ``gold``, the user's own votes, plain preference pairs, 
 answers by different annotators are one item with several votes.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +17,7 @@ from minialign.errors import UserError
 from minialign.formats.containers import read_rows
 from minialign.formats.problems import Problem
 from minialign.home import labels_file
-from minialign.judge.ask import Duel
-from minialign.records import Pair, Prompt, as_prompt
+from minialign.records import Comparison, Pair, Prompt, as_prompt
 
 PROMPTS = ("prompt", "input", "instruction", "question")
 ANSWERS = (("a", "b"), ("output_1", "output_2"), ("response_a", "response_b"))
@@ -37,10 +35,10 @@ EXAMPLE = 'write {"prompt": "…", "a": "…", "b": "…", "gold": "a"}   (gold:
 
 
 @dataclass(frozen=True)
-class Gold:
-    """A duel with what people (or its maker) said of it: "a", "b" or "tie"."""
+class Labelled:
+    """A comparison with what people (or its maker) said of it: "a", "b" or "tie"."""
 
-    duel: Duel
+    comparison: Comparison
     votes: tuple[tuple[str, str], ...]  # (annotator, choice), in the order of the rows
     subset: str = ""
     conflict: bool = False  # of a stored verdict: the two orders did not agree
@@ -56,33 +54,18 @@ class Gold:
         return side if counts[side] >= counts["tie"] else "tie"
 
     @property
-    def key(self) -> str:
-        """The same for the same duel, whichever answer is a."""
-        return key_of(self.duel)
-
-    @property
     def has_texts(self) -> bool:
         """Whether there is something to judge."""
-        return bool(self.duel.prompt)
+        return bool(self.comparison.prompt)
 
 
-def key_of(duel: Duel) -> str:
-    """What stands for a duel: prompt and answers, in any order; models where there are no texts."""
-    sides = sorted(
-        json.dumps([text, {} if duel.prompt else origin], sort_keys=True)
-        for text, origin in ((duel.a, duel.a_from), (duel.b, duel.b_from))
-    )
-    where = duel.prompt or {name: duel.extra.get(name) for name in ("question_id", "turn")}
-    return json.dumps([where, sides], sort_keys=True)
-
-
-def turned(one: Duel, other: Duel) -> bool:
-    """Whether two duels of one key have their answers the other way round."""
+def is_turned(one: Comparison, other: Comparison) -> bool:
+    """Whether two comparisons of one key have their answers the other way round."""
     return one.a != other.a if one.prompt else one.a_from != other.a_from
 
 
-def read_gold(specs: Sequence[str], annotators: str = "") -> list[Gold]:
-    """The items of all files, rows on the same duel put together.
+def read_gold(specs: Sequence[str], annotators: str = "") -> list[Labelled]:
+    """Read the items of all files, rows on the same two answers put together.
 
     Args:
         specs: files or folders; none: the user's own votes.
@@ -91,14 +74,14 @@ def read_gold(specs: Sequence[str], annotators: str = "") -> list[Gold]:
     Raises:
         UserError: for a missing or empty file, and for bad rows with their line.
     """
-    paths = [path for spec in specs for path in _files(spec)] if specs else [_own()]
-    merged: dict[str, Gold] = {}
+    paths = [path for spec in specs for path in _find_files(spec)] if specs else [_own_labels()]
+    merged: dict[str, Labelled] = {}
     for path, subset in paths:
-        for number, one in enumerate(_of_file(path, subset, annotators)):
+        for number, one in enumerate(_read_file(path, subset, annotators)):
             # without a name nobody knows whether it is the same annotator: an item of its own
-            key = one.key if one.votes[0][0] else f"{one.key} {path} {number}"
+            key = one.comparison.key + ("" if one.votes[0][0] else f" {path} {number}")
             old = merged.get(key)
-            merged[key] = one if old is None else _merged(old, one)
+            merged[key] = one if old is None else _merge(old, one)
     if not merged:
         names = ", ".join(str(path) for path, _ in paths)
         who = f" by annotators {annotators}*" if annotators else ""
@@ -106,14 +89,14 @@ def read_gold(specs: Sequence[str], annotators: str = "") -> list[Gold]:
     return list(merged.values())
 
 
-def _merged(old: Gold, new: Gold) -> Gold:
+def _merge(old: Labelled, new: Labelled) -> Labelled:
     votes = new.votes
-    if turned(old.duel, new.duel):
+    if is_turned(old.comparison, new.comparison):
         votes = tuple((who, SWAPPED.get(choice, choice)) for who, choice in votes)
     return replace(old, votes=old.votes + votes, conflict=old.conflict or new.conflict)
 
 
-def _own() -> tuple[Path, str]:
+def _own_labels() -> tuple[Path, str]:
     file = labels_file()
     if not file.exists() or not file.stat().st_size:
         raise UserError(
@@ -124,23 +107,23 @@ def _own() -> tuple[Path, str]:
     return file, "your labels"
 
 
-def _files(spec: str) -> list[tuple[Path, str]]:
+def _find_files(spec: str) -> list[tuple[Path, str]]:
     """(file, name of its subset); of a folder LLMBar's data sets, but not its case studies."""
     path = Path(spec).expanduser()
     if path.is_file():
-        return [(path, _subset(path))]
+        return [(path, _name_subset(path))]
     if not path.is_dir():
         raise UserError(f"{spec}: no such file or folder", EXAMPLE)
-    found = sorted(path.rglob("dataset.json")) or [
+    files = sorted(path.rglob("dataset.json")) or [
         file for file in sorted(path.iterdir()) if file.name.endswith((".json", ".jsonl"))
     ]
-    kept = [file for file in found if "CaseStudy" not in str(file.relative_to(path))]
+    kept = [file for file in files if "CaseStudy" not in str(file.relative_to(path))]
     if not kept:
         raise UserError(f"{path}: no gold set in this folder", "give .json or .jsonl files")
-    return [(file, _subset(file, path)) for file in kept]
+    return [(file, _name_subset(file, path)) for file in kept]
 
 
-def _subset(file: Path, folder: Path | None = None) -> str:
+def _name_subset(file: Path, folder: Path | None = None) -> str:
     if file.name == "dataset.json":
         name = "/".join(file.relative_to(folder).parts[:-1]) if folder else file.parent.name
     else:
@@ -150,28 +133,28 @@ def _subset(file: Path, folder: Path | None = None) -> str:
     return name.replace("Adversarial_", "").replace("Adversarial/", "") or file.parent.name
 
 
-def _of_file(path: Path, subset: str, annotators: str) -> Iterator[Gold]:
-    last: dict[Any, Gold] = {}  # of your own votes with the same id the last one counts
-    found = read_rows(path, frozenset((*PROMPTS, *LABELS)))
-    for number, (source, row) in enumerate(found):  # rows of JSON may stand in one line
+def _read_file(path: Path, subset: str, annotators: str) -> Iterator[Labelled]:
+    last: dict[Any, Labelled] = {}  # of your own votes with the same id the last one counts
+    rows = read_rows(path, frozenset((*PROMPTS, *LABELS)))
+    for number, (source, row) in enumerate(rows):  # rows of JSON may stand in one line
         if isinstance(row, Problem):
             raise UserError(f"{row.source}: found {row.found}; expected {row.expected}", row.fix)
-        one = _of_row(row, source, subset)
+        one = _read_row(row, source, subset)
         if one is None or not one.votes[0][0].startswith(annotators):
             continue
         last[str(row["id"]) if one.votes[0][0] == YOU and row.get("id") else number] = one
     yield from last.values()
 
 
-def _of_row(row: Any, source: str, subset: str) -> Gold | None:
-    """The item of a row; None for a vote that says nothing."""
+def _read_row(row: Any, source: str, subset: str) -> Labelled | None:
+    """Read the item of a row; None for a vote that says nothing."""
     if not isinstance(row, dict):
         raise UserError(f"{source}: not an object", EXAMPLE)
     label = next((key for key in LABELS if key in row), None)
     sides = next((pair for pair in ANSWERS if pair[0] in row and pair[1] in row), None)
     prompt = next((key for key in PROMPTS if key in row), None)
     if label is None or (sides is None and "model_a" not in row):
-        return _of_pair(row, source, subset)
+        return _read_pair(row, source, subset)
     choice = WORDS.get(str(row[label]).strip().lower())
     if choice is None:
         raise UserError(f"{source}: {label} is {row[label]!r}", EXAMPLE)
@@ -185,15 +168,15 @@ def _of_row(row: Any, source: str, subset: str) -> Gold | None:
         if "question_id" not in row:
             raise UserError(f"{source}: no prompt", EXAMPLE)
         place = {"question_id": row["question_id"], "turn": row.get("turn", 1)}
-        duel = Duel([], "", "", source=source, a_from=first, b_from=second, extra=place)
+        bare = Comparison([], "", "", None, source, first, second, place)
         conflict = "inconsistent" in str(row[label])
-        return Gold(duel, ((who, choice),), f"turn {place['turn']}", conflict)
+        return Labelled(bare, ((who, choice),), f"turn {place['turn']}", conflict)
     a, b = row[sides[0]], row[sides[1]]
     if not isinstance(a, str) or not isinstance(b, str):
         raise UserError(f"{source}: {' and '.join(sides)} must be texts", EXAMPLE)
-    asked = _prompt(row[prompt], source)
-    duel = Duel(asked, a, b, row.get("reference"), source, first, second)
-    return Gold(duel, ((who, choice),), named)
+    asked = _check_prompt(row[prompt], source)
+    comparison = Comparison(asked, a, b, row.get("reference"), source, first, second)
+    return Labelled(comparison, ((who, choice),), named)
 
 
 def _origin(row: dict[str, Any], side: str) -> dict[str, Any]:
@@ -201,7 +184,7 @@ def _origin(row: dict[str, Any], side: str) -> dict[str, Any]:
     return dict(row.get(f"{side}_from") or model)
 
 
-def _prompt(value: Any, source: str) -> Prompt:
+def _check_prompt(value: Any, source: str) -> Prompt:
     prompt = as_prompt(value) if isinstance(value, str | list) else []
     sound = prompt and all(
         isinstance(m, dict) and isinstance(m.get("content"), str) for m in prompt
@@ -211,9 +194,9 @@ def _prompt(value: Any, source: str) -> Prompt:
     return prompt
 
 
-def _of_pair(row: dict[str, Any], source: str, subset: str) -> Gold:
-    """A preference pair: the chosen answer is gold. Which one is called a is drawn by its text, so
-    that it is a in about half of the pairs."""
+def _read_pair(row: dict[str, Any], source: str, subset: str) -> Labelled:
+    """Read a preference pair: the chosen answer is gold. Which one is called a is drawn by its
+    text, so that it is a in about half of the pairs."""
     from minialign.formats.reading import read_row
 
     item = read_row(row, source)
@@ -225,4 +208,5 @@ def _of_pair(row: dict[str, Any], source: str, subset: str) -> Gold:
     pair = pairs[0]
     first = formats.kinds.digest(pair.chosen + pair.rejected)[0] % 2 == 0
     a, b = (pair.chosen, pair.rejected) if first else (pair.rejected, pair.chosen)
-    return Gold(Duel(pair.prompt, a, b, None, source), (("", "a" if first else "b"),), subset)
+    comparison = Comparison(pair.prompt, a, b, source=source)
+    return Labelled(comparison, (("", "a" if first else "b"),), subset)
