@@ -24,6 +24,23 @@ def write_atomic(path: Path, text: str) -> None:
     os.replace(draft, path)
 
 
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Replace a JSON file so that it is never seen half-written, and survives a power cut."""
+    write_atomic(path, json.dumps(value, indent=indent) + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        OSError, ValueError: when there is no file, or something else in it.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError("expected a JSON object")
+    return value
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file that this program appends to; a line cut by a kill is skipped."""
     if not path.exists():

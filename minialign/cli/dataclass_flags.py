@@ -14,15 +14,9 @@ from minialign.errors import UserError
 ALIASES = {"out": ("--adapter-path",), "model": ("-m",), "eval_data": ("--valid-data",)}
 
 # mlx-lm's configuration keys that mean nothing here, or that are ours under another name.
-MLX_LM_NAMES = {
-    "adapter_path": "out",
-    "steps_per_report": "steps_per_report",
-    "resume_adapter_file": "adapter",
-}
-MLX_LM_IGNORED = {
-    "train", "test", "test_batches", "val_batches", "optimizer", "optimizer_config",
-    "mask_prompt", "report_to", "project_name", "clear_cache_threshold",
-}  # fmt: skip
+MLX_LM_NAMES = {"adapter_path": "out", "resume_adapter_file": "adapter"}
+MLX_LM_IGNORED = {"train", "test", "test_batches", "val_batches", "optimizer", "optimizer_config"}
+MLX_LM_IGNORED |= {"mask_prompt", "report_to", "project_name", "clear_cache_threshold"}
 
 
 def add_fields(

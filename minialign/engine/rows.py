@@ -57,7 +57,7 @@ def last_logits(module: nn.Module, split: tuple[Any, Any] | None) -> Forward:
     """The forward pass that computes logits for the last position only.
 
     Args:
-        split: (backbone, head) as ``models.load.split_head`` gives it; None when the module's
+        split: (backbone, head) as ``models.module.split_head`` gives it; None when the module's
             logits are not the head of its hidden states.
     """
     if split is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from minialign.durable import digest
 from minialign.engine import Engine
-from minialign.engine.identity import _weights, weights_of
+from minialign.engine.identity import weights_of, weights_of_engine
 from minialign.engine.open import Fetching, open_engine
 from minialign.errors import UserError
 from minialign.judge.endpoint import EndpointReader
@@ -78,7 +78,7 @@ def open_judge(
         return Judge(spec, who, EndpointReader(server, read), **options)
     name = f"{spec} with {adapter}" if spec and adapter else spec or adapter
     if engine is not None:
-        who = digest([*_weights(engine), *how])
+        who = digest([*weights_of_engine(engine), *how])
         return Judge(name or engine.model.name, who, LocalReader(engine, read), **options)
     if spec and adapter is None and _is_run(spec):
         spec, adapter = None, spec

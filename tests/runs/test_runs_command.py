@@ -254,8 +254,8 @@ def test_ticks_are_round_and_inside():
 
 
 def test_smoothing_is_an_average_without_a_bias_to_the_start():
-    assert task.smoothed([3.0, 3.0, 3.0], 0.9) == pytest.approx([3.0, 3.0, 3.0])
-    first, second = task.smoothed([0.0, 1.0], 0.5)
+    assert task.moving_average([3.0, 3.0, 3.0], 0.9) == pytest.approx([3.0, 3.0, 3.0])
+    first, second = task.moving_average([0.0, 1.0], 0.5)
     assert first == 0
     assert second == pytest.approx((0.5 * 1) / (0.5 * 0.5 + 0.5))
     run = made()

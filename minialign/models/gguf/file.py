@@ -2,8 +2,8 @@
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little
 endian). Nothing is loaded but the header; a cut or damaged file is an error when it is opened.
-The gguf package's own reader takes 13 s for the vocabulary of a Llama 3, where this one takes half a
-second, and answers a damaged file with NumPy's errors; its tables of types are used here.
+The gguf package's own reader takes 13 s for a Llama 3's vocabulary, where this takes half a second,
+and answers a damaged file with NumPy's errors; its tables of types are used here.
 """
 
 import math

@@ -185,7 +185,7 @@ class Detokenizer:
         return now[len(before) :]
 
     def whole(self, ids: Sequence[int]) -> str:
-        """All the text that ``add`` and ``finish`` give for these ids, made at once and so faster."""
+        """The text that ``add`` and ``finish`` give for all these ids, made at once: faster."""
         text = self._text(list(ids))
         # Only where something is no character can the two differ, see above.
         return "".join(map(self.add, ids)) + self.finish() if "\ufffd" in text else text
