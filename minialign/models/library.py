@@ -4,7 +4,6 @@ A model is ``home/models/NAME``: the folder itself, or only a ``minialign.json``
 the weights are (the Hugging Face cache, the user's own folder), so that nothing is stored twice.
 """
 
-import json
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minialign import home
+from minialign.durable import read_object
 from minialign.errors import UserError, nearest
 from minialign.models import layout
 from minialign.models.weights_file import is_whole
@@ -49,9 +49,8 @@ def installed_as(name: str) -> Installed | None:
         return None  # a path, which is never the home's to remove
     folder = models_folder() / name
     try:
-        record = json.loads((folder / layout.RECORD).read_text(encoding="utf-8"))
-        assert isinstance(record, dict)
-    except (OSError, ValueError, AssertionError):
+        record = read_object(folder / layout.RECORD)
+    except (OSError, ValueError):
         record = {"source": "put there by hand"}
     elsewhere = record.get("path")
     path = Path(elsewhere) if elsewhere else folder

@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from minialign import home
+from minialign.durable import read_object
 from minialign.errors import UserError
 from minialign.models.weights_file import check_folder, read_config
 
@@ -111,7 +112,7 @@ def fingerprint(path: Path) -> str:
     stamp = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
     memory = home.home() / "cache" / "fingerprints.json"
     try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
+        known = read_object(memory)
     except (OSError, ValueError):
         known = {}
     entry = known.get(str(path.resolve()))
