@@ -111,7 +111,7 @@ def _plan(arguments: argparse.Namespace) -> "Plan":
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that raises instead of leaving."""
+    """A parser that raises a UserError instead of ending the program."""
 
     def error(self, message: str) -> Any:
         raise UserError(message)

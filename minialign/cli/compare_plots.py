@@ -72,8 +72,8 @@ def _frontier(rows: list[dict[str, Any]], figure: Any) -> Any:
 
 
 def _along_kl(results: dict[str, Any], figure: Any) -> Any:
-    """What training or choosing pleases, and what it is judged by, along the KL; a star is the
-    held-out result of a run whose line is of its own answers in training."""
+    """Draw proxy and gold reward over the KL; where a line is of a run's answers in training, a
+    star marks its result on held-out prompts."""
     above, below = figure.subplots(2, 1, sharex=True)
     ends = {row["method"]: row for row in results["methods"]}
     for axes, key, label in ((above, "proxy", "proxy reward"), (below, "gold", "gold reward")):

@@ -167,7 +167,8 @@ def _next_commands(summary: task.Summary, checkpoints: Sequence[int]) -> list[st
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from minialign.cli import plots
+    from minialign.cli.plots import picture
+    from minialign.runs.charts import in_terminal
 
     if not 0 <= arguments.smooth < 1:
         raise UserError(f"--smooth {arguments.smooth}", "expected a weight from 0 to below 1")
@@ -187,13 +188,13 @@ def _plot(arguments: argparse.Namespace) -> int:
             for line in lines:
                 console.emit(asdict(line))
     if arguments.out:
-        plots.picture(charts, arguments.out)
+        picture(charts, arguments.out)
         console.say(f"wrote {arguments.out}")
     elif not arguments.json:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         width = shutil.get_terminal_size().columns
         for key, lines in charts.items():
-            console.emit(plots.in_terminal(key, lines, width, arguments.height, colour) + "\n")
+            console.emit(in_terminal(key, lines, width, arguments.height, colour) + "\n")
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minialign.compare import tables as known_tables
-from minialign.compare.tables import FREE, METHODS, ROWS, TABLES, Files, Kind, Top
+from minialign.compare.tables import COMPARED, FREE, ROWS, TABLES, Files, Kind, Top
 from minialign.config import check_keys, resolve
 from minialign.data.prompts import read_prompts
 from minialign.errors import UserError, nearest
@@ -116,9 +116,9 @@ def _methods(
         where = f"{path}:{line_of(text, f'method.{name}')}"
         if not isinstance(values, dict):
             raise UserError(f"{path}: [method] {name} = {values!r}", f"[method.{name}]")
-        if name not in METHODS and "command" not in values:
+        if name not in COMPARED and "command" not in values:
             raise UserError(
-                f"{where}: there is no method {name!r}: {nearest(name, METHODS)}",
+                f"{where}: there is no method {name!r}: {nearest(name, COMPARED)}",
                 'a variant of another needs the line: command = "dpo"',
             )
     kinds: dict[str, Kind] = {}
@@ -126,14 +126,14 @@ def _methods(
     for name in top.methods:
         values = dict(tables.get(name, {}))
         command = values.pop("command", None)
-        if command is None and name not in METHODS:
+        if command is None and name not in COMPARED:
             where = f"{path}:{line_of(text, '', 'methods')}"
-            hint = nearest(name, {*METHODS, *tables})
+            hint = nearest(name, {*COMPARED, *tables})
             raise UserError(f"{where}: there is no method {name!r}", hint)
-        if command is not None and command not in METHODS:
+        if command is not None and command not in COMPARED:
             where = f"{path}:{line_of(text, f'method.{name}', 'command')}"
-            raise UserError(f"{where}: no method {command!r}", nearest(str(command), METHODS))
-        kind = METHODS[command or name]
+            raise UserError(f"{where}: no method {command!r}", nearest(str(command), COMPARED))
+        kind = COMPARED[command or name]
         rows = values.pop("rows", kind.rows)
         if rows != kind.rows and ({rows, kind.rows} & {"prompts", ""} or rows not in ROWS):
             where = f"{path}:{line_of(text, f'method.{name}', 'rows')}"

@@ -44,7 +44,7 @@ def record_of(part: Part) -> dict[str, Any]:
 def child(
     part: Part, words: list[str], lock: int, stop: threading.Event
 ) -> Generator[Happened, None, int]:
-    """The process of a part, with what it says; the iterator returns its exit code."""
+    """Run a part's process and tell what it says; the iterator returns its exit code."""
     record = record_of(part) or {"name": part.name, "tries": []}
     if words[:2] != ["runs", "resume"]:
         record["command"] = words

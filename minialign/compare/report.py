@@ -43,7 +43,7 @@ class Row:
     peak_memory: float
 
 
-def crossed(values: np.ndarray, seed: int = 0) -> Interval:
+def crossed_interval(values: np.ndarray, seed: int = 0) -> Interval:
     """The mean of (S, P) values, S seeds on P prompts, with its interval over both."""
     if len(values) == 1:
         return mean_interval(values[0].tolist(), seed=seed)
@@ -61,7 +61,7 @@ def verdict(difference: Interval) -> str:
 def win_rate(own: np.ndarray, start: np.ndarray) -> Interval:
     """How often (S, P) scores are above the start policy's, ties half."""
     wins = (own > start) + 0.5 * (own == start)
-    mean, low, high = crossed(wins)
+    mean, low, high = crossed_interval(wins)
     if low == high:  # all won, or all lost: that is no certainty
         low, high = wilson(mean * wins.shape[1], wins.shape[1])
     return mean, low, high
@@ -105,7 +105,7 @@ def rows(made: Plan) -> list[Row]:
         names = judged[seeds[0]]
         values = {name: np.stack([judged[seed][name] for seed in seeds]) for name in names}
         base = np.stack([start[seed]["gold"] for seed in seeds])
-        difference = crossed(values["gold"] - base)
+        difference = crossed_interval(values["gold"] - base)
         cost = [_cost(made, method, seed) for seed in seeds]
         kl = kl_bound(made.one.sampling.best_of)
         if "logps" in values:
@@ -115,7 +115,7 @@ def rows(made: Plan) -> list[Row]:
                 method=START if method == "start" else method,
                 command="sft" if method == "start" else made.one.kinds[method].command,
                 seeds=len(seeds),
-                gold=crossed(values["gold"]),
+                gold=crossed_interval(values["gold"]),
                 difference=difference,
                 verdict="" if method == "start" else verdict(difference),
                 proxy=float(values["proxy"].mean()),

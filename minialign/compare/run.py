@@ -66,9 +66,9 @@ class Clock:
 
 
 def run(made: Plan, stop: threading.Event) -> Iterator[Happened]:
-    """Run what is missing, in order. A part that fails is told and the rest goes on without what
-    needs it; the same call later tries it again. Setting ``stop`` lets the part under way save
-    what it has and ends the iterator."""
+    """Run what is missing, in order. A failed part is reported and what needs it is skipped; a
+    later call tries it again. Setting ``stop`` lets the part under way save what it has, and ends
+    the iterator."""
     failed: set[str] = set()
     missing = [part for part in made.parts.values() if not is_done(part)]
     clock, done = Clock(missing), 0

@@ -20,7 +20,7 @@ class Kind:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-METHODS = {
+COMPARED = {
     "sft": Kind("sft", "demonstrations"),
     "best-of-n": Kind("best-of-n", ""),
     "expert": Kind("expert", "prompts"),
@@ -44,7 +44,7 @@ class Top:
     """What stands above the first table."""
 
     model: str = DEFAULT  # a name of `minialign models list`, a hub id, a folder or a GGUF file
-    methods: tuple[str, ...] = tuple(METHODS)  # what is compared (default: all of them)
+    methods: tuple[str, ...] = tuple(COMPARED)  # what is compared (default: all of them)
     seeds: tuple[int, ...] = (0,)  # each method is trained and asked once with each
 
 

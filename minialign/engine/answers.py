@@ -11,7 +11,7 @@ from minialign.sampling import Sampling
 
 
 class Detokenizer(Protocol):
-    """Ids in, the text that is certain out; never half a character. Or all of it at once."""
+    """Turns ids into the text that is certain, never half a character; or all of them at once."""
 
     def add(self, token: int) -> str: ...
 

@@ -213,8 +213,8 @@ class Engine:
 
     @cached_property
     def _batch_root(self) -> Rows:
-        """``_root``, if this model gives rows of different lengths in one batch what it gives each
-        alone, which is tried on a few tokens; else rows that come one at a time."""
+        """``_root``, where rows of different lengths in a batch get the logits that each gets alone
+        (tried on a few tokens); else rows that come one at a time."""
         root = self._root
         if root.most == 1 or ragged_agrees(root):
             return root
@@ -235,8 +235,8 @@ class Engine:
 def _place(
     rows: Writing, slots: list[Answer], fresh: Sequence[tuple[Answer, tuple[Rows, int]]]
 ) -> tuple[Writing, list[Answer]]:
-    """Rows and answers without the finished and with the fresh: in the finished ones' place where
-    that goes, which copies one row; else everything is laid out anew."""
+    """Replace finished answers by fresh ones: in place where a row fits, which copies one row; else
+    all rows are laid out anew."""
     slots = list(slots)
     free = [index for index, answer in enumerate(slots) if answer.finish_reason]
     rest = []

@@ -44,8 +44,8 @@ class Rows(Writing, Protocol):
     """Sequences of possibly different lengths behind one model, which prompts are read into too."""
 
     def fan_out(self, lengths: Sequence[int], width: int) -> Any:
-        """New rows that begin with this single row's tokens: row b holds as many of them as are
-        missing when the last ``width`` of its ``lengths[b]`` tokens are advanced next."""
+        """New rows that begin with this single row's tokens: row b gets its first ``lengths[b] -
+        width`` ones, for its last ``width`` are advanced next."""
         ...
 
     def truncate(self, length: int) -> int:

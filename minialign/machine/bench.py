@@ -20,8 +20,8 @@ from minialign.learn.batch import Batch, Example, collate
 from minialign.learn.fit import adamw, fit, joined
 from minialign.learn.forward import response_logps
 from minialign.learn.policy import make_policy
-from minialign.machine.hardware import peak
-from minialign.machine.roofline import Machine, Work, best, machine, work_of
+from minialign.machine.hardware import best, peak
+from minialign.machine.roofline import Machine, Work, machine, work_of
 from minialign.methods import METHODS
 from minialign.models.adapter import Lora, attach
 from minialign.models.load import Model, load
@@ -129,7 +129,7 @@ def _measures(
 
 
 class Endless:
-    """A tokenizer whose answers end only at their greatest length, so that all are as long."""
+    """A tokenizer without end tokens, so that every answer gets its greatest length."""
 
     eos_ids: frozenset[int] = frozenset()
 

@@ -32,8 +32,8 @@ class Name:
 
 
 def held_bytes(named: Name, kept: Collection[int]) -> int:
-    """Bytes of the weights in memory: as on disk if weights of so many bits are ``kept`` so (see
-    ``cpu.kept_bits``), else 4 a parameter. Bits that nobody has said are guessed by the size."""
+    """Bytes of the weights in memory: as on disk where their bits are among ``kept`` (see
+    ``cpu.kept_bits``), else 4 a parameter. Bits that are not stated are guessed from the size."""
     bits = named.bits or (4 if 0 < named.disk_bytes < 1.5 * named.params else 0)
     stored = named.disk_bytes or int(named.params * (bits + 0.5) / 8 if bits else 0)
     return stored if stored and bits in kept else 4 * named.params

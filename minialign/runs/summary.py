@@ -149,8 +149,8 @@ def metric_keys(runs: Iterable[Run]) -> list[str]:
 
 
 def default_keys(runs: Sequence[Run]) -> list[str]:
-    """What is worth a plot by itself: rewards of answers and their KL where there are any, the
-    loss, accuracy, margins."""
+    """The metrics to plot where none is named: rewards of answers and their KL, the loss, accuracy,
+    margins, as far as they were logged."""
     known = metric_keys(runs)
     wanted = ("reward/mean", "reward/best", "kl", "loss", ACCURACY, "rewards/margins")
     return [key for key in wanted if key in known]

@@ -57,7 +57,7 @@ class Watch:
 
 
 def keys_of(names: Sequence[str]) -> list[str]:
-    """What these runs logged, what is worth a plot by itself first."""
+    """The metrics that these runs logged, the ones that are plotted by default first."""
     runs = _open(names)
     first = default_keys(runs)
     return first + [key for key in metric_keys(runs) if key not in first]

@@ -58,8 +58,8 @@ def mean_interval(
 def share_interval(
     values: Sequence[float], clusters: Sequence[Hashable] | None = None, seed: int = 0
 ) -> Interval:
-    """``mean_interval`` of values in [0, 1], where a bootstrap of all wins or all losses would
-    claim to be certain: there it is Wilson's interval of as many trials as there are clusters."""
+    """``mean_interval`` of values in [0, 1]. Where all are won or all lost, which a bootstrap would
+    call certain, it is Wilson's interval of as many trials as there are clusters."""
     interval = mean_interval(values, clusters, seed)
     return widen(interval, len({*cluster_index(clusters, len(values))}))
 

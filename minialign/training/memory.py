@@ -50,8 +50,8 @@ COPIES, COPIES_IN_UPDATE = 4, 7
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes: the process before it trains but for the weights, the weights as they are in memory,
-    the adapter with its optimizer, the activations."""
+    """Bytes of memory: of the process before training without the weights, of the weights as they
+    are held, of the adapter with its optimizer, of the activations."""
 
     process: float
     weights: float

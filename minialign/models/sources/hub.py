@@ -77,7 +77,7 @@ def endpoint() -> str:
 
 
 def is_hub_error(reason: Exception) -> bool:
-    """Whether it is of the hub client or of the network, and no bug here. The HTTP client's own
+    """Whether an error is the hub client's or the network's, and no bug here. The HTTP client's own
     errors (httpx, requests) differ between versions of the hub client."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
