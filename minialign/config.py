@@ -78,9 +78,8 @@ def _check_one(kind: type, choices: tuple[str, ...], name: str, value: Any, wher
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: {name} = {value}", "expected a finite number")
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(
-            f"{where}: {name} = {value!r}", f"expected {kind.__name__}, got {type(value).__name__}"
-        )
+        fix = f"expected {kind.__name__}, got {type(value).__name__}"
+        raise UserError(f"{where}: {name} = {value!r}", fix)
     return value
 
 

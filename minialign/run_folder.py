@@ -144,10 +144,8 @@ class Run:
             raise UserError(f"cannot train in {self.path}: {reason.strerror}") from None
         if not _flock(file, fcntl.LOCK_EX, patience=1.0):
             file.close()
-            raise UserError(
-                f"run {self.name} is being trained by another process",
-                f"look at it: minialign runs show {self.name}",
-            )
+            fix = f"look at it: minialign runs show {self.name}"
+            raise UserError(f"run {self.name} is being trained by another process", fix)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -374,10 +372,8 @@ def remove_run(run: Run) -> None:
         return
     others = sorted(path.name for path in run.path.iterdir() if path.name not in FILES)
     if others:
-        raise UserError(
-            f"{run.path} holds files that are not the run's: {', '.join(others[:5])}",
-            "move them away, or delete the folder yourself",
-        )
+        said = f"{run.path} holds files that are not the run's: {', '.join(others[:5])}"
+        raise UserError(said, "move them away, or delete the folder yourself")
     shutil.rmtree(run.path)
 
 

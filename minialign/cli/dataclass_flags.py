@@ -78,9 +78,8 @@ def read_config(path: str) -> dict[str, Any]:
         except tomllib.TOMLDecodeError as reason:
             end = f"at line {len(text.splitlines())}, the last"
             shown = str(reason).replace("at end of document", end)
-            raise UserError(
-                f"{path}: {shown}", "TOML: key = value; YAML files end in .yaml"
-            ) from None
+            fix = "TOML: key = value; YAML files end in .yaml"
+            raise UserError(f"{path}: {shown}", fix) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys and values")
     return _from_mlx_lm(values, path)
@@ -110,9 +109,8 @@ def _schedule(value: dict[str, Any], path: str) -> dict[str, Any]:
         if arguments := value.get("arguments"):
             ours["learning_rate"] = float(arguments[0])
     except (TypeError, ValueError, KeyError) as reason:
-        raise UserError(
-            f"{path}: lr_schedule: {reason}", "warmup is a number of steps, arguments a list"
-        ) from None
+        fix = "warmup is a number of steps, arguments a list"
+        raise UserError(f"{path}: lr_schedule: {reason}", fix) from None
     return ours
 
 

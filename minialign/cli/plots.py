@@ -21,9 +21,8 @@ def picture(charts: dict[str, list[Series]], path: Path) -> None:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError:
-        raise UserError(
-            "a picture needs matplotlib", "pip install 'minialign[plot]'   (or leave --out away)"
-        ) from None
+        fix = "pip install 'minialign[plot]'   (or leave --out away)"
+        raise UserError("a picture needs matplotlib", fix) from None
     figure = Figure(figsize=(8, 3 * len(charts)), layout="constrained")
     FigureCanvasAgg(figure)
     marks = {"train": "", "eval": "o"}

@@ -117,10 +117,8 @@ def _methods(
         if not isinstance(values, dict):
             raise UserError(f"{path}: [method] {name} = {values!r}", f"[method.{name}]")
         if name not in COMPARED and "command" not in values:
-            raise UserError(
-                f"{where}: there is no method {name!r}: {nearest(name, COMPARED)}",
-                'a variant of another needs the line: command = "dpo"',
-            )
+            fix = 'a variant of another needs the line: command = "dpo"'
+            raise UserError(f"{where}: there is no method {name!r}: {nearest(name, COMPARED)}", fix)
     kinds: dict[str, Kind] = {}
     own: dict[str, dict[str, Any]] = {}
     for name in top.methods:
@@ -137,10 +135,8 @@ def _methods(
         rows = values.pop("rows", kind.rows)
         if rows != kind.rows and ({rows, kind.rows} & {"prompts", ""} or rows not in ROWS):
             where = f"{path}:{line_of(text, f'method.{name}', 'rows')}"
-            raise UserError(
-                f"{where}: rows = {rows!r}: {name} learns from {kind.rows or 'nothing'}",
-                "known: demonstrations, pairs, sampled",
-            )
+            said = f"{where}: rows = {rows!r}: {name} learns from {kind.rows or 'nothing'}"
+            raise UserError(said, "known: demonstrations, pairs, sampled")
         kinds[name] = dataclasses.replace(kind, rows=rows)
         own[name] = values
     return kinds, own
@@ -185,10 +181,8 @@ def _check(one: Comparison) -> None:
             "judge by another scorer, or write allow_same = true",
         )
     if bool(one.budget.tokens) == bool(one.budget.minutes):
-        raise UserError(
-            f"{one.where('budget')}: one budget is needed, in tokens or in minutes",
-            "[budget] tokens = 24000",
-        )
+        said = f"{one.where('budget')}: one budget is needed, in tokens or in minutes"
+        raise UserError(said, "[budget] tokens = 24000")
     least = {
         "budget": {"tokens": 0, "minutes": 0},
         "sampled": {"n": 2, "prompts": 0},
@@ -216,10 +210,8 @@ def _check(one: Comparison) -> None:
 def _check_scorer(one: Comparison, key: str) -> None:
     try:
         if parse(getattr(one.scorers, key))[0] == "judge":
-            raise UserError(
-                "a judge only compares answers; it has no score for one alone",
-                "train a reward head on its verdicts, and name that",
-            )
+            fix = "train a reward head on its verdicts, and name that"
+            raise UserError("a judge only compares answers; it has no score for one alone", fix)
     except UserError as reason:
         raise UserError(f"{one.where('scorers', key)}: {reason.problem}", reason.hint) from None
 

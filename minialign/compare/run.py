@@ -108,10 +108,8 @@ def command(made: Plan, part: Part) -> list[str]:
         used = record_of(made.parts[part.charged])
         taken = used["tokens"] if name == "max_tokens" else used["seconds"] / 60
         if amount - taken <= 0:
-            raise UserError(
-                f"{part.charged} took {taken:,.6g} of {name} = {amount:,g}: nothing is left",
-                "fewer answers: [sampled] n or prompts; or a larger budget",
-            )
+            said = f"{part.charged} took {taken:,.6g} of {name} = {amount:,g}: nothing is left"
+            raise UserError(said, "fewer answers: [sampled] n or prompts; or a larger budget")
         amount -= taken
     return words + _budget_flag(name, amount)
 

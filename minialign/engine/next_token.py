@@ -71,10 +71,8 @@ def choose(
 
 def _check_numbers(good: bool) -> None:
     if not good:
-        raise UserError(
-            "the model's logits are not numbers (NaN or infinite)",
-            "its weights or the adapter's are damaged; the run that trained it may have diverged",
-        )
+        fix = "its weights or the adapter's are damaged; the run that trained it may have diverged"
+        raise UserError("the model's logits are not numbers (NaN or infinite)", fix)
 
 
 def _draw(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:

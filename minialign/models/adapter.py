@@ -159,10 +159,8 @@ def read_lora(folder: Path) -> Lora:
             keys=None if keys is None else tuple(keys),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as reason:
-        raise UserError(
-            f"{folder / CONFIG} is no adapter config: {reason!r}",
-            "it needs fine_tune_type (lora or dora), num_layers and lora_parameters",
-        ) from None
+        fix = "it needs fine_tune_type (lora or dora), num_layers and lora_parameters"
+        raise UserError(f"{folder / CONFIG} is no adapter config: {reason!r}", fix) from None
 
 
 def load_adapter(module: nn.Module, folder: Path) -> Lora:

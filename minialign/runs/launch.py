@@ -90,9 +90,8 @@ def stop(run: Run) -> None:
     try:
         os.kill(pid, signal.SIGINT)
     except OSError as reason:
-        raise UserError(
-            f"cannot stop run {run.name}: {reason.strerror}", f"kill -INT {pid}"
-        ) from None
+        fix = f"kill -INT {pid}"
+        raise UserError(f"cannot stop run {run.name}: {reason.strerror}", fix) from None
 
 
 def spawn(words: list[str], log: BinaryIO, **options: Any) -> subprocess.Popen[bytes]:

@@ -297,6 +297,5 @@ def refuse(
             words = [word.replace("=", " ") for word in flags(changes)]
             hint = f"this fits: {' '.join(words)}"
             break
-    raise UserError(
-        f"this run needs about {need.total / 1e9:.1f} GB and {limit / 1e9:.1f} GB are there", hint
-    )
+    said = f"this run needs about {need.total / 1e9:.1f} GB and {limit / 1e9:.1f} GB are there"
+    raise UserError(said, hint)

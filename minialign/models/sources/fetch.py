@@ -68,10 +68,8 @@ def ensure(model: str, progress: Fetching | None = None) -> Path:
     if path.is_file():
         if path.suffix == ".gguf":
             return import_model(path, default_name(path), None, progress)
-        raise UserError(
-            f"{model}: a file, but not a GGUF file",
-            "give the folder that holds config.json and model.safetensors, or a .gguf file",
-        )
+        fix = "give the folder that holds config.json and model.safetensors, or a .gguf file"
+        raise UserError(f"{model}: a file, but not a GGUF file", fix)
     if path.is_dir():
         check_folder(path)
     if is_hub_id(model):
@@ -79,10 +77,8 @@ def ensure(model: str, progress: Fetching | None = None) -> Path:
     if "/" in model or model.startswith((".", "~")) or model.endswith(".gguf"):
         raise UserError(f"{model}: no such folder or file", "minialign models list shows the names")
     everything = {*known, *(entry.name for entry in installed())}
-    raise UserError(
-        f"there is no model {model!r}: {nearest(model, everything)}",
-        "or give a hub id (ORG/REPO), a folder, or a GGUF file; minialign models list",
-    )
+    fix = "or give a hub id (ORG/REPO), a folder, or a GGUF file; minialign models list"
+    raise UserError(f"there is no model {model!r}: {nearest(model, everything)}", fix)
 
 
 def _pull(named: Name, progress: Fetching | None) -> Path:
@@ -192,10 +188,8 @@ def import_model(
 
 def _refuse_other(existing: Installed, source: str, bits: int | None) -> None:
     if existing.source != source or existing.record.get("bits") != bits:
-        raise UserError(
-            f"the name {existing.name!r} is taken: {existing.source}",
-            f"choose another with --name, or remove that one: minialign models rm {existing.name}",
-        )
+        fix = f"choose another with --name, or remove that one: minialign models rm {existing.name}"
+        raise UserError(f"the name {existing.name!r} is taken: {existing.source}", fix)
 
 
 def _adopt(

@@ -218,7 +218,5 @@ def _fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
         from minialign.models.tokens.sentencepiece_file import read_spm
 
         return read_spm(folder / "tokenizer.model", settings)
-    raise UserError(
-        f"{folder}: no tokenizer.json and no tokenizer.model",
-        "a model folder needs one of them; copy it from the model it was made of",
-    )
+    fix = "a model folder needs one of them; copy it from the model it was made of"
+    raise UserError(f"{folder}: no tokenizer.json and no tokenizer.model", fix)
