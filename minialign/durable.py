@@ -26,6 +26,23 @@ def write_atomic(path: Path, text: str | bytes) -> None:
     os.replace(draft, path)
 
 
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Replace a JSON file so that it is never seen half-written, and survives a power cut."""
+    write_atomic(path, json.dumps(value, indent=indent) + "\n")
+
+
+def read_object(path: Path) -> Row:
+    """The JSON object in a file.
+
+    Raises:
+        OSError, ValueError: when there is no file, or something else in it.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError("expected a JSON object")
+    return value
+
+
 def numbered_rows(path: Path) -> Iterator[tuple[int, Row | None]]:
     """(number, object) of each line; None for one that does not read. The file may be absent."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(path, "rb") as file:

@@ -69,9 +69,8 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     command = argv[0]
     if command not in COMMANDS:
-        raise UserError(
-            f"there is no command {command!r}: {nearest(command, COMMANDS)}", f"usage: {USAGE}"
-        )
+        fix = f"usage: {USAGE}"
+        raise UserError(f"there is no command {command!r}: {nearest(command, COMMANDS)}", fix)
     module_name, text = COMMANDS[command]
     module = importlib.import_module(module_name)
     parser = argparse.ArgumentParser(

@@ -54,22 +54,15 @@ def _report(result: dict[str, Any]) -> None:
         emit(f"before  {_one_line(result['before'][index])}")
         emit(f"after   {_one_line(result['after'][index])}")
     emit("")
+    ranked = [
+        share_text(round(result[key] * pairs), pairs)
+        for key in ("reward_accuracy", "logp_accuracy_before", "logp_accuracy_after")
+    ]
+    styled = [share_text(result[key], count) for key in ("style_before", "style_after")]
     rows = [
-        (
-            "held-out pairs: implicit reward ranks chosen first",
-            "50 % by definition",
-            share_text(round(result["reward_accuracy"] * pairs), pairs),
-        ),
-        (
-            "held-out pairs: log-prob ranks chosen first",
-            share_text(round(result["logp_accuracy_before"] * pairs), pairs),
-            share_text(round(result["logp_accuracy_after"] * pairs), pairs),
-        ),
-        (
-            "sampled answers in the pairs' style",
-            share_text(result["style_before"], count),
-            share_text(result["style_after"], count),
-        ),
+        ("held-out pairs: implicit reward ranks chosen first", "50 % by definition", ranked[0]),
+        ("held-out pairs: log-prob ranks chosen first", *ranked[1:]),
+        ("sampled answers in the pairs' style", *styled),
     ]
     table(("", "before", "after"), rows)
     emit(f"baseline: the shorter answer is the chosen one in {100 * result['shorter_wins']:.0f} %")

@@ -1,12 +1,9 @@
-"""Metrics over steps, drawn in the terminal or into a picture (matplotlib)."""
+"""Metrics over steps, drawn into a picture (matplotlib)."""
 
 from pathlib import Path
 
 from minialign.cli.figure import blank, check_ending, save
-from minialign.runs.charts import in_terminal, ticks
 from minialign.runs.summary import Series
-
-__all__ = ["in_terminal", "picture", "ticks"]
 
 
 def picture(charts: dict[str, list[Series]], path: Path) -> None:

@@ -41,7 +41,7 @@ def weights_of(model: str | None, adapter: str | None, progress: Tell | None = N
 
 
 def weights_of_engine(engine: Engine) -> list[str]:
-    """What tells the answers of a loaded engine from another's: its adapter may be in training."""
+    """What ``weights_of`` says, of an engine whose adapter may be in training."""
     tokenizer, module = engine.tokenizer, engine.model.module
     words = tokenizer.control if isinstance(tokenizer, Controlled) else None
     scales = [part.scale for part in adapter_modules(module)]
@@ -50,7 +50,7 @@ def weights_of_engine(engine: Engine) -> list[str]:
 
 
 def _hash(adapter: dict[str, mx.array], scale: float) -> str:
-    found = hashlib.sha256(f"{float(scale)}".encode())
+    digest = hashlib.sha256(f"{float(scale)}".encode())
     for name, value in sorted(adapter.items()):
-        found.update(name.encode() + np.array(value.astype(mx.float32)).tobytes())
-    return found.hexdigest()
+        digest.update(name.encode() + np.array(value.astype(mx.float32)).tobytes())
+    return digest.hexdigest()

@@ -1,8 +1,8 @@
 """From a name to an engine: a model, with the adapter of a run if one is named."""
 
-import json
 from pathlib import Path
 
+from minialign.durable import read_object
 from minialign.engine import Engine
 from minialign.models.adapter import CONFIG, resolve_adapter
 from minialign.models.load import load
@@ -16,8 +16,7 @@ def base_of(adapter: str | Path | None) -> str | None:
     if adapter is None:
         return None
     try:
-        config = json.loads((resolve_adapter(adapter) / CONFIG).read_text(encoding="utf-8"))
-        return config.get("model") if isinstance(config, dict) else None
+        return read_object(resolve_adapter(adapter) / CONFIG).get("model")
     except (OSError, ValueError):
         return None  # load_adapter says what is wrong with it
 

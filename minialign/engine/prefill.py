@@ -56,14 +56,14 @@ class Prompts:
             group.append(prompt)
         if group:
             self._prefill(group)
-        found = [self.ready[request.prompt] for request in taken]
+        held = [self.ready[request.prompt] for request in taken]
         for request in taken:
             self.left[request.prompt] -= 1
             if not self.left[request.prompt]:
                 self.ready.pop(request.prompt, None)
         for prompt in list(self.ready)[:-KEPT]:
             del self.ready[prompt]
-        return [entry[:2] for entry in found], np.stack([entry[2] for entry in found])
+        return [entry[:2] for entry in held], np.stack([entry[2] for entry in held])
 
     def _prefill(self, group: list[tuple[int, ...]]) -> None:
         lengths = [len(prompt) for prompt in group]

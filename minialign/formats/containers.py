@@ -72,10 +72,8 @@ def kind_of(path: Path) -> str:
     first = lines[0].strip()
     named_lines = suffix in (".jsonl", ".ndjson")
     if first[:1] not in (b"{", b"[") and not named_lines:
-        raise UserError(
-            f"{path}: not a data file (it begins with {first[:40].decode('utf-8', 'replace')!r})",
-            f"known: {', '.join(ENDINGS)}, each also as .gz",
-        )
+        said = f"{path}: not a data file (it begins with {first[:40].decode('utf-8', 'replace')!r})"
+        raise UserError(said, f"known: {', '.join(ENDINGS)}, each also as .gz")
     if first[:1] == b"[" or first == b"{":
         return "json"
     if named_lines:
@@ -206,9 +204,8 @@ def _parquet_rows(path: Path) -> Iterator[Located]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise UserError(
-            f"{path}: reading Parquet needs pyarrow", "pip install 'minialign[parquet]'"
-        ) from None
+        fix = "pip install 'minialign[parquet]'"
+        raise UserError(f"{path}: reading Parquet needs pyarrow", fix) from None
     number = 0
     try:
         with parquet.ParquetFile(path) as file:

@@ -255,8 +255,8 @@ def response(row: Row, *keys: str) -> str:
 
 
 def finish_reasons(row: Row, count: int) -> list[str] | None:
-    """How each of the row's ``count`` answers ended, where one was cut: a list, or for a single one
-    ``finish_reason``, as samples are written. None where all ended or the row says nothing of it.
+    """How each of the row's ``count`` answers ended, by ``finish_reasons`` or, for a single one,
+    ``finish_reason``. None where all ended by themselves or the row does not say.
     """
     given = row.get("finish_reasons", [row.get("finish_reason")])
     known = isinstance(given, list) and all(isinstance(reason, str) for reason in given)

@@ -70,5 +70,5 @@ class Prompts:
 
 
 def drop_found(records: Iterable[Record], drop: set[str], findings: Findings) -> list[Record]:
-    """The records of which nothing in ``drop`` was found; all are counted in ``findings``."""
+    """Leave out the records with a finding named in ``drop``; all are counted in ``findings``."""
     return [record for record in records if not findings.of(record) & drop]

@@ -163,7 +163,7 @@ def vote(row: Row) -> Given:
 
 
 def _end(origin: Any) -> str | None:
-    """The finish reason in where an answer came from, if it is kept there."""
+    """The finish reason that an answer's origin (``a_from``, ``b_from``) holds, if any."""
     reason = origin.get("finish_reason") if isinstance(origin, dict) else None
     return reason if isinstance(reason, str) else None
 

@@ -29,7 +29,7 @@ def _are_texts(row: Row) -> bool:
 
 
 def _no_answer(row: Row) -> bool:
-    """Not a mistyped row of another format: nothing in it looks like an answer or a label."""
+    """Whether no key looks like an answer's: else it is a mistyped row of another format."""
     return not any(_looks_like_answer(key) for key in row)
 
 

@@ -20,8 +20,8 @@ from minialign.learn.batch import Batch, Example, collate
 from minialign.learn.fit import adamw, fit, joined
 from minialign.learn.forward import response_logps
 from minialign.learn.policy import make_policy
-from minialign.machine.hardware import peak
-from minialign.machine.roofline import Machine, Work, best, machine, work_of
+from minialign.machine.hardware import best, peak
+from minialign.machine.roofline import Machine, Work, machine, work_of
 from minialign.methods import METHODS
 from minialign.models.adapter import Lora, attach
 from minialign.models.load import Model, load
@@ -129,7 +129,7 @@ def _measures(
 
 
 class Endless:
-    """A tokenizer whose answers end only at their greatest length, so that all are as long."""
+    """A tokenizer without end tokens, so that every answer gets its greatest length."""
 
     eos_ids: frozenset[int] = frozenset()
 
@@ -165,10 +165,8 @@ def score(engine: Engine, work: Work, here: Machine, sizes: Sizes) -> Row:
 
 def decode(engine: Engine, batch: int, work: Work, here: Machine, sizes: Sizes) -> Row:
     """Answers written ``batch`` at once, prompts left out."""
-    rate = max(
-        decode_rate(engine, _texts(engine.model, batch, 16), sizes.written)
-        for _ in range(sizes.repeats)
-    )
+    prompts = _texts(engine.model, batch, 16)
+    rate = max(decode_rate(engine, prompts, sizes.written) for _ in range(sizes.repeats))
     return Row("decode", rate, "tokens/s", batch / work.decode_seconds(here, batch))
 
 
@@ -216,11 +214,8 @@ def dpo(model: Model, work: Work, here: Machine, sizes: Sizes) -> Row:
     """DPO with the prompts computed once; the reference's log-probs are there already."""
     prompts = _texts(model, sizes.rows, sizes.prompt)
     responses = _texts(model, 2 * sizes.rows, sizes.pair)
-    mask = [[1] * sizes.pair] * 2
-    examples = [
-        Example(prompt, responses[2 * i : 2 * i + 2], mask) for i, prompt in enumerate(prompts)
-    ]
-    batch = collate(examples)
+    pairs, mask = zip(responses[::2], responses[1::2], strict=True), [[1] * sizes.pair] * 2
+    batch = collate([Example(p, list(pair), mask) for p, pair in zip(prompts, pairs, strict=True)])
     batch.extra["reference"] = mx.zeros((2 * sizes.rows,))
     seconds = _step_seconds(model, "dpo", batch, sizes.repeats)
     trained = 2 * sizes.pair * sizes.rows

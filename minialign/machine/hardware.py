@@ -9,7 +9,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -72,21 +74,27 @@ def peak() -> float:
         return float(most_resident(resource.getrusage(resource.RUSAGE_SELF)))
 
 
+def best(call: Callable[[], Any], seconds: float, least: int = 2) -> float:
+    """The shortest time of a call, of as many as fit into ``seconds``, after one to warm up."""
+    call()
+    shortest, start, count = float("inf"), time.perf_counter(), 0
+    while count < least or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        call()
+        shortest = min(shortest, time.perf_counter() - before)
+        count += 1
+    return shortest
+
+
 def gemm_gflops(seconds: float) -> float:
     """The best of as many float32 matmuls as fit into ``seconds`` (at least one), in GFLOP/s."""
     import mlx.core as mx
 
-    best, start = 0.0, time.perf_counter()
-    # The small size warms up, and is all that a slow BLAS has time for.
-    for size, least, until in ((256, 4, seconds / 6), (768, 1, seconds)):
-        if 2 * size**3 / 1e9 > seconds * (best or float("inf")):
-            break
+    def measure(size: int, seconds: float) -> float:
         a, b = mx.ones((size, size)), mx.ones((size, size))
-        mx.eval(a, b)
-        count = 0
-        while count < least or time.perf_counter() - start < until:
-            before = time.perf_counter()
-            mx.eval(a @ b)
-            best = max(best, 2 * size**3 / (time.perf_counter() - before) / 1e9)
-            count += 1
-    return best
+        return 2 * size**3 / 1e9 / best(lambda: mx.eval(a @ b), seconds, least=1)
+
+    small = measure(256, seconds / 6)
+    if seconds * small < 2 * 768**3 / 1e9:  # a slow BLAS has no time for more
+        return small
+    return max(small, measure(768, 5 * seconds / 6))

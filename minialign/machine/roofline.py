@@ -8,8 +8,6 @@ element-wise work, together 3 to 10 %: what is really reachable is a little less
 """
 
 import os
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +17,7 @@ import mlx.nn as nn
 import numpy as np
 
 from minialign import cpu
-from minialign.machine.hardware import chip_name, gemm_gflops, memory, usable_cores
+from minialign.machine.hardware import best, chip_name, gemm_gflops, memory, usable_cores
 from minialign.models.load import Model
 from minialign.models.module import TiedHead, split_head
 
@@ -96,18 +94,6 @@ def read_bandwidth(threads: int, seconds: float) -> float:
         block += 1  # a page that was never written is not in memory
     with ThreadPoolExecutor(threads) as pool:
         return threads * READ_BYTES / best(lambda: list(pool.map(np.max, blocks)), seconds)
-
-
-def best(call: Callable[[], Any], seconds: float, least: int = 2) -> float:
-    """The shortest time of a call, of as many as fit into ``seconds``, after one to warm up."""
-    call()
-    shortest, start, count = float("inf"), time.perf_counter(), 0
-    while count < least or time.perf_counter() - start < seconds:
-        before = time.perf_counter()
-        call()
-        shortest = min(shortest, time.perf_counter() - before)
-        count += 1
-    return shortest
 
 
 def work_of(model: Model) -> Work:

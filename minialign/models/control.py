@@ -25,7 +25,7 @@ class Control:
     place: str = "user"
 
     def apply(self, messages: list[Message]) -> list[Message]:
-        """The messages with the control text in its place; the same when there is no place."""
+        """The messages with the control text in its place; unchanged without such a place."""
         turns = [i for i, message in enumerate(messages) if message["role"] == self.place]
         if turns:
             at = turns[-1]

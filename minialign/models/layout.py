@@ -48,10 +48,8 @@ def need_space(folder: Path, count: int) -> None:
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < count:
-        raise UserError(
-            f"not enough space in {place}: {free / 1e9:.1f} GB free, {count / 1e9:.1f} GB needed",
-            MAKE_ROOM,
-        )
+        said = f"not enough space in {place}: {free / 1e9:.1f} GB free, {count / 1e9:.1f} GB needed"
+        raise UserError(said, MAKE_ROOM)
 
 
 @contextmanager

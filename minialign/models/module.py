@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from minialign import home
+from minialign.durable import read_object
 from minialign.errors import UserError
 from minialign.models.weights_file import check_folder, read_config
 
@@ -56,10 +57,8 @@ def _explain(path: Path, reason: Exception) -> UserError:
     except (OSError, ValueError, AttributeError):
         kind = None
     if "not supported" in text or isinstance(reason, AttributeError):
-        return UserError(
-            f"{path}: models of type {kind!r} are not supported",
-            "supported is what mlx_lm supports: llama, mistral, qwen2, qwen3, gemma3, phi3, …",
-        )
+        fix = "supported is what mlx_lm supports: llama, mistral, qwen2, qwen3, gemma3, phi3, …"
+        return UserError(f"{path}: models of type {kind!r} are not supported", fix)
     if "custom module" in text:
         return UserError(f"{path}: this model brings its own code, which is never run here")
     if "safetensor" in text.lower() or isinstance(reason, RuntimeError):
@@ -111,7 +110,7 @@ def fingerprint(path: Path) -> str:
     stamp = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
     memory = home.home() / "cache" / "fingerprints.json"
     try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
+        known = read_object(memory)
     except (OSError, ValueError):
         known = {}
     entry = known.get(str(path.resolve()))

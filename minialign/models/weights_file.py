@@ -59,10 +59,8 @@ def is_whole(folder: Path) -> bool:
 def check_folder(folder: Path) -> None:
     """Raise UserError unless ``folder`` is a model folder with all its weights."""
     if not (folder / "config.json").exists():
-        raise UserError(
-            f"{folder}: there is no config.json in it",
-            "a model folder holds config.json, model*.safetensors and a tokenizer",
-        )
+        fix = "a model folder holds config.json, model*.safetensors and a tokenizer"
+        raise UserError(f"{folder}: there is no config.json in it", fix)
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
@@ -73,10 +71,8 @@ def check_folder(folder: Path) -> None:
             " (save_pretrained(…, safe_serialization=True)), or find a safetensors version",
         )
     if not is_whole(folder):
-        raise UserError(
-            f"{folder}: weight files that model.safetensors.index.json names are missing",
-            f"{len(files)} are here; get the model again",
-        )
+        said = f"{folder}: weight files that model.safetensors.index.json names are missing"
+        raise UserError(said, f"{len(files)} are here; get the model again")
     for file in files:
         read_header(file)
 

@@ -50,8 +50,8 @@ COPIES, COPIES_IN_UPDATE = 4, 7
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes: the process before it trains but for the weights, the weights as they are in memory,
-    the adapter with its optimizer, the activations."""
+    """Bytes of memory: of the process before training without the weights, of the weights as they
+    are held, of the adapter with its optimizer, of the activations."""
 
     process: float
     weights: float
@@ -297,6 +297,5 @@ def refuse(
             words = [word.replace("=", " ") for word in flags(changes)]
             hint = f"this fits: {' '.join(words)}"
             break
-    raise UserError(
-        f"this run needs about {need.total / 1e9:.1f} GB and {limit / 1e9:.1f} GB are there", hint
-    )
+    said = f"this run needs about {need.total / 1e9:.1f} GB and {limit / 1e9:.1f} GB are there"
+    raise UserError(said, hint)

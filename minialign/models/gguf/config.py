@@ -20,10 +20,8 @@ def check_architecture(gguf: GGUF) -> None:
             " others use the model's safetensors: minialign models pull ORG/REPO",
         )
     if gguf.get("expert_count"):
-        raise UserError(
-            f"{gguf.path}: this is a mixture of experts, which is not supported from GGUF",
-            "use the model's safetensors: minialign models pull ORG/REPO",
-        )
+        said = f"{gguf.path}: this is a mixture of experts, which is not supported from GGUF"
+        raise UserError(said, "use the model's safetensors: minialign models pull ORG/REPO")
     if int(gguf.metadata.get("split.count", 1)) > 1:
         raise UserError(
             f"{gguf.path}: this is one part of a GGUF file in {gguf.metadata['split.count']} parts",
@@ -49,10 +47,8 @@ def llama3_scaling(factors: np.ndarray, base: float, dims: int) -> dict[str, Any
         np.where(wavelengths < 8192 / 4, 1.0, 1 / ((1 - smooth) / factor + smooth)),
     )
     if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
-        raise UserError(
-            "the RoPE frequency factors of this GGUF file are not those of Llama 3.1",
-            "use the model's safetensors: minialign models pull ORG/REPO",
-        )
+        said = "the RoPE frequency factors of this GGUF file are not those of Llama 3.1"
+        raise UserError(said, "use the model's safetensors: minialign models pull ORG/REPO")
     return {
         "rope_type": "llama3",
         "factor": factor,
@@ -90,10 +86,8 @@ def config_of(gguf: GGUF) -> dict[str, Any]:
     def needed(key: str) -> Any:
         value = gguf.get(key)
         if value is None:
-            raise UserError(
-                f"{gguf.path}: no {gguf.architecture}.{key} in its metadata",
-                "convert the model again with a current llama.cpp",
-            )
+            fix = "convert the model again with a current llama.cpp"
+            raise UserError(f"{gguf.path}: no {gguf.architecture}.{key} in its metadata", fix)
         return value
 
     heads = int(needed("attention.head_count"))

@@ -29,10 +29,8 @@ def convert_gguf(
         config = config_of(gguf)
         write_tokenizer(gguf, folder)
     except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError) as reason:
-        raise UserError(
-            f"{path}: its metadata makes no sense: {reason!r}",
-            "get the file again, or convert the model again with a current llama.cpp",
-        ) from reason
+        fix = "get the file again, or convert the model again with a current llama.cpp"
+        raise UserError(f"{path}: its metadata makes no sense: {reason!r}", fix) from reason
     shards = Shards(folder)
     bits_of: dict[str, int] = {}
     weights_of: Counter[int] = Counter()

@@ -2,8 +2,8 @@
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little
 endian). Nothing is loaded but the header; a cut or damaged file is an error when it is opened.
-The gguf package's own reader takes 13 s for the vocabulary of a Llama 3, where this one takes half
-a second, and answers a damaged file with NumPy's errors; its tables of types are used here.
+The gguf package's own reader takes 13 s for a Llama 3's vocabulary, where this takes half a second,
+and answers a damaged file with NumPy's errors; its tables of types are used here.
 """
 
 import math
@@ -96,10 +96,8 @@ def _headers(
     """(name, shape, type, offset) of each tensor; fills ``metadata``."""
     version = _scalar(stream, "I")
     if version not in (2, 3):
-        raise UserError(
-            f"{path}: GGUF version {version} is not supported",
-            "versions 2 and 3 (little endian) are; convert it again with a new llama.cpp",
-        )
+        fix = "versions 2 and 3 (little endian) are; convert it again with a new llama.cpp"
+        raise UserError(f"{path}: GGUF version {version} is not supported", fix)
     tensor_count, value_count = _scalar(stream, "Q"), _scalar(stream, "Q")
     for _ in range(value_count):
         key = _text(stream)
@@ -142,10 +140,8 @@ def read_gguf(path: Path) -> GGUF:
         try:
             kind = GGMLQuantizationType(code)
         except ValueError:
-            raise UserError(
-                f"{path}: tensor {name!r} has the unknown type {code}",
-                "upgrade the gguf package (pip install -U gguf), or use another quantization",
-            ) from None
+            fix = "upgrade the gguf package (pip install -U gguf), or use another quantization"
+            raise UserError(f"{path}: tensor {name!r} has the unknown type {code}", fix) from None
         block, width = GGML_QUANT_SIZES[kind]
         columns, rows = shape[-1] if shape else 1, math.prod(shape[:-1])
         begin, length = start + offset, rows * (columns // block) * width

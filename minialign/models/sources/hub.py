@@ -78,7 +78,7 @@ def endpoint() -> str:
 
 
 def is_hub_error(reason: Exception) -> bool:
-    """Whether it is of the hub client or of the network, and no bug here. The HTTP client's own
+    """Whether an error is the hub client's or the network's, and no bug here. The HTTP client's own
     errors (httpx, requests) differ between versions of the hub client."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -203,19 +203,13 @@ def _check_files(hub_id: str, names: list[str]) -> None:
         return
     endings = {Path(name).suffix for name in names}
     if ".gguf" in endings:
-        raise UserError(
-            f"{hub_id} has no config.json and model*.safetensors, but GGUF files",
-            f"download one (hf download {hub_id} FILE.gguf), then: minialign models import FILE",
-        )
+        fix = f"download one (hf download {hub_id} FILE.gguf), then: minialign models import FILE"
+        raise UserError(f"{hub_id} has no config.json and model*.safetensors, but GGUF files", fix)
     if endings & {".bin", ".pt", ".pth"}:
-        raise UserError(
-            f"{hub_id} has its weights only as pickles (.bin), which can run code",
-            "pickles are never read here: look for a safetensors version (mlx-community has many)",
-        )
-    raise UserError(
-        f"{hub_id} has no config.json and model*.safetensors",
-        "a language model in MLX or Hugging Face layout is needed",
-    )
+        fix = "pickles are never read here: look for a safetensors version (mlx-community has many)"
+        raise UserError(f"{hub_id} has its weights only as pickles (.bin), which can run code", fix)
+    fix = "a language model in MLX or Hugging Face layout is needed"
+    raise UserError(f"{hub_id} has no config.json and model*.safetensors", fix)
 
 
 def _explain(hub_id: str, reason: Exception) -> UserError:
@@ -228,32 +222,24 @@ def _explain(hub_id: str, reason: Exception) -> UserError:
 
     text = " ".join(str(reason).split())[:200]
     if isinstance(reason, GatedRepoError):
-        return UserError(
-            f"{hub_id} is gated: its owner asks you to accept its terms first",
-            f"accept them at {endpoint()}/{hub_id}, then log in (hf auth login, or HF_TOKEN=…)",
-        )
+        fix = f"accept them at {endpoint()}/{hub_id}, then log in (hf auth login, or HF_TOKEN=…)"
+        return UserError(f"{hub_id} is gated: its owner asks you to accept its terms first", fix)
     if isinstance(reason, RepositoryNotFoundError):
-        return UserError(
-            f"there is no {hub_id} on {endpoint()}, or it is private",
-            "check the spelling; for a private one log in (hf auth login, or HF_TOKEN=…)",
-        )
+        fix = "check the spelling; for a private one log in (hf auth login, or HF_TOKEN=…)"
+        return UserError(f"there is no {hub_id} on {endpoint()}, or it is private", fix)
     if isinstance(reason, HFValidationError):
         return UserError(f"{hub_id!r} is no hub id: {text}", "a hub id is ORG/REPO")
     if isinstance(reason, OSError) and reason.errno == 28:
-        return UserError(
-            f"the disk filled up while downloading {hub_id}",
-            "make room and pull again: it goes on where it stopped",
-        )
+        fix = "make room and pull again: it goes on where it stopped"
+        return UserError(f"the disk filled up while downloading {hub_id}", fix)
     if isinstance(reason, HfHubHTTPError) and reason.response is not None:
         code = reason.response.status_code
         if code in (401, 403):
             said = f"{endpoint()} refuses {hub_id} ({code})"
             return UserError(said, "log in: hf auth login, or HF_TOKEN=…")
         if code >= 400:
-            return UserError(
-                f"{endpoint()} answered {code} for {hub_id}: {text}",
-                "try again later: what is downloaded is kept",
-            )
+            fix = "try again later: what is downloaded is kept"
+            return UserError(f"{endpoint()} answered {code} for {hub_id}: {text}", fix)
     return UserError(
         f"{hub_id} could not be downloaded from {endpoint()}: {text}",
         "check the network (or set HF_ENDPOINT to a mirror) and pull again: it goes on where it"

@@ -82,8 +82,6 @@ def fetch_blob(
                 digest = hashlib.file_digest(reader, "sha256").hexdigest()
             if digest != etag:
                 partial.unlink()
-                raise UserError(
-                    f"{hub_id}: {name} arrived damaged: its SHA-256 is {digest}, expected {etag}",
-                    "pull again: the damaged file is thrown away",
-                )
+                said = f"{hub_id}: {name} arrived damaged: its SHA-256 is {digest}, expected {etag}"
+                raise UserError(said, "pull again: the damaged file is thrown away")
         partial.replace(blobs / etag)

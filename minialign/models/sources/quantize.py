@@ -33,10 +33,8 @@ def quantize_folder(source: Path, folder: Path, bits: int, progress: Tell | None
     from minialign.models.module import load_module
 
     if is_quantized(source):
-        raise UserError(
-            f"{source}: this model is quantized already",
-            "leave out --bits, or start from its full-precision version",
-        )
+        fix = "leave out --bits, or start from its full-precision version"
+        raise UserError(f"{source}: this model is quantized already", fix)
     weight_bytes = sum(path.stat().st_size for path in source.glob("model*.safetensors"))
     need_space(folder, weight_bytes // 2)
     module, _ = load_module(source)

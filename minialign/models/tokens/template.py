@@ -42,10 +42,9 @@ def _compile(source: str) -> Any:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
+    extensions: Any = [Generation, "jinja2.ext.loopcontrols"]
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[Generation, "jinja2.ext.loopcontrols"],
+        trim_blocks=True, lstrip_blocks=True, extensions=extensions
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
@@ -73,13 +72,8 @@ def render(
     import jinja2
 
     try:
-        return _compile(source).render(
-            messages=list(messages),
-            add_generation_prompt=add_generation_prompt,
-            tools=None,
-            documents=None,
-            **special,
-        )
+        given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return _compile(source).render(**given, tools=None, documents=None, **special)
     except jinja2.TemplateError as reason:
         roles = ", ".join(str(message.get("role")) for message in messages)
         raise UserError(

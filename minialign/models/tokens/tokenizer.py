@@ -185,7 +185,7 @@ class Detokenizer:
         return now[len(before) :]
 
     def whole(self, ids: Sequence[int]) -> str:
-        """All the text that ``add`` and ``finish`` give for these ids, at once and so faster."""
+        """The text that ``add`` and ``finish`` give for all these ids, made at once: faster."""
         text = self._text(list(ids))
         # Only where something is no character can the two differ, see above.
         return "".join(map(self.add, ids)) + self.finish() if "\ufffd" in text else text
@@ -218,7 +218,5 @@ def _fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
         from minialign.models.tokens.sentencepiece_file import read_spm
 
         return read_spm(folder / "tokenizer.model", settings)
-    raise UserError(
-        f"{folder}: no tokenizer.json and no tokenizer.model",
-        "a model folder needs one of them; copy it from the model it was made of",
-    )
+    fix = "a model folder needs one of them; copy it from the model it was made of"
+    raise UserError(f"{folder}: no tokenizer.json and no tokenizer.model", fix)

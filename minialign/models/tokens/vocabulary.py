@@ -80,16 +80,11 @@ def _add_tokens(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int
 
 def _add_bos(tokenizer: Tokenizer, bos: tuple[str, int] | None) -> None:
     if bos is not None:
-        tokenizer.post_processor = processors.Sequence(
-            [
-                *([tokenizer.post_processor] if tokenizer.post_processor else []),
-                processors.TemplateProcessing(
-                    single=[bos[0], "$A"],
-                    pair=[bos[0], "$A", f"{bos[0]}:1", "$B:1"],
-                    special_tokens=[bos],
-                ),
-            ]
-        )
+        text = bos[0]
+        pair = [text, "$A", f"{text}:1", "$B:1"]
+        before = [tokenizer.post_processor] if tokenizer.post_processor else []
+        begin = processors.TemplateProcessing([text, "$A"], pair, special_tokens=[bos])
+        tokenizer.post_processor = processors.Sequence([*before, begin])
 
 
 def byte_level_bpe(
@@ -164,7 +159,7 @@ def sentencepiece(
 
     ``charsmap`` is the model's compiled normalizer, empty for identity.
     """
-    unknown = next((i for i, kind in enumerate(types) if kind == UNKNOWN), None)
+    unknown = types.index(UNKNOWN) if UNKNOWN in types else None
     fallback = BYTE in types
     if unigram:
         model: Any = models.Unigram(
