@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo and print what happened."""
-    from minialign.cli.train import show_event, stop_on_interrupt
+    from minialign.cli.train import stop_on_interrupt
     from minialign.demo.loop import Answered, Result, Stage, demo
+    from minialign.training.narrate import narrate
 
     line = Line()
     with stop_on_interrupt() as stop:
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
                         _report(values)
                     return 0
                 case _:
-                    show_event(event, line)
+                    narrate(event, line)
     say("stopped; minialign demo goes on from here")
     return 130
 

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from minialign.cli.console import Line, duration, emit, fetching, next_steps, say, size
+from minialign.cli.console import Line, emit, fetching, next_steps, say
 from minialign.cli.dataclass_flags import add_fields, read_config, to_toml
 
 if TYPE_CHECKING:
     from minialign.methods import Method
     from minialign.run_folder import Run
-    from minialign.training.events import Evaluated, Event, Updated
+    from minialign.training.events import Event
 
 
 ROUNDS = """\
@@ -135,6 +135,7 @@ def show(started: "Run", events: "Iterator[Event]", *, as_json: bool = False) ->
     """Print a run's events as they come; returns the exit code (130 when it was stopped)."""
     from minialign.training.events import Ended
     from minialign.training.events import as_json as json_of
+    from minialign.training.narrate import narrate
 
     line, status = Line(), "stopped"
     try:
@@ -142,7 +143,7 @@ def show(started: "Run", events: "Iterator[Event]", *, as_json: bool = False) ->
             if as_json:
                 emit(json_of(event))
             else:
-                show_event(event, line)
+                narrate(event, line)
             if isinstance(event, Ended):
                 status = event.values["status"]
     finally:
@@ -162,79 +163,11 @@ def _handle(started: "Run") -> str:
     return started.name if started.path.parent == folder("runs") else str(started.path)
 
 
-def show_event(event: "Event", line: Line) -> None:
-    """One event as a line for people."""
-    from minialign.training import events
-
-    match event:
-        case events.Note(text) | events.PhaseSampled(text):
-            line.clear()
-            say(text)
-        case events.ReferenceRead(done, total, values):
-            text = f"reference log-probs {done}/{total}"
-            if cached := values["cached"]:
-                text += f" ({cached} were on disk)"
-            if done == total:
-                line.clear()
-                say(text)
-            elif cached < total:
-                line.update(text)
-        case events.Updated(done, total):
-            line.update(_step_text(event), force=done in (1, total))
-        case events.Sampled(text, done, total, values):
-            left = f", {duration(values['eta'])} left" if done < total else ""
-            line.update(text + left)
-        case events.Evaluating(done, total):
-            line.update(f"held out {done}/{total}")
-        case events.Evaluated():
-            line.clear()
-            say(event.text or _eval_text(event))
-
-
-def _step_text(event: "Updated") -> str:
-    values = event.values
-    parts = [f"step {event.step}/{event.total}", f"loss {values['loss']:.4f}"]
-    for key in ("rewards/accuracies", "ratings/accuracies"):
-        if key in values:
-            parts.append(f"accuracy {values[key]:.2f}")
-    if "rewards/margins" in values:
-        parts.append(f"margin {values['rewards/margins']:.3f}")
-    if "approx_kl" in values:
-        parts.append(f"approx_kl {values['approx_kl']:.4f}, clipped {values['clipfrac']:.2f}")
-    parts.append(f"{values['tokens_per_second']:.0f} tokens/s")
-    parts.append(size(values["peak_memory"]))
-    if event.step < event.total:
-        parts.append(f"{duration(values['eta'])} left")
-    return ", ".join(parts)
-
-
-def _eval_text(event: "Evaluated") -> str:
-    from minialign.statistics.shares import share_text
-
-    values = event.values
-    text = f"held out, step {event.step}: loss {values['loss']:.4f}"
-    if "rewards/accuracies" in values and event.step:
-        rows = values["rows"]
-        text += f", accuracy {share_text(round(values['rewards/accuracies'] * rows), rows)}"
-        text += f"; shorter answer wins {100 * values['shorter_wins']:.1f} %"
-    if "ratings/accuracies" in values and event.step:
-        text += f", accuracy {100 * values['ratings/accuracies']:.1f} %"
-    if "rewards/length_correlation" in values and event.step:
-        text += f"; correlation of reward and length {values['rewards/length_correlation']:+.2f}"
-    return text
-
-
 def _end(started: "Run") -> None:
-    import json
+    from minialign.durable import read_object
+    from minialign.training.narrate import summarise
 
-    summary = json.loads((started.path / "summary.json").read_text(encoding="utf-8"))
-    say(
-        f"finished: {summary['steps']} steps in {duration(summary['seconds'])}, "
-        f"{summary['tokens']} tokens, peak {size(summary['peak_resident'])} "
-        f"({size(summary['peak_memory'])} by MLX's count); "
-        f"prompts shared in {summary['shared_batches']} of "
-        f"{summary['shared_batches'] + summary['separate_batches']} batches"
-    )
+    say(summarise(read_object(started.path / "summary.json")))
     handle = _handle(started)
     commands = [f"minialign chat --adapter {handle}", f"minialign runs plot {handle}"]
     if started.config["method"] == "reward":
