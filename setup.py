@@ -64,7 +64,7 @@ class BuildKernels(build_ext):
             subprocess.run(command, check=True)
 
 
-sources = sorted(str(p.relative_to(HERE)) for p in SOURCES.iterdir() if p.is_file())
+sources = sorted(str(p.relative_to(HERE)) for p in SOURCES.rglob("*") if p.is_file())
 setup(
     # `depends` puts the sources into the source distribution.
     ext_modules=[Extension("minialign.cpu._native", sources=[], depends=sources, optional=True)],

@@ -1,7 +1,8 @@
 """Configuration: dataclass defaults, then a file, then the flags that were actually typed.
 
 A method's options are the fields of frozen dataclasses; the comment above (or behind) a field is
-its help text, so that the help is read where the default is written.
+its help text, so that the help is read where the default is written. Settings libraries (pydantic,
+tyro) want the help in a second place, or take longer to import than ``--help`` may.
 """
 
 import dataclasses
@@ -55,15 +56,15 @@ def field_type(config: type, name: str) -> tuple[type, tuple[str, ...], bool]:
     return hint, (), many
 
 
-def _checked(config: type, name: str, value: Any, where: str) -> Any:
+def _check(config: type, name: str, value: Any, where: str) -> Any:
     kind, choices, many = field_type(config, name)
     if many:
         values = value if isinstance(value, list | tuple) else [value]
-        return tuple(_one(kind, choices, name, item, where) for item in values)
-    return _one(kind, choices, name, value, where)
+        return tuple(_check_one(kind, choices, name, item, where) for item in values)
+    return _check_one(kind, choices, name, value, where)
 
 
-def _one(kind: type, choices: tuple[str, ...], name: str, value: Any, where: str) -> Any:
+def _check_one(kind: type, choices: tuple[str, ...], name: str, value: Any, where: str) -> Any:
     if choices and value not in choices:
         raise UserError(f"{where}: {name} = {value!r}", f"known: {', '.join(map(str, choices))}")
     if kind is float and isinstance(value, str):
@@ -77,15 +78,38 @@ def _one(kind: type, choices: tuple[str, ...], name: str, value: Any, where: str
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: {name} = {value}", "expected a finite number")
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(
-            f"{where}: {name} = {value!r}", f"expected {kind.__name__}, got {type(value).__name__}"
-        )
+        fix = f"expected {kind.__name__}, got {type(value).__name__}"
+        raise UserError(f"{where}: {name} = {value!r}", fix)
     return value
+
+
+def parts(config: type) -> list[tuple[type, list[dataclasses.Field]]]:
+    """A dataclass with its own fields, behind those that it holds as fields: each with its own."""
+    inner, own = [], []
+    for field in dataclasses.fields(config):
+        kind = field_type(config, field.name)[0]
+        if dataclasses.is_dataclass(kind):
+            inner += parts(kind)
+        else:
+            own.append(field)
+    return [*inner, (config, own)]
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """The values of all fields of ``parts``, by name."""
+    inner: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            inner |= flat(value)
+        else:
+            own[name] = value
+    return inner | own
 
 
 def check_keys(values: Mapping[str, Any], configs: Iterable[type], where: str) -> None:
     """Raise a UserError that names the nearest known key for the first unknown one."""
-    known = {field.name for config in configs for field in dataclasses.fields(config)}
+    known = {field.name for one in configs for _, own in parts(one) for field in own}
     for key in values:
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}", nearest(str(key), known))
@@ -103,19 +127,18 @@ def resolve(
         UserError: for a value of the wrong type, with the file's name.
     """
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        if field.name in flags:
-            values[field.name] = _checked(config, field.name, flags[field.name], "command line")
-        elif file_values.get(field.name) is not None:
-            values[field.name] = _checked(config, field.name, file_values[field.name], where)
+    for name in (field.name for field in dataclasses.fields(config)):
+        kind = field_type(config, name)[0]
+        if dataclasses.is_dataclass(kind):
+            values[name] = resolve(kind, file_values, flags, where)
+        elif name in flags:
+            values[name] = _check(config, name, flags[name], "command line")
+        elif file_values.get(name) is not None:
+            values[name] = _check(config, name, file_values[name], where)
     return config(**values)
 
 
 def changed(config: Any) -> dict[str, Any]:
     """The fields of a config that differ from their defaults."""
-    default = type(config)()
-    return {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != getattr(default, field.name)
-    }
+    usual = vars(type(config)())
+    return {name: value for name, value in vars(config).items() if value != usual[name]}

@@ -1,4 +1,4 @@
-"""What survives a kill: files replaced whole, lines that are only appended."""
+"""What survives a kill: files replaced whole, and journals, whose rows are only appended."""
 
 import contextlib
 import fcntl
@@ -9,31 +9,51 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from minialign.errors import UserError
 
+Row = dict[str, Any]
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a small text file so that it is never seen half-written, and survives a power cut."""
+
+def write_atomic(path: Path, text: str | bytes) -> None:
+    """Replace a small file so that it is never seen half-written, and survives a power cut."""
     draft = path.with_name(f".{path.name}.tmp")
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(draft, "wb") as file:
+        file.write(text.encode() if isinstance(text, str) else text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Replace a JSON file so that it is never seen half-written, and survives a power cut."""
+    write_atomic(path, json.dumps(value, indent=indent) + "\n")
+
+
+def read_object(path: Path) -> Row:
+    """The JSON object in a file.
+
+    Raises:
+        OSError, ValueError: when there is no file, or something else in it.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError("expected a JSON object")
+    return value
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, Row | None]]:
+    """(number, object) of each line; None for one that does not read. The file may be absent."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, _object(line)
+
+
+def read_jsonl(path: Path) -> Iterator[Row]:
     """The objects of a JSONL file that this program appends to; a line cut by a kill is skipped."""
-    if not path.exists():
-        return
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            with contextlib.suppress(json.JSONDecodeError):
-                row = json.loads(line)
-                if isinstance(row, dict):
-                    yield row
+    return (row for _, row in numbered_rows(path) if row is not None)
 
 
 def json_line(row: Any) -> str:
@@ -46,17 +66,6 @@ def json_line(row: Any) -> str:
     return text + "\n"
 
 
-def whole_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """("FILE:LINE", line) of what was appended to a file, if it is there; a last line cut by a kill
-    is taken away. Lines end at "\\n" alone: ``str.splitlines`` tears rows apart at U+2028."""
-    whole = path.read_bytes() if path.exists() else b""
-    *lines, cut = whole.split(b"\n")
-    if cut:
-        path.write_bytes(whole[: -len(cut)])
-    for number, line in enumerate(lines, 1):
-        yield f"{path}:{number}", line
-
-
 def digest(value: Any) -> str:
     """16 letters that stand for a JSON value."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)
@@ -64,73 +73,133 @@ def digest(value: Any) -> str:
 
 
 @dataclass
-class Lines:
-    """A JSONL file that is appended to; ``rows`` is what was read and written so far."""
+class Journal:
+    """A JSONL file that is appended to; ``rows`` is what was read and written so far.
+
+    ``synced``: a person waits for it, and other programs may write it. Each row is then on disk
+    when ``append`` returns, writers take turns (``.NAME.lock`` beside it, which a killed process
+    leaves free), and half a row that a kill left is set aside in ``NAME.cut``.
+    """
 
     path: Path
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    synced: bool = False
+    rows: list[Row] = field(default_factory=list)
     bad: list[int] = field(default_factory=list)  # line numbers that do not read
+    _held: BinaryIO | None = field(default=None, init=False, repr=False)
 
     @staticmethod
-    def open(path: Path) -> "Lines":
-        """Read a file, which may be absent.
+    def open(path: Path) -> "Journal":
+        """Read a synced journal, whose file may be absent.
 
         Raises:
             UserError: when it cannot be read.
         """
-        lines = Lines(path)
-        lines.reload()
-        return lines
+        journal = Journal(path, synced=True)
+        journal.reload()
+        return journal
+
+    @staticmethod
+    def resume(path: Path) -> "Journal":
+        """Read what a killed program wrote, to go on with it; half a row at its end is taken away.
+
+        Raises:
+            UserError: when it cannot be read.
+        """
+        journal = Journal(path)
+        if path.exists() and not (whole := path.read_bytes()).endswith(b"\n"):
+            os.truncate(path, whole.rfind(b"\n") + 1)
+        journal.reload()
+        return journal
 
     def reload(self) -> None:
         """Read the file again: another process may have written."""
-        rows: list[dict[str, Any]] = []
-        bad: list[int] = []
+        self.rows, self.bad = [], []
         try:
-            with open(self.path, "rb") as file:
-                for number, line in enumerate(file, 1):
-                    if not line.strip():
-                        continue
-                    row = _object(line)
-                    if row is None:
-                        bad.append(number)
-                    else:
-                        rows.append(row)
-        except FileNotFoundError:
-            pass
+            for number, row in numbered_rows(self.path):
+                if row is None:
+                    self.bad.append(number)
+                else:
+                    self.rows.append(row)
         except OSError as reason:
             raise UserError(f"cannot read {self.path}: {reason.strerror}") from None
-        self.rows, self.bad = rows, bad
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add a line; it is on disk when this returns, or the file is as it was.
+    def known(self, key: str) -> dict[Any, Row]:
+        """The last row of each value of ``key``: what need not be done again."""
+        return {row[key]: row for row in self.rows if key in row}
+
+    def __enter__(self) -> "Journal":
+        """Hold the file open, for many rows.
 
         Raises:
             UserError: when it cannot be written.
         """
-        data = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
         try:
-            # Unbuffered: closing the file must not write what failed once more.
-            with self._locked(), open(self.path, "ab+", buffering=0) as file:
-                _mend_end(file)
-                end = file.seek(0, os.SEEK_END)
-                try:
-                    rest = memoryview(data)
-                    while rest:
-                        rest = rest[file.write(rest) :]
-                    os.fsync(file.fileno())
-                except OSError:
-                    with contextlib.suppress(OSError):
-                        os.ftruncate(file.fileno(), end)
-                    raise
+            self._held = self._open()
         except OSError as reason:
-            raise UserError(
-                f"cannot write {self.path}: {reason.strerror}",
-                "nothing was saved; make room or mend the folder, and do it again",
-            ) from None
-        self.rows.append(row)
+            raise self._unwritable(reason) from None
+        return self
 
-    def remove_last(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def claim(self) -> bool:
+        """Keep the open file from other processes that claim it; false when one has.
+
+        The file itself is locked, not one beside it: ``FileLock`` would leave another file there.
+        """
+        assert self._held is not None
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def append(self, *rows: Row) -> None:
+        """Add rows, all of them, or the file is as it was.
+
+        Raises:
+            UserError: when they cannot be written.
+        """
+        data = "".join(map(json_line, rows)).encode()
+        try:
+            with self._locked():
+                file = self._held or self._open()
+                try:
+                    self._write(file, data)
+                finally:
+                    if file is not self._held:
+                        file.close()
+        except OSError as reason:
+            raise self._unwritable(reason) from None
+        self.rows += rows
+
+    def _unwritable(self, reason: OSError) -> UserError:
+        return UserError(
+            f"cannot write {self.path}: {reason.strerror}",
+            "nothing was saved; make room or mend the folder, and do it again",
+        )
+
+    def _open(self) -> BinaryIO:
+        # Unbuffered: closing the file must not write what failed once more.
+        return open(self.path, "ab+", buffering=0)
+
+    def _write(self, file: BinaryIO, data: bytes) -> None:
+        end = _end_line(file, set_aside=self.synced) if file.seekable() else 0
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+            if self.synced:
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), end)
+            raise
+
+    def remove_last(self, wanted: Callable[[Row], bool]) -> Row | None:
         """Take the last row that is ``wanted`` out of the file; returns it, None without one.
 
         Raises:
@@ -145,10 +214,8 @@ class Lines:
                     row = _object(data[start:end])
                     if row is not None and wanted(row):
                         self._cut(data, start, end)
-                        with contextlib.suppress(ValueError):
-                            self.rows.reverse()
-                            self.rows.remove(row)
-                        self.rows.reverse()
+                        if row in self.rows:
+                            del self.rows[-1 - self.rows[::-1].index(row)]
                         return row
                     end = start
         except FileNotFoundError:
@@ -158,28 +225,27 @@ class Lines:
         return None
 
     def _cut(self, data: bytes, start: int, end: int) -> None:
-        if end == len(data):
-            with open(self.path, "rb+") as file:
-                file.truncate(start)
-                os.fsync(file.fileno())
+        if end < len(data):
+            write_atomic(self.path, data[:start] + data[end:])
             return
-        draft = self.path.with_name(f".{self.path.name}.tmp")
-        with open(draft, "wb") as file:
-            file.write(data[:start] + data[end:])
-            file.flush()
+        with open(self.path, "rb+") as file:
+            file.truncate(start)
             os.fsync(file.fileno())
-        os.replace(draft, self.path)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone among the processes that write this file."""
+        """Alone among the processes that write this file, if it is synced."""
+        if not self.synced:
+            yield
+            return
+        from filelock import FileLock  # takes 0.03 s: not before the first row
+
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(f".{self.path.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(self.path.with_name(f".{self.path.name}.lock"), poll_interval=0.005):
             yield
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
+def _object(line: bytes) -> Row | None:
     try:
         row = json.loads(line.decode("utf-8", "surrogatepass"))
     except ValueError:
@@ -187,26 +253,24 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _mend_end(file: Any) -> None:
-    """Make the file end with a newline. A half-written last line was never acknowledged: it goes
-    to a file beside it."""
+def _end_line(file: BinaryIO, *, set_aside: bool) -> int:
+    """Make the file end with a newline, and return where that is. Half a row at its end was never
+    acknowledged: it can be ``set_aside`` to a file beside it."""
     size = file.seek(0, os.SEEK_END)
-    if not size:
-        return
-    file.seek(max(0, size - 1))
-    if file.read(1) == b"\n":
-        return
+    file.seek(max(size - 1, 0))
+    if file.read() in (b"", b"\n"):
+        return size
     file.seek(0)
-    data = file.read()
-    start = data.rfind(b"\n") + 1
-    if _object(data[start:]) is not None:
+    *_, last = file.read().rpartition(b"\n")
+    if set_aside and _object(last) is None:
+        with open(f"{file.name}.cut", "ab") as kept:
+            kept.write(last + b"\n")
+            kept.flush()
+            os.fsync(kept.fileno())
+        os.ftruncate(file.fileno(), size - len(last))
+    else:
         file.write(b"\n")
-        return
-    with open(f"{file.name}.cut", "ab") as kept:
-        kept.write(data[start:] + b"\n")
-        kept.flush()
-        os.fsync(kept.fileno())
-    os.ftruncate(file.fileno(), start)
+    return file.seek(0, os.SEEK_END)
 
 
 def now() -> str:

@@ -12,7 +12,7 @@ runs/dpo-1/
 
 import contextlib
 import fcntl
-import json
+import itertools
 import os
 import re
 import shutil
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from minialign.durable import read_jsonl, write_atomic
+from minialign.durable import Journal, read_jsonl, read_object, write_json
 from minialign.errors import UserError, nearest
 from minialign.home import folder, home
 
@@ -84,24 +84,19 @@ class Run:
         if out is None:
             out = _fresh_folder(method, name)
         elif _holds_a_run(out):
-            raise UserError(
-                f"{out} already holds a run",
-                f"resume it with: minialign runs resume {out}   or choose another folder",
-            )
+            fix = f"resume it with: minialign runs resume {out}   or choose another folder"
+            raise UserError(f"{out} already holds a run", fix)
         elif (out / "config.json").exists():
-            raise UserError(
-                f"{out} already holds a config.json that is no run's (a model?)",
-                "choose another folder",
-            )
+            said = f"{out} already holds a config.json that is no run's (a model?)"
+            raise UserError(said, "choose another folder")
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as reason:
-            raise UserError(
-                f"cannot make the folder of the run: {reason}", "choose another folder"
-            ) from None
+            said = f"cannot make the folder of the run: {reason}"
+            raise UserError(said, "choose another folder") from None
         run = Run(out)
-        write_atomic(out / "config.json", json.dumps({"method": method, **config}, indent=2) + "\n")
-        write_atomic(out / "env.json", json.dumps(_environment(), indent=2) + "\n")
+        write_json(out / "config.json", {"method": method, **config})
+        write_json(out / "env.json", _environment())
         return run
 
     @staticmethod
@@ -129,10 +124,7 @@ class Run:
         """The resolved configuration, with the key "method"."""
         path = self.path / "config.json"
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(config, dict):
-                raise ValueError("expected a JSON object")
-            return config
+            return read_object(path)
         except FileNotFoundError:
             raise UserError(f"the run {self.name} has vanished: {path} is not there") from None
         except (OSError, ValueError) as reason:
@@ -151,10 +143,8 @@ class Run:
             raise UserError(f"cannot train in {self.path}: {reason.strerror}") from None
         if not _flock(file, fcntl.LOCK_EX, patience=1.0):
             file.close()
-            raise UserError(
-                f"run {self.name} is being trained by another process",
-                f"look at it: minialign runs show {self.name}",
-            )
+            fix = f"look at it: minialign runs show {self.name}"
+            raise UserError(f"run {self.name} is being trained by another process", fix)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -196,14 +186,11 @@ class Run:
             UserError: when the run's folder was taken away meanwhile.
         """
         row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
-        line = json.dumps(row) + "\n"
-        path = self.path / "metrics.jsonl"
         try:
-            with open(path, "a", encoding="utf-8") as file:
-                if file.tell() and not _ends_with_newline(path):
-                    line = "\n" + line  # a kill cut the last line: do not glue this one to it
-                file.write(line)
-        except FileNotFoundError:
+            Journal(self.path / "metrics.jsonl").append(row)
+        except UserError:
+            if self.path.exists():
+                raise
             raise UserError(f"the folder of run {self.name} has vanished: {self.path}") from None
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
@@ -216,9 +203,7 @@ class Run:
 
     def finish(self, status: str, message: str = "") -> None:
         """Record how the run ended."""
-        write_atomic(
-            self.path / "outcome.json", json.dumps({"status": status, "message": message}) + "\n"
-        )
+        write_json(self.path / "outcome.json", {"status": status, "message": message}, indent=None)
 
     def state(self) -> State:
         """What the run is doing, from its files."""
@@ -228,16 +213,15 @@ class Run:
         if self.is_locked():
             return State("running", step=step, total=total)
         try:
-            outcome = json.loads((self.path / "outcome.json").read_text(encoding="utf-8"))
+            outcome = read_object(self.path / "outcome.json")
             return State(str(outcome["status"]), str(outcome.get("message", "")), step, total)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError):
             began = bool(rows) or (self.path / "run.lock").exists()
             return State("interrupted" if began else "new", step=step, total=total)
 
     def set_total(self, steps: int) -> None:
         """Write the number of steps into the configuration, once the data are counted."""
-        config = {**self.config, "total_steps": steps}
-        write_atomic(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+        write_json(self.path / "config.json", {**self.config, "total_steps": steps})
 
     def checkpoints(self) -> list[int]:
         """Steps with a complete checkpoint, ascending."""
@@ -277,9 +261,17 @@ class Run:
             if step > after:
                 _discard(self.checkpoint_path(step))
 
+    def began(self) -> bool:
+        """Whether anything was made in it that is worth keeping: a metric, weights, answers."""
+        kept = [self.path / "metrics.jsonl", self.path / "adapters.safetensors"]
+        kept += [*self.path.glob("checkpoints/[0-9]*"), *self.path.glob("rounds/*.jsonl")]
+        return any(path.exists() and path.stat().st_size for path in kept)
+
 
 def take_back(run: Run) -> None:
-    """Delete what ``Run.create`` made, and the folder when it holds nothing else."""
+    """Delete what ``Run.create`` and the start of a run made, and the folder when it holds nothing
+    else."""
+    shutil.rmtree(run.path / "rounds", ignore_errors=True)
     for name in ("config.json", "env.json", "data.sha256", "run.lock"):
         (run.path / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
@@ -298,7 +290,8 @@ def _flock(file: TextIO, kind: int, patience: float = 0.0) -> bool:
     """Lock a file; False when another process holds it for longer than ``patience`` seconds.
 
     A watcher that asks ``is_locked`` holds the lock for an instant, and must not turn a trainer
-    away by that.
+    away by that. It shares its lock with other watchers and writes nothing, which a ``FileLock``
+    of filelock cannot.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -314,46 +307,32 @@ def _flock(file: TextIO, kind: int, patience: float = 0.0) -> bool:
 def _holds_a_run(path: Path) -> bool:
     """Whether a folder's config.json is a run's (models have a file of that name too)."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return "method" in read_object(path / "config.json")
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and "method" in config
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 def _fresh_folder(method: str, name: str | None) -> Path:
     try:
         runs = folder("runs")
     except OSError as reason:
-        raise UserError(
-            f"cannot make the folder of the runs: {reason}",
-            "set MINIALIGN_HOME to a folder of yours",
-        ) from None
+        said = f"cannot make the folder of the runs: {reason}"
+        raise UserError(said, "set MINIALIGN_HOME to a folder of yours") from None
     if name is not None:
         if not re.fullmatch(r"\w[\w.+-]*", name):
-            raise UserError(
-                f"{name!r} is no name for a run",
-                "use letters, digits and . _ + - ; a folder elsewhere is given by --out",
-            )
+            fix = "use letters, digits and . _ + - ; a folder elsewhere is given by --out"
+            raise UserError(f"{name!r} is no name for a run", fix)
         try:
             (runs / name).mkdir()
         except FileExistsError:
-            raise UserError(
-                f"there is a run {name!r} already", f"minialign runs rm {name}, or another --name"
-            ) from None
+            fix = f"minialign runs rm {name}, or another --name"
+            raise UserError(f"there is a run {name!r} already", fix) from None
         return runs / name
-    number = 1
-    while True:
-        try:
+    for number in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
             (runs / f"{method}-{number}").mkdir()
-            return runs / f"{method}-{number}"
-        except FileExistsError:
-            number += 1
+            break
+    return runs / f"{method}-{number}"
 
 
 def _environment() -> dict[str, Any]:
@@ -392,10 +371,8 @@ def remove_run(run: Run) -> None:
         return
     others = sorted(path.name for path in run.path.iterdir() if path.name not in FILES)
     if others:
-        raise UserError(
-            f"{run.path} holds files that are not the run's: {', '.join(others[:5])}",
-            "move them away, or delete the folder yourself",
-        )
+        said = f"{run.path} holds files that are not the run's: {', '.join(others[:5])}"
+        raise UserError(said, "move them away, or delete the folder yourself")
     shutil.rmtree(run.path)
 
 

@@ -20,18 +20,18 @@ class Sampling:
     stop: tuple[str, ...] = ()  # texts that end an answer; the answer is cut before them
 
     def __post_init__(self) -> None:
-        wrong = [
-            (not 0 <= self.temperature < math.inf, "temperature", self.temperature, "0 or more"),
-            (not 0 < self.top_p <= 1, "top-p", self.top_p, "above 0, at most 1"),
-            (self.top_k < 0, "top-k", self.top_k, "0 (all tokens) or more"),
-            (not 0 <= self.min_p <= 1, "min-p", self.min_p, "from 0 to 1"),
-            (not 0 < self.repetition_penalty < math.inf, "repetition penalty",
-             self.repetition_penalty, "above 0; 1 changes nothing"),
-            (self.max_tokens < 1, "max tokens", self.max_tokens, "1 or more"),
-            ("" in self.stop, "stop", "''", "a text that is not empty"),
-        ]  # fmt: skip
-        for is_wrong, name, value, wanted in wrong:
-            if is_wrong:
+        penalty = self.repetition_penalty
+        rules = [
+            (0 <= self.temperature < math.inf, "temperature", self.temperature, "0 or more"),
+            (0 < self.top_p <= 1, "top-p", self.top_p, "above 0, at most 1"),
+            (self.top_k >= 0, "top-k", self.top_k, "0 (all tokens) or more"),
+            (0 <= self.min_p <= 1, "min-p", self.min_p, "from 0 to 1"),
+            (0 < penalty < math.inf, "repetition penalty", penalty, "above 0; 1 changes nothing"),
+            (self.max_tokens >= 1, "max tokens", self.max_tokens, "1 or more"),
+            ("" not in self.stop, "stop", "''", "a text that is not empty"),
+        ]
+        for holds, name, value, wanted in rules:
+            if not holds:
                 raise UserError(f"{name} is {value}", f"it must be {wanted}")
 
     @property

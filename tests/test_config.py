@@ -6,9 +6,10 @@ from typing import Literal
 
 import pytest
 
-from minialign.config import changed, check_keys, field_help, field_type, resolve
+from minialign.config import changed, check_keys, field_help, field_type, parts, resolve
 from minialign.errors import UserError
 from minialign.methods import METHODS
+from minialign.methods.rounds import RoundSettings
 from minialign.training.settings import Settings, check, with_whole_paths
 
 CONFIGS = [Settings, *(method.config for method in METHODS.values())]
@@ -62,8 +63,13 @@ def test_types_of_fields():
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__module__)
 def test_every_setting_has_a_line_of_help_and_a_default(config):
+    for part, fields in parts(config):
+        check_settings(part, fields)
+
+
+def check_settings(config, fields):
     texts = field_help(config)
-    for field in dataclasses.fields(config):
+    for field in fields:
         assert len(texts[field.name]) > 8, field.name
         assert "  " not in texts[field.name], field.name
         assert field.default is not dataclasses.MISSING, field.name
@@ -213,10 +219,14 @@ def test_paths_are_made_whole_and_names_are_left(tmp_path, monkeypatch):
         model="./model", data=("rows.jsonl", "org/set"), adapter="sft-1",
         reference_adapter="mine", out="result",
     )  # fmt: skip
-    whole = with_whole_paths(settings)
+    whole, none = with_whole_paths(settings, METHODS["sft"].config())
+    assert none == METHODS["sft"].config()
     assert whole == dataclasses.replace(
         settings, model=str(tmp_path / "model"), data=(str(tmp_path / "rows.jsonl"), "org/set"),
         reference_adapter=str(tmp_path / "mine"), out=str(tmp_path / "result"),
     )  # fmt: skip
-    assert with_whole_paths(Settings()) == Settings()
-    assert with_whole_paths(Settings(model="model")).model == "model"
+    expert = METHODS["expert"].config(RoundSettings(scorer="reward:mine"), mix=("rows.jsonl",))
+    usual, expert = with_whole_paths(Settings(model="model"), expert)
+    assert usual == Settings(model="model")
+    assert expert.plan.scorer == f"reward:{tmp_path / 'mine'}"
+    assert expert.mix == (str(tmp_path / "rows.jsonl"),)

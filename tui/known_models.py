@@ -6,8 +6,8 @@ from minialign.run_folder import Run, list_runs
 
 def list_models() -> list[tuple[ModelChoice, str, bool]]:
     """(model and adapter, a note, whether it is here) of all that can answer."""
+    from minialign.models.library import installed
     from minialign.models.names import DEFAULT, catalog
-    from minialign.models.sources.fetch import installed
 
     here = {entry.name for entry in installed()}
     models = [

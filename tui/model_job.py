@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from minialign.engine.mlx_thread import Cancelled, ModelThread, Progress, Work
+from minialign.engine.mlx_thread import Cancelled, ModelThread, Work
+from minialign.progress import Progress
 
 
 class Job:

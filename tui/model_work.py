@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from minialign.engine.mlx_thread import Engines, ModelChoice, Progress, Ticket
+from minialign.engine.mlx_thread import Engines, ModelChoice, Ticket
+from minialign.progress import Progress
 from minialign.records import Message
 
 if TYPE_CHECKING:

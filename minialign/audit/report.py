@@ -125,8 +125,8 @@ def _people(items: Sequence[Outcome]) -> dict[str, Any]:
         return {}
     judge = {i: [one.choice] for i, one in enumerate(items)}
     return {
-        "judge_with_ties": agreement.counted_agreement(judge, votes),
-        "judge_without_ties": agreement.counted_agreement(judge, votes, ties=False),
+        "judge_with_ties": agreement.count_agreement(judge, votes),
+        "judge_without_ties": agreement.count_agreement(judge, votes, ties=False),
         "people_with_ties": agreement.ceiling(votes),
         "people_without_ties": agreement.ceiling(votes, ties=False),
     }

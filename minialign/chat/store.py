@@ -8,11 +8,12 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minialign.durable import Journal
 from minialign.errors import UserError
 from minialign.home import home
 from minialign.records import Message
@@ -209,6 +210,18 @@ def title_of(text: str) -> str:
     return line if len(line) <= 60 else line[:59].rstrip() + "…"
 
 
+def append_conversation(path: Path, messages: Sequence[Message], hint: str) -> None:
+    """Append a conversation to a JSONL file, to train on.
+
+    Raises:
+        UserError: with this ``hint``, when the file cannot be written.
+    """
+    try:
+        Journal(path).append({"messages": messages})
+    except UserError as error:
+        raise UserError(error.problem, hint) from None
+
+
 def export(talk: Talk, path: Path) -> None:
     """Write a conversation: ``.jsonl`` is appended to as a demonstration to train on; anything
     else is Markdown.
@@ -221,9 +234,7 @@ def export(talk: Talk, path: Path) -> None:
     path = path.expanduser()
     try:
         if path.suffix == ".jsonl":
-            with open(path, "a", encoding="utf-8") as file:
-                row = {"messages": talk.messages()}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            append_conversation(path, talk.messages(), "choose another file")
             return
         parts = [f"# {talk.title}"] + ([f"> {talk.system}"] if talk.system else [])
         parts += [f"## {turn.role.capitalize()}\n\n{turn.content}" for turn in talk.turns]

@@ -5,9 +5,10 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minialign.chat.store import append_conversation
 from minialign.engine import Engine, Piece, Sampling
 from minialign.engine.next_token import sample_seed
-from minialign.engine.prefill import Progress
+from minialign.engine.prefill import OnPrefill
 from minialign.errors import UserError
 from minialign.learn.batch import encode_prompt
 from minialign.records import Message, Prompted
@@ -85,11 +86,7 @@ class Conversation:
         """
         if not self.turns or self.turns[-1]["role"] != "assistant":
             raise UserError("there is no answer to save yet", "ask something first")
-        try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
-        except OSError as reason:
-            raise UserError(f"cannot write {path}: {reason.strerror}", "choose a file") from None
+        append_conversation(path, self.messages, "choose a file")
 
     @staticmethod
     def load(path: Path, seed: int = 0) -> "Conversation":
@@ -128,7 +125,7 @@ def reply(
     engine: Engine,
     conversation: Conversation,
     sampling: Sampling,
-    on_prefill: Progress | None = None,
+    on_prefill: OnPrefill | None = None,
 ) -> Generator[Piece, None, None]:
     """The pieces of the answer to the last question. What was drawn becomes the assistant's turn,
     also when the iterator is closed early; when nothing was drawn the question stays unanswered.
@@ -158,7 +155,7 @@ def best_reply(
     sampling: Sampling,
     scorer: Scorer,
     n: int,
-    on_prefill: Progress | None = None,
+    on_prefill: OnPrefill | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Generator[Piece, None, None]:
     """The best of n answers to the last question, as one piece; before it, an empty piece for each

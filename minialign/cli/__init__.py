@@ -26,10 +26,10 @@ COMMANDS = {
     "orpo": ("minialign.cli.train", "imitate and prefer in one, no reference (ORPO)"),
     "simpo": ("minialign.cli.train", "DPO without a reference, by mean log-probs (SimPO)"),
     "conditional": ("minialign.cli.train", "learn good and bad answers, told apart by words"),
-    "expert": ("minialign.cli.rounds", "rounds of best-of-n and SFT on the winners"),
-    "rso": ("minialign.cli.rounds", "rejection sampling by reward, then DPO or hinge (RSO)"),
-    "online-dpo": ("minialign.cli.rounds", "rounds of DPO on the model's own best and worst"),
-    "ppo": ("minialign.cli.ppo", "learn from rewards of its own answers (PPO, RLOO, GRPO)"),
+    "expert": ("minialign.cli.train", "rounds of best-of-n and SFT on the winners"),
+    "rso": ("minialign.cli.train", "rejection sampling by reward, then DPO or hinge (RSO)"),
+    "online-dpo": ("minialign.cli.train", "rounds of DPO on the model's own best and worst"),
+    "ppo": ("minialign.cli.train", "learn from rewards of its own answers (PPO, RLOO, GRPO)"),
     "train": ("minialign.cli.own_method", "train with a method of your own: train FILE.py"),
     "runs": ("minialign.cli.runs", "list, show, plot, resume and remove training runs"),
     "generate": ("minialign.cli.generate", "answer prompts from arguments, a file or stdin"),
@@ -69,9 +69,8 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     command = argv[0]
     if command not in COMMANDS:
-        raise UserError(
-            f"there is no command {command!r}: {nearest(command, COMMANDS)}", f"usage: {USAGE}"
-        )
+        fix = f"usage: {USAGE}"
+        raise UserError(f"there is no command {command!r}: {nearest(command, COMMANDS)}", fix)
     module_name, text = COMMANDS[command]
     module = importlib.import_module(module_name)
     parser = argparse.ArgumentParser(

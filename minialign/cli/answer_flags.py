@@ -3,21 +3,22 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from minialign.cli import console
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
+    from minialign.durable import Journal
     from minialign.engine import Engine, Sampling
+    from minialign.records import Prompted
 
 
 def model_arguments(parser: argparse.ArgumentParser) -> None:
     """``--model`` and ``--adapter``."""
-    parser.add_argument(
-        "-m", "--model", metavar="NAME",
-        help="a name of `minialign models list`, a hub id, a folder or a GGUF file "
-        "(the adapter's model, or smollm2-135m-4bit)",
-    )  # fmt: skip
+    name = "a name of `minialign models list`, a hub id, a folder or a GGUF file "
+    name += "(the adapter's model, or smollm2-135m-4bit)"
+    parser.add_argument("-m", "--model", metavar="NAME", help=name)
     parser.add_argument(
         "--adapter", "--adapter-path", metavar="RUN", help="a run's name, or an adapter's folder"
     )
@@ -25,21 +26,22 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """A flag for each field of ``Sampling``; only flags that are typed are in the arguments."""
+    from dataclasses import asdict
+
     from minialign.config import field_help
     from minialign.sampling import Sampling
 
-    default, texts = Sampling(), field_help(Sampling)
+    texts = field_help(Sampling)
     group = parser.add_argument_group("sampling")
-    for name, kind in (
-        ("temperature", float), ("top_p", float), ("top_k", int), ("min_p", float),
-        ("repetition_penalty", float), ("max_tokens", int),
-    ):  # fmt: skip
-        flag = f"--{name.replace('_', '-')}"
-        group.add_argument(
-            *(["--temp", flag] if name == "temperature" else [flag]), type=kind, dest=name,
-            metavar="N" if kind is int else "X", default=argparse.SUPPRESS,
-            help=f"{texts[name] or 'most tokens of an answer'} ({getattr(default, name):g})",
-        )  # fmt: skip
+    for name, default in asdict(Sampling()).items():
+        if name == "stop":
+            continue
+        kind = type(default)
+        options: dict[str, Any] = {"type": kind, "metavar": "N" if kind is int else "X"}
+        text = f"{texts[name] or 'most tokens of an answer'} ({default:g})"
+        flags = ["--temp"] if name == "temperature" else []
+        flags.append(f"--{name.replace('_', '-')}")
+        group.add_argument(*flags, dest=name, default=argparse.SUPPRESS, help=text, **options)
     group.add_argument(
         "--stop", action="append", metavar="TEXT", default=argparse.SUPPRESS, help=texts["stop"]
     )
@@ -50,10 +52,43 @@ def answer_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments(parser)
     parser.add_argument("--system", metavar="TEXT", help="a system prompt")
     sampling_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the samples (0)")
+    batch_arguments(parser, "seed of the samples (0)", "answers written at once (16)")
+
+
+def batch_arguments(parser: argparse.ArgumentParser, seed: str, batch_size: str) -> None:
+    """``--seed`` and ``--batch-size``, with their help."""
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help=seed)
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help=batch_size)
+
+
+def prompt_arguments(parser: argparse.ArgumentParser, n: int) -> None:
+    """What ``best-of-n`` and ``sample`` share."""
     parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="answers written at once (16)"
+        "file", metavar="PROMPTS", help="the lines of a .txt, or rows with prompts (JSONL…)"
     )
+    parser.add_argument("--n", "-n", type=int, default=n, help=f"samples of each prompt ({n})")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
+    answer_arguments(parser)
+
+
+def scorer_help() -> str:
+    """The kinds of scorers, for a help text."""
+    return (
+        "reward:RUN, dpo:RUN, judge:MODEL (judge:self: the model), exact (the row's reference "
+        "answer), ifeval (the row's instructions), regex:PATTERN, length, or "
+        "python:FILE.py:function of (prompt, responses)"
+    )
+
+
+def read_asked(arguments: argparse.Namespace) -> "list[Prompted]":
+    """Read the prompts that are asked for."""
+    from minialign.data.prompts import read_prompts
+
+    if arguments.n < 1:
+        raise UserError(f"n is {arguments.n}", "1 or more samples of each prompt")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UserError(f"--limit {arguments.limit}", "1 or more prompts")
+    return read_prompts(arguments.file, arguments.system)[: arguments.limit]
 
 
 def check_place(path: Path) -> None:
@@ -81,6 +116,11 @@ def output_file(arguments: argparse.Namespace) -> Path | None:
     return output
 
 
+def write_row(row: dict[str, Any], journal: "Journal | None") -> None:
+    """Append a row to the output; without one it goes to stdout."""
+    journal.append(row) if journal else console.emit(row)
+
+
 def sampling_from(arguments: argparse.Namespace) -> "Sampling":
     """The settings that were typed, over the defaults."""
     from dataclasses import fields
@@ -95,14 +135,10 @@ def sampling_from(arguments: argparse.Namespace) -> "Sampling":
 
 def open_from(arguments: argparse.Namespace) -> "Engine":
     """The engine that ``--model`` and ``--adapter`` name; a download shows its progress."""
-    from minialign.cli.models import fetch_progress
     from minialign.engine.open import open_engine
 
-    progress, done = fetch_progress()
-    try:
-        return open_engine(arguments.model, arguments.adapter, progress)
-    finally:
-        done()
+    with console.fetching() as tell:
+        return open_engine(arguments.model, arguments.adapter, tell)
 
 
 def short(text: str, most: int = 60) -> str:

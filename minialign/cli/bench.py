@@ -2,15 +2,18 @@
 
 import argparse
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from minialign.cli import console
+
+if TYPE_CHECKING:
+    from minialign.machine.bench import Estimate, Row
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The options of ``minialign bench``."""
-    parser.add_argument(
-        "--model", metavar="MODEL", help="what to measure (default: the embedded model)"
-    )
+    text = "what to measure (default: the embedded model)"
+    parser.add_argument("--model", metavar="MODEL", help=text)
     parser.add_argument("--quick", action="store_true", help="a few tokens only: a rough idea")
     parser.add_argument("--json", action="store_true", help="one JSON object, on stdout")
 
@@ -26,32 +29,25 @@ def run(arguments: argparse.Namespace) -> int:
     here: Machine | None = None
     rows: list[Row] = []
     others: list[Estimate] = []
+    sizes = QUICK if arguments.quick else None
     try:
-        for found in bench(
-            model,
-            QUICK if arguments.quick else None,
-            lambda text: line.update(f"measuring: {text} …", force=True),
+        for one in bench(
+            model, sizes, lambda text: line.update(f"measuring: {text} …", force=True)
         ):
-            if isinstance(found, Machine):
-                here = found
-            elif isinstance(found, Row):
-                rows.append(found)
+            if isinstance(one, Machine):
+                here = one
+            elif isinstance(one, Row):
+                rows.append(one)
             else:
-                others.append(found)
+                others.append(one)
     finally:
         line.clear()
     assert here is not None
     if arguments.json:
-        measured = [{**asdict(row), "share": row.share} for row in rows]
-        console.emit(
-            {
-                "model": model,
-                "quick": arguments.quick,
-                "machine": asdict(here),
-                "rows": measured,
-                "models": [asdict(one) for one in others],
-            }
-        )
+        results = {"model": model, "quick": arguments.quick, "machine": asdict(here)}
+        results["rows"] = [{**asdict(row), "share": row.share} for row in rows]
+        results["models"] = [asdict(one) for one in others]
+        console.emit(results)
         return 0
     console.emit(
         f"{here.chip}, {here.cores} threads: reads {here.bandwidth / 1e9:.1f} GB/s "
@@ -90,38 +86,27 @@ def _value(value: float, unit: str) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
-def _rows(model: str, rows: list) -> None:
-    cells = [
-        (
-            _name(row.name),
-            _value(row.value, row.unit),
-            _value(row.limit, row.unit) if row.limit else "",
-            f"{100 * row.share:.0f} %" if row.limit else "",
-            console.size(row.memory) if row.memory else "",
-            row.note,
-        )
-        for row in rows
-    ]
-    headers = (model, "here", "at most", "reached", "memory", "")
-    console.table(headers, cells)
+def _rows(model: str, rows: "list[Row]") -> None:
+    table = []
+    for row in rows:
+        most = _value(row.limit, row.unit) if row.limit else ""
+        reached = f"{100 * row.value / row.limit:.0f} %" if row.limit else ""
+        memory = console.size(row.memory) if row.memory else ""
+        here = _value(row.value, row.unit)
+        table.append((_name(row.name), here, most, reached, memory, row.note))
+    console.table((model, "here", "at most", "reached", "memory", ""), table)
 
 
-def _others(others: list) -> None:
-    cells = [
-        (
-            one.name,
+def _others(others: "list[Estimate]") -> None:
+    headers = ["model (estimated)", "weights", "to run", "to train", "writes", "trains"]
+    headers += ["DPO, 1,000 pairs", "good for"]
+    table = []
+    for one in others:
+        sizes = (
             f"{one.params / 1e6:,.0f} M",
             console.size(one.run_bytes),
             console.size(one.train_bytes),
-            _value(one.decode, "tokens/s"),
-            _value(one.train, "tokens/s"),
-            console.duration(one.thousand_pairs),
-            one.verdict,
         )
-        for one in others
-    ]
-    headers = (
-        "model (estimated)", "weights", "to run", "to train", "writes", "trains",
-        "DPO, 1,000 pairs", "good for",
-    )  # fmt: skip
-    console.table(headers, cells)
+        rates = _value(one.decode, "tokens/s"), _value(one.train, "tokens/s")
+        table.append((one.name, *sizes, *rates, console.duration(one.thousand_pairs), one.verdict))
+    console.table(headers, table)

@@ -1,20 +1,21 @@
 """``minialign best-of-n``: the best of n answers to each prompt, and what n buys."""
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from minialign.cli import console
 from minialign.cli.answer_flags import (
-    answer_arguments,
     check_place,
     open_from,
     output_file,
+    prompt_arguments,
+    read_asked,
     sampling_from,
+    scorer_help,
+    write_row,
 )
-from minialign.errors import UserError
 
 EPILOG = """\
 minialign best-of-n prompts.txt --n 16 --scorer reward:reward-1 -o best.jsonl --plot best.png
@@ -44,42 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--json", action="store_true", help="with -o: the table as JSON")
 
 
-def prompt_arguments(parser: argparse.ArgumentParser, n: int) -> None:
-    """What ``best-of-n`` and ``sample`` share."""
-    parser.add_argument(
-        "file", metavar="PROMPTS", help="the lines of a .txt, or rows with prompts (JSONL…)"
-    )
-    parser.add_argument("--n", "-n", type=int, default=n, help=f"samples of each prompt ({n})")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
-    answer_arguments(parser)
-
-
-def scorer_help() -> str:
-    """The kinds of scorers, for a help text."""
-    return (
-        "reward:RUN, dpo:RUN, judge:MODEL (judge:self: the model), exact (the row's reference "
-        "answer), ifeval (the row's instructions), regex:PATTERN, length, or "
-        "python:FILE.py:function of (prompt, responses)"
-    )
-
-
-def read_asked(arguments: argparse.Namespace) -> list[Any]:
-    """The prompts that are asked for."""
-    from minialign.data.prompts import read_prompts
-
-    if arguments.n < 1:
-        raise UserError(f"n is {arguments.n}", "1 or more samples of each prompt")
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UserError(f"--limit {arguments.limit}", "1 or more prompts")
-    return read_prompts(arguments.file, arguments.system)[: arguments.limit]
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Sample, score, write, and say what n buys."""
-    from minialign.cli.plots import PICTURES
+    from minialign.cli.figure import check_ending
+    from minialign.durable import Journal
     from minialign.engine.open import origin_of
     from minialign.rewards.spec import parse
     from minialign.samples import best_of_n
+    from minialign.samples.groups import sample_groups
     from minialign.scoring.open import open_scorer
 
     sampling = sampling_from(arguments)
@@ -87,36 +60,30 @@ def run(arguments: argparse.Namespace) -> int:
     plot = Path(arguments.plot).expanduser() if arguments.plot else None
     if plot:
         check_place(plot)
-        if plot.suffix.lower() not in PICTURES:
-            raise UserError(f"{plot}: not a picture's name", f"end it with {', '.join(PICTURES)}")
+        check_ending(plot)
     asked = read_asked(arguments)
     for spec in filter(None, (arguments.scorer, arguments.gold)):
         parse(spec)
-    rows: list[dict[str, Any]] = []
+    journal = Journal(output) if output else None
     if output and arguments.resume:
-        rows = best_of_n.on_disk(
-            output, asked, arguments.n, arguments.scorer, arguments.gold,
-            seed=arguments.seed, adapter=arguments.adapter,
-        )  # fmt: skip
-        console.say(f"{len(rows)} of {len(asked)} prompts are in {output} already")
+        how = {"seed": arguments.seed, "adapter": arguments.adapter}
+        scorers = arguments.scorer, arguments.gold
+        journal = best_of_n.resume(output, asked, arguments.n, *scorers, **how)
+        console.say(f"{len(journal.rows)} of {len(asked)} prompts are in {output} already")
+    rows = list(journal.rows) if journal else []
     engine = open_from(arguments)
     scorer = open_scorer(arguments.scorer, engine=engine)
     gold = open_scorer(arguments.gold, engine=engine) if arguments.gold else None
     origin = origin_of(engine, arguments.adapter)
-    start, before = time.monotonic(), len(rows)
-    found = best_of_n.best_of_n(
-        engine, asked, scorer, arguments.n, sampling, gold=gold, seed=arguments.seed,
-        batch_size=arguments.batch_size, done=rows, origin=origin,
-    )  # fmt: skip
-    for row in console.progress(found, len(asked) - before, "prompts"):
+    start, known = time.monotonic(), [row["prompt_index"] for row in rows]
+    drawn = arguments.n, sampling, arguments.seed, arguments.batch_size
+    groups = sample_groups(engine, asked, *drawn, skip=known)
+    scored = (best_of_n.score_group(group, scorer, gold, origin) for group in groups)
+    for row in console.progress(scored, len(asked) - len(known), "prompts"):
         rows.append(row)
-        if output is None:
-            console.emit(row)
-            continue
-        with open(output, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        write_row(row, journal)
     summary = best_of_n.summary(rows)
-    if fresh := len(rows) - before:
+    if fresh := len(rows) - len(known):
         summary["seconds_per_prompt"] = (time.monotonic() - start) / fresh
     _show(summary, table=output is not None, as_json=arguments.json)
     if plot:
@@ -160,29 +127,20 @@ def _cells(point: dict[str, Any]) -> list[str]:
 
 def picture(summary: dict[str, Any], path: Path) -> None:
     """Draw the expected score, with its standard error, against the KL bound."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(
-            "a picture needs matplotlib", "pip install 'minialign[plot]'   (or leave --plot away)"
-        ) from None
+    from minialign.cli.figure import blank, save
+
     points = summary["points"]
     names = [name for name in ("proxy", "gold") if name in points[0]]
-    figure = Figure(figsize=(7, 3 * len(names)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(7, 3 * len(names), "--plot")
     for index, name in enumerate(names):
         axes = figure.add_subplot(len(names), 1, index + 1)
-        at, values = [p["kl"] for p in points], [p[name] for p in points]
-        axes.errorbar(at, values, [p[f"{name}_error"] for p in points], marker="o", capsize=3)
+        kl, values, errors = ([p[key] for p in points] for key in ("kl", name, f"{name}_error"))
+        axes.errorbar(kl, values, errors, marker="o", capsize=3)
         for point in points:
             if point["n"] & (point["n"] - 1) == 0:  # 1, 2, 4, 8 …
-                axes.annotate(f"n = {point['n']}", (point["kl"], point[name]),
-                              textcoords="offset points", xytext=(4, -12))  # fmt: skip
+                at = point["kl"], point[name]
+                axes.annotate(f"n = {point['n']}", at, xytext=(4, -12), textcoords="offset points")
         axes.set_ylabel(summary["scorer" if name == "proxy" else "gold"])
         axes.grid(alpha=0.3)
     axes.set_xlabel("KL from the policy, at most (nats)")
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as reason:
-        raise UserError(f"{path}: {reason.strerror}") from None
+    save(figure, path)

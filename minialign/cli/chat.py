@@ -15,8 +15,8 @@ from minialign.cli.answer_flags import (
     printable,
     sampling_arguments,
     sampling_from,
+    scorer_help,
 )
-from minialign.cli.best_of_n import scorer_help
 from minialign.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -191,10 +191,8 @@ class Chat:
                 pieces = reply(self.engine, self.conversation, self.sampling, on_prefill)
             else:
                 n, scorer = self.best
-                pieces = best_reply(
-                    self.engine, self.conversation, self.sampling, scorer, n, on_prefill,
-                    asked_to_stop,
-                )  # fmt: skip
+                how = self.sampling, scorer, n, on_prefill, asked_to_stop
+                pieces = best_reply(self.engine, self.conversation, *how)
             try:
                 for piece in pieces:
                     if self.best is not None and piece.finish_reason is None:
@@ -264,14 +262,14 @@ def _input_lines() -> Iterator[Iterator[str]]:
     readline.set_completer(lambda text, n: [*(c for c in COMMANDS if c.startswith(text)), None][n])
     readline.parse_and_bind("tab: complete")
     try:
-        yield _typed()
+        yield _read_keyboard()
     finally:
         with contextlib.suppress(OSError):
             history.parent.mkdir(parents=True, exist_ok=True)
             readline.write_history_file(history)
 
 
-def _typed() -> Iterator[str]:
+def _read_keyboard() -> Iterator[str]:
     """Lines from the keyboard until Ctrl-D; Ctrl-C drops the line that is being typed."""
     parts: list[str] = []
     while True:

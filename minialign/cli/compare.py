@@ -1,7 +1,6 @@
 """``minialign compare``: methods on equal terms: one start, one budget, one judge."""
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,8 +80,8 @@ def _answers(spec: Path) -> int:
     from minialign.compare.answers import judge
 
     line = console.Line(every=2.0)
-    for step in judge(spec):
-        line.update(f"{step.what} {step.done}/{step.total}")
+    for progress in judge(spec):
+        line.update(str(progress))
     line.clear()
     return 0
 
@@ -101,8 +100,8 @@ def _plan(arguments: argparse.Namespace) -> "Plan":
     if arguments.only:
         for name in arguments.only:
             if name not in one.kinds:
-                raise UserError(f"--only {name}: {config} does not name it",
-                                nearest(name, one.kinds))  # fmt: skip
+                hint = nearest(name, one.kinds)
+                raise UserError(f"--only {name}: {config} does not name it", hint)
         kinds = {name: kind for name, kind in one.kinds.items() if name in arguments.only}
         one = replace(one, kinds=kinds)
     out = Path(arguments.out).expanduser() if arguments.out else default_out(config, home())
@@ -112,7 +111,7 @@ def _plan(arguments: argparse.Namespace) -> "Plan":
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that raises instead of leaving."""
+    """A parser that raises a UserError instead of ending the program."""
 
     def error(self, message: str) -> Any:
         raise UserError(message)
@@ -186,24 +185,22 @@ def _show(event: "Happened", line: console.Line, where: str, failed: dict[str, s
 def _report(made: "Plan", failed: dict[str, str], *, as_json: bool) -> int:
     from minialign.compare import markdown
     from minialign.compare import report as compare_report
-    from minialign.durable import write_atomic
+    from minialign.durable import write_atomic, write_json
 
-    found = compare_report.results(made, failed)
-    if not found["methods"]:
+    results = compare_report.results(made, failed)
+    if not results["methods"]:
         raise UserError("nothing could be compared", "; ".join(failed) or f"look into {made.out}")
-    plots = _plots(found, made.out)
-    write_atomic(made.out / "results.json", json.dumps(found, indent=1) + "\n")
-    report = markdown.markdown(found, plots)
-    write_atomic(made.out / "report.md", report)
+    plots = _plots(results, made.out)
+    write_json(made.out / "results.json", results, indent=1)
+    write_atomic(made.out / "report.md", markdown.markdown(results, plots))
+    ordered = sorted(results["methods"], key=lambda row: -row["gold"][0])
     if as_json:
-        console.emit(found)
+        console.emit(results)
     else:
-        ordered = sorted(found["methods"], key=lambda row: -row["gold"][0])
         console.table(markdown.HEADERS, [markdown.cells(row) for row in ordered])
     for name in (*plots, "report.md", "results.json", "commands.sh"):
         console.say(f"{made.out / name}")
-    best = max(found["methods"], key=lambda row: row["gold"][0])["method"]
-    part = made.parts.get(f"{best}-s{made.one.top.seeds[0]}")
+    part = made.parts.get(f"{ordered[0]['method']}-s{made.one.top.seeds[0]}")
     part = part if part and part.kind == "train" else made.parts["start"]
     console.next_steps(
         f"minialign chat --adapter {shlex.quote(str(part.result))}",
@@ -212,11 +209,11 @@ def _report(made: "Plan", failed: dict[str, str], *, as_json: bool) -> int:
     return 2 if failed else 0
 
 
-def _plots(found: dict[str, Any], out: Path) -> list[str]:
+def _plots(results: dict[str, Any], out: Path) -> list[str]:
     from minialign.cli.compare_plots import draw
 
     try:
-        return draw(found, out)
+        return draw(results, out)
     except UserError as reason:
         console.say(f"no plots: {reason.problem} ({reason.hint})")
         return []

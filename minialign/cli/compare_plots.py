@@ -3,40 +3,26 @@
 from pathlib import Path
 from typing import Any
 
-from minialign.errors import UserError
+from minialign.cli.figure import blank, save
 
 
-def draw(found: dict[str, Any], out: Path) -> list[str]:
+def draw(results: dict[str, Any], out: Path) -> list[str]:
     """Write what can be drawn of the results; returns the files' names.
 
     Raises:
         UserError: without matplotlib, or when a file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("pictures need matplotlib", "pip install 'minialign[plot]'") from None
-
-    def blank(height: float) -> Any:
-        figure = Figure(figsize=(8, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure
-
-    methods = [row for row in found["methods"] if row["verdict"]]
+    methods = [row for row in results["methods"] if row["verdict"]]
     pictures = {}
     if methods:
-        pictures["methods"] = _methods(methods, blank(1.2 + 0.35 * len(methods)))
-        pictures["frontier"] = _frontier(found["methods"], blank(5))
-    if found["over_optimization"]:
-        pictures["over-optimization"] = _along_kl(found, blank(6))
+        pictures["methods"] = _methods(methods, blank(8, 1.2 + 0.35 * len(methods)))
+        pictures["frontier"] = _frontier(results["methods"], blank(8, 5))
+    if results["over_optimization"]:
+        pictures["over-optimization"] = _along_kl(results, blank(8, 6))
     names = []
     for name, figure in pictures.items():
         for ending in (".png", ".svg"):
-            try:
-                figure.savefig(out / f"{name}{ending}", dpi=150)
-            except OSError as reason:
-                raise UserError(f"{out / name}{ending}: {reason.strerror}") from None
+            save(figure, out / f"{name}{ending}")
             names.append(f"{name}{ending}")
     return names
 
@@ -49,8 +35,8 @@ def _methods(rows: list[dict[str, Any]], figure: Any) -> Any:
     for place, row in enumerate(rows):
         value, low, high = row["difference"]
         colour = colours.get(row["verdict"], "tab:gray")
-        axes.errorbar([value], [place], xerr=[[value - low], [high - value]], fmt="o",
-                      color=colour, capsize=3)  # fmt: skip
+        reach = [[value - low], [high - value]]
+        axes.errorbar([value], [place], xerr=reach, fmt="o", color=colour, capsize=3)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
     axes.set_xlabel("held-out gold reward, difference to the SFT policy (95 % interval)")
@@ -63,21 +49,21 @@ def _frontier(rows: list[dict[str, Any]], figure: Any) -> Any:
     axes = figure.subplots()
     for row in rows:
         axes.plot([row["kl"]], [row["gold"][0]], "o")
-        axes.annotate(row["method"], (row["kl"], row["gold"][0]), textcoords="offset points",
-                      xytext=(5, 3), fontsize=8)  # fmt: skip
+        beside: Any = {"textcoords": "offset points", "xytext": (5, 3)}
+        axes.annotate(row["method"], (row["kl"], row["gold"][0]), fontsize=8, **beside)
     axes.set_xlabel("KL from the SFT policy (nats an answer; best-of-n: at most)")
     axes.set_ylabel("held-out gold reward")
     axes.grid(alpha=0.3)
     return figure
 
 
-def _along_kl(found: dict[str, Any], figure: Any) -> Any:
-    """What training or choosing pleases, and what it is judged by, along the KL; a star is the
-    held-out result of a run whose line is of its own answers in training."""
+def _along_kl(results: dict[str, Any], figure: Any) -> Any:
+    """Draw proxy and gold reward over the KL; where a line is of a run's answers in training, a
+    star marks its result on held-out prompts."""
     above, below = figure.subplots(2, 1, sharex=True)
-    ends = {row["method"]: row for row in found["methods"]}
+    ends = {row["method"]: row for row in results["methods"]}
     for axes, key, label in ((above, "proxy", "proxy reward"), (below, "gold", "gold reward")):
-        for name, points in found["over_optimization"].items():
+        for name, points in results["over_optimization"].items():
             held_out = "n" in points[0]
             at, values = [point["kl"] for point in points], [point[key] for point in points]
             (line,) = axes.plot(at, values, "o-" if held_out else "s--", label=name, markersize=4)

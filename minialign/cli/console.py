@@ -2,16 +2,25 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from minialign.progress import Line, Pace, Progress, Tell, duration, say, size
+
+__all__ = [
+    "Line",
+    "duration",
+    "emit",
+    "fetching",
+    "next_steps",
+    "progress",
+    "say",
+    "size",
+    "table",
+]
+
 T = TypeVar("T")
-
-
-def say(text: str = "") -> None:
-    """One line of narration."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def emit(value: Any) -> None:
@@ -52,66 +61,34 @@ def _plain(text: str) -> Any:
     return Text(text)  # a model's text is never markup
 
 
-def duration(seconds: float) -> str:
-    """ "41 s", "3 min 20 s", "2 h 5 min"."""
-    seconds = max(0, round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
-def size(count: float) -> str:
-    """Bytes for people: "93 MB", "1.8 GB" (decimal units)."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
-class Line:
-    """A live line on a terminal's stderr; elsewhere a line every ``every`` seconds at most."""
-
-    def __init__(self, every: float = 10.0):
-        self.live = sys.stderr.isatty()
-        self.every = every
-        self._last = float("-inf")
-        self._shown = False
-
-    def update(self, text: str, *, force: bool = False) -> None:
-        """Show ``text``; ``force`` prints it even when the last line was printed just now."""
-        now = time.monotonic()
-        if self.live:
-            import shutil
-
-            if force or now - self._last >= 0.1:
-                print("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1], end="",
-                      file=sys.stderr, flush=True)  # fmt: skip
-                self._last, self._shown = now, True
-        elif force or now - self._last >= self.every:
-            say(text)
-            self._last = now
-
-    def clear(self) -> None:
-        """Take the live line away, so that other text can be printed."""
-        if self.live and self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            self._shown = False
-
-
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
     """Pass ``items`` through with "label 3/10, 12 s left" as they come."""
-    line, start = Line(), time.monotonic()
+    line, pace = Line(), Pace()
     try:
         for done, item in enumerate(items, 1):
             yield item
-            elapsed = time.monotonic() - start
-            left = duration(elapsed / done * (total - done)) if total > done else duration(elapsed)
-            if elapsed > 2 or line.live:
+            at = Progress(label, done, total)
+            seconds = pace.seconds_left(at) if total > done else pace.seconds
+            if line.live or pace.seconds > 2:
                 line.update(
-                    f"{label} {done}/{total}, {left} {'left' if total > done else 'in all'}"
+                    f"{at}, {duration(seconds or 0)} {'left' if total > done else 'in all'}"
                 )
+    finally:
+        line.clear()
+
+
+@contextmanager
+def fetching() -> Iterator[Tell]:
+    """A line that says how far a model is fetched and loaded, as long as that takes."""
+    line = Line(every=5)
+
+    def show(what: str, done: int, total: int) -> None:
+        share = f"{100 * done // total} %" if total else ""
+        counted = total > 100_000  # bytes; smaller totals are tensors
+        amount = f"{size(done)} of {size(total)}" if counted else f"{done}/{total}"
+        line.update(f"{what}: {amount} ({share})")
+
+    try:
+        yield show
     finally:
         line.clear()

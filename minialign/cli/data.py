@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from minialign.cli import console
-from minialign.cli.data_files import bad_rows, counted, inputs, tell_bad
+from minialign.cli.data_files import bad_rows, count_of, inputs, tell_bad
 
 EPILOG = """\
 FILE is JSON Lines, JSON, CSV or Parquet (.gz too), a folder with train, valid and test files, or a
@@ -23,14 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--json", action="store_true", help="the result as JSON on stdout")
         if files:
             sub.add_argument("files", nargs="+", metavar="FILE")
-            sub.add_argument(
-                "--map", action="append", default=[], metavar="KEY=COLUMN",
-                help="read KEY from the column COLUMN: --map chosen=better (repeatable)",
-            )  # fmt: skip
-            sub.add_argument(
-                "--skip-bad", action="store_true",
-                help="go on without bad rows; they are written to FILE.bad.jsonl",
-            )  # fmt: skip
+            text = "read KEY from the column COLUMN: --map chosen=better (repeatable)"
+            sub.add_argument("--map", action="append", default=[], metavar="KEY=COLUMN", help=text)
+            text = "go on without bad rows; they are written to FILE.bad.jsonl"
+            sub.add_argument("--skip-bad", action="store_true", help=text)
         return sub
 
     check = action("check", "what is in files, which rows are bad, what two files share")
@@ -40,10 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     show.add_argument("--start", type=int, default=1, metavar="N", help="the first one (1)")
     show.add_argument("--model", "-m", help="whose template and tokens (the default model)")
     show.add_argument("--max-seq-length", type=int, default=2048, help="the limit (2048)")
-    show.add_argument(
-        "--train-on", choices=("all", "last"), default="all",
-        help="which assistant turns are trained (all)",
-    )  # fmt: skip
+    text = "which assistant turns are trained (all)"
+    show.add_argument("--train-on", choices=("all", "last"), default="all", help=text)
     stats = action("stats", "counts, lengths, turns, and how often the longer answer wins")
     stats.add_argument("--model", "-m", help="count this model's tokens too")
     convert = action("convert", "write rows of one kind, as minialign and others read them")
@@ -84,28 +78,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from contextlib import nullcontext
     from pathlib import Path
 
-    from minialign.data.write import convert, written_whole
+    from minialign.data.write import convert, write_whole
     from minialign.formats.findings import FINDINGS
 
     files, mapping = inputs(arguments)
     bad = bad_rows(arguments)
     drop = {name for name in FINDINGS if getattr(arguments, f"drop_{name}")}
-    if arguments.out and arguments.out != "-":
-        out = Path(arguments.out)
-        with written_whole(out, force=arguments.force) as stream:
-            result = convert(files, arguments.to, stream, bad, mapping=mapping, drop=drop)
-    else:
-        out = None
-        result = convert(files, arguments.to, sys.stdout, bad, mapping=mapping, drop=drop)
+    out = Path(arguments.out) if arguments.out and arguments.out != "-" else None
+    with write_whole(out, force=arguments.force) if out else nullcontext(sys.stdout) as stream:
+        result = convert(files, arguments.to, stream, bad, mapping=mapping, drop=drop)
     tell_bad(bad)
     if arguments.json and out:
-        console.emit({
-            "rows": result.rows, "written": result.written, "unused": result.unused,
-            "found": result.findings.counts, "dropped": result.dropped, "bad": len(bad.problems),
-        })  # fmt: skip
-    console.say(f"{counted(result.rows, 'row')} read, {result.written:,} {arguments.to} written")
+        counts = {"rows": result.rows, "written": result.written, "unused": result.unused}
+        counts |= {"found": result.findings.counts, "dropped": result.dropped}
+        console.emit({**counts, "bad": len(bad.problems)})
+    console.say(f"{count_of(result.rows, 'row')} read, {result.written:,} {arguments.to} written")
     for reason, count in result.unused.items():
         console.say(f"  not used: {count:,} × {reason}")
     for name, count in result.findings.counts.items():
@@ -123,7 +113,7 @@ def _split(arguments: argparse.Namespace) -> int:
     from contextlib import ExitStack
     from pathlib import Path
 
-    from minialign.data.write import split, written_whole
+    from minialign.data.write import split, write_whole
     from minialign.formats.containers import ending
 
     files, mapping = inputs(arguments)
@@ -134,19 +124,17 @@ def _split(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.out or f"{name}-split")
     with ExitStack() as stack:
         outs = {
-            part: stack.enter_context(
-                written_whole(folder / f"{part}.jsonl", force=arguments.force)
-            )
+            part: stack.enter_context(write_whole(folder / f"{part}.jsonl", force=arguments.force))
             for part in ("train", *shares)
         }
         counts = split(files, outs, shares, bad, seed=arguments.seed, mapping=mapping)
     tell_bad(bad)
     if arguments.json:
-        console.emit({part: {"file": str(folder / f"{part}.jsonl"), "rows": count}
-                      for part, count in counts.items()})  # fmt: skip
+        paths = {part: str(folder / f"{part}.jsonl") for part in counts}
+        console.emit({part: {"file": paths[part], "rows": counts[part]} for part in counts})
     else:
         for part, count in counts.items():
-            console.emit(f"{folder / f'{part}.jsonl'}: {counted(count, 'row')}")
+            console.emit(f"{folder / f'{part}.jsonl'}: {count_of(count, 'row')}")
     console.next_steps(
         f"minialign data check {' '.join(f'{folder}/{part}.jsonl' for part in counts)}"
     )

@@ -8,16 +8,11 @@ from minialign.cli import console
 
 def inputs(arguments: argparse.Namespace) -> tuple[list[Any], dict[str, str]]:
     """(the files meant, the columns renamed)."""
-    from minialign.cli.models import fetch_progress
     from minialign.data import check as data
 
     mapping = data.parse_map(arguments.map)
-    show, end = fetch_progress()
-    try:
-        files = [file for spec in arguments.files for file in data.find(spec, show)]
-    finally:
-        end()
-    return files, mapping
+    with console.fetching() as tell:
+        return [file for spec in arguments.files for file in data.find(spec, tell)], mapping
 
 
 def bad_rows(arguments: argparse.Namespace) -> Any:
@@ -31,10 +26,10 @@ def tell_bad(bad: Any) -> None:
     """Say where the bad rows are that were left out."""
     for file, place in bad.files.items():
         count = sum(problem.source.startswith(f"{file}:") for problem in bad.problems)
-        console.say(f"{file}: {counted(count, 'bad row')} left out, now in {place}")
+        console.say(f"{file}: {count_of(count, 'bad row')} left out, now in {place}")
 
 
-def counted(count: int, word: str) -> str:
+def count_of(count: int, word: str) -> str:
     """A count with its noun: 1 bad row, 3 bad rows."""
     if count == 1:
         return f"1 {word}"

@@ -6,12 +6,12 @@ import sys
 from typing import Any
 
 from minialign.cli import console
-from minialign.cli.data_files import bad_rows, counted, inputs, tell_bad
+from minialign.cli.data_files import bad_rows, count_of, inputs, tell_bad
 
 SHOWN = 20  # problems printed without --all
 
 
-def _listed(counts: dict[str, int]) -> str:
+def _list_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
@@ -35,10 +35,10 @@ def check(arguments: argparse.Namespace) -> int:
     if len(problems) > SHOWN and not arguments.all:
         console.emit(f"… and {len(problems) - SHOWN:,} more problems (--all shows them)")
     for file in report.files:
-        console.emit(f"{file.file}: {counted(file.rows, 'row')}, {file.bad:,} bad")
+        console.emit(f"{file.file}: {count_of(file.rows, 'row')}, {file.bad:,} bad")
         if file.formats:
-            console.emit(f"  format: {_listed(file.formats)}")
-            console.emit(f"  gives: {_listed(file.records) or 'nothing'}")
+            console.emit(f"  format: {_list_counts(file.formats)}")
+            console.emit(f"  gives: {_list_counts(file.records) or 'nothing'}")
         for reason, count in file.unused.items():
             console.emit(f"  not used: {count:,} × {reason}")
         for name, count in file.findings.items():
@@ -51,7 +51,7 @@ def check(arguments: argparse.Namespace) -> int:
         if len(file.records) > 1:
             console.emit("  this file mixes kinds of records: a trainer uses those it can")
     for leak in report.leaks:
-        shared = counted(leak.prompts, "prompt")
+        shared = count_of(leak.prompts, "prompt")
         places = ", ".join(f"{there} = {here}" for here, there in leak.places)
         more = " …" if leak.prompts > len(leak.places) else ""
         console.emit(f"leak: {leak.first} and {leak.second} share {shared}: {places}{more}")
@@ -67,16 +67,12 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def _tokenizer(model: str | None) -> Any:
-    from minialign.cli.models import fetch_progress
     from minialign.models import names
     from minialign.models.sources.fetch import ensure
     from minialign.models.tokens.tokenizer import Tokenizer
 
-    show, end = fetch_progress()
-    try:
-        return Tokenizer.load(ensure(model or names.DEFAULT, show))
-    finally:
-        end()
+    with console.fetching() as tell:
+        return Tokenizer.load(ensure(model or names.DEFAULT, tell))
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -85,7 +81,7 @@ def show(arguments: argparse.Namespace) -> int:
     from itertools import islice
 
     from minialign.data import check as data
-    from minialign.data.show import shown
+    from minialign.data.show import show_record
 
     files, mapping = inputs(arguments)
     tokenizer = _tokenizer(arguments.model)
@@ -94,7 +90,7 @@ def show(arguments: argparse.Namespace) -> int:
     start = max(arguments.start, 1) - 1
     count = 0
     for record in islice(records, start, start + arguments.n):
-        view = shown(record, tokenizer, arguments.max_seq_length, arguments.train_on)
+        view = show_record(record, tokenizer, arguments.max_seq_length, arguments.train_on)
         count += 1
         if arguments.json:
             console.emit(asdict(view))
@@ -106,12 +102,12 @@ def show(arguments: argparse.Namespace) -> int:
         console.say(f"no records from the {start + 1}. on")
         return 2 if bad.problems else 0
     if not arguments.json:
-        marks = "in colour" if _coloured() else "in ⟦ ⟧"
+        marks = "in colour" if _has_colour() else "in ⟦ ⟧"
         console.say(f"trained tokens are {marks}; everything else is only read")
     return 0
 
 
-def _coloured() -> bool:
+def _has_colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
@@ -120,49 +116,52 @@ def _print_view(view: Any) -> None:
     console.emit(
         f"── {view.source} · {view.kind} · {count}{' · ' + view.note if view.note else ''}"
     )
-    console.emit("".join(_marked(text, trained) for text, trained in view.prompt))
+    console.emit("".join(_mark(text, trained) for text, trained in view.prompt))
     for name, runs in view.responses:
         console.emit(f"── {name}")
-        console.emit("".join(_marked(text, trained) for text, trained in runs))
+        console.emit("".join(_mark(text, trained) for text, trained in runs))
     console.emit("")
 
 
-def _marked(text: str, trained: bool) -> str:
+def _mark(text: str, trained: bool) -> str:
     # A text of the data must not steer the terminal.
     text = "".join(c if c >= " " or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
     if not trained:
-        return f"\x1b[2m{text}\x1b[0m" if _coloured() else text
-    return f"\x1b[1;32m{text}\x1b[0m" if _coloured() else f"⟦{text}⟧"
+        return f"\x1b[2m{text}\x1b[0m" if _has_colour() else text
+    return f"\x1b[1;32m{text}\x1b[0m" if _has_colour() else f"⟦{text}⟧"
 
 
 def stats(arguments: argparse.Namespace) -> int:
     """Counts and lengths of all files together."""
-    from minialign.data.show import measured
+    from minialign.data.show import measure_files
 
     files, mapping = inputs(arguments)
     tokenizer = _tokenizer(arguments.model) if arguments.model else None
     bad = bad_rows(arguments)
-    result = measured(files, bad, mapping=mapping, tokenizer=tokenizer)
+    result = measure_files(files, bad, mapping=mapping, tokenizer=tokenizer)
     tell_bad(bad)
     if arguments.json:
         console.emit(result)
         return 0
-    console.emit(f"{counted(result['rows'], 'row')} ({_listed(result['formats'])})")
-    console.emit(f"{_listed(result['kinds'])}; {result['with_system']:,} with a system message")
+    console.emit(f"{count_of(result['rows'], 'row')} ({_list_counts(result['formats'])})")
+    console.emit(
+        f"{_list_counts(result['kinds'])}; {result['with_system']:,} with a system message"
+    )
     turns = ", ".join(f"{count:,} × {number}" for number, count in result["user_turns"].items())
     console.emit(f"turns of the user: {turns}")
     for reason, count in result["unused"].items():
         console.emit(f"not used: {count:,} × {reason}")
     columns = ("mean", "median", "p95", "max", "total")
-    rows = [
-        [part, unit, *[f"{values[column]:,g}" if column != "total" else f"{values[column]:,}"
-                       for column in columns]]
-        for part, units in result["lengths"].items()
-        for unit, values in units.items()
-    ]  # fmt: skip
+    rows = []
+    for part, units in result["lengths"].items():
+        for unit, values in units.items():
+            cells = [f"{values[column]:,g}" for column in columns[:-1]]
+            rows.append([part, unit, *cells, f"{values['total']:,}"])
     console.table(["", "in", *columns], rows)
     if "pairs" in result:
-        console.emit(f"{counted(result['pairs'], 'pair')}, {result['same_length']:,} of one length")
+        console.emit(
+            f"{count_of(result['pairs'], 'pair')}, {result['same_length']:,} of one length"
+        )
         for name in ("longer", "shorter"):
             share = result[f"{name}_wins"]
             interval = f"95 % interval {100 * share['low']:.1f} to {100 * share['high']:.1f} %"
@@ -182,8 +181,8 @@ def formats(arguments: argparse.Namespace) -> int:
     names = {kind: name for name, kind in KINDS.items()}
     for form in FORMATS:
         if arguments.json:
-            console.emit({"name": form.name, "keys": form.keys, "gives": names[form.record],
-                          "example": form.example, "note": form.note})  # fmt: skip
+            row = {"name": form.name, "keys": form.keys, "gives": names[form.record]}
+            console.emit({**row, "example": form.example, "note": form.note})
             continue
         keys = ", ".join(key.replace("|", " or ") for key in form.keys)
         console.emit(f"{form.name} → {names[form.record]}: {form.note}")

@@ -1,28 +1,21 @@
 """Flags made of dataclass fields, and configuration files in TOML or mlx-lm's YAML."""
 
 import argparse
-import dataclasses
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from minialign.config import field_help, field_type
+from minialign.config import field_help, field_type, parts
 from minialign.errors import UserError
 
 # Other spellings of a flag: mlx-lm's, and short ones.
 ALIASES = {"out": ("--adapter-path",), "model": ("-m",), "eval_data": ("--valid-data",)}
 
 # mlx-lm's configuration keys that mean nothing here, or that are ours under another name.
-MLX_LM_NAMES = {
-    "adapter_path": "out",
-    "steps_per_report": "steps_per_report",
-    "resume_adapter_file": "adapter",
-}
-MLX_LM_IGNORED = {
-    "train", "test", "test_batches", "val_batches", "optimizer", "optimizer_config",
-    "mask_prompt", "report_to", "project_name", "clear_cache_threshold",
-}  # fmt: skip
+MLX_LM_NAMES = {"adapter_path": "out", "resume_adapter_file": "adapter"}
+MLX_LM_IGNORED = {"train", "test", "test_batches", "val_batches", "optimizer", "optimizer_config"}
+MLX_LM_IGNORED |= {"mask_prompt", "report_to", "project_name", "clear_cache_threshold"}
 
 
 def add_fields(
@@ -36,7 +29,7 @@ def add_fields(
     states a field's default, or the one of ``defaults``."""
     group = parser.add_argument_group(title)
     texts = field_help(config)
-    for field in dataclasses.fields(config):
+    for field in parts(config)[-1][1]:
         if field.name in without:
             continue
         kind, choices, many = field_type(config, field.name)
@@ -84,9 +77,8 @@ def read_config(path: str) -> dict[str, Any]:
         except tomllib.TOMLDecodeError as reason:
             end = f"at line {len(text.splitlines())}, the last"
             shown = str(reason).replace("at end of document", end)
-            raise UserError(
-                f"{path}: {shown}", "TOML: key = value; YAML files end in .yaml"
-            ) from None
+            fix = "TOML: key = value; YAML files end in .yaml"
+            raise UserError(f"{path}: {shown}", fix) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys and values")
     return _from_mlx_lm(values, path)
@@ -116,9 +108,8 @@ def _schedule(value: dict[str, Any], path: str) -> dict[str, Any]:
         if arguments := value.get("arguments"):
             ours["learning_rate"] = float(arguments[0])
     except (TypeError, ValueError, KeyError) as reason:
-        raise UserError(
-            f"{path}: lr_schedule: {reason}", "warmup is a number of steps, arguments a list"
-        ) from None
+        fix = "warmup is a number of steps, arguments a list"
+        raise UserError(f"{path}: lr_schedule: {reason}", fix) from None
     return ours
 
 

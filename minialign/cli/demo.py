@@ -17,27 +17,28 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo and print what happened."""
-    from minialign.cli.train import show_event, stop_on_interrupt
-    from minialign.demo.loop import demo
+    from minialign.cli.train import stop_on_interrupt
+    from minialign.demo.loop import Answered, Result, Stage, demo
+    from minialign.training.narrate import narrate
 
     line = Line()
     with stop_on_interrupt() as stop:
         for event in demo(arguments.model, again=arguments.again, stop=stop):
-            match event.kind:
-                case "phase":
+            match event:
+                case Stage(text):
                     line.clear()
-                    say(f"\n{event.text}")
-                case "answers":
-                    line.update(f"{event.step}/{event.total}", force=event.step == event.total)
-                case "result":
+                    say(f"\n{text}")
+                case Answered(done, total):
+                    line.update(f"{done}/{total}", force=done == total)
+                case Result(values):
                     line.clear()
                     if arguments.json:
-                        emit(event.values)
+                        emit(values)
                     else:
-                        _report(event.values)
+                        _report(values)
                     return 0
                 case _:
-                    show_event(event, line)
+                    narrate(event, line)
     say("stopped; minialign demo goes on from here")
     return 130
 
@@ -54,22 +55,15 @@ def _report(result: dict[str, Any]) -> None:
         emit(f"before  {_one_line(result['before'][index])}")
         emit(f"after   {_one_line(result['after'][index])}")
     emit("")
+    ranked = [
+        share_text(round(result[key] * pairs), pairs)
+        for key in ("reward_accuracy", "logp_accuracy_before", "logp_accuracy_after")
+    ]
+    styled = [share_text(result[key], count) for key in ("style_before", "style_after")]
     rows = [
-        (
-            "held-out pairs: implicit reward ranks chosen first",
-            "50 % by definition",
-            share_text(round(result["reward_accuracy"] * pairs), pairs),
-        ),
-        (
-            "held-out pairs: log-prob ranks chosen first",
-            share_text(round(result["logp_accuracy_before"] * pairs), pairs),
-            share_text(round(result["logp_accuracy_after"] * pairs), pairs),
-        ),
-        (
-            "sampled answers in the pairs' style",
-            share_text(result["style_before"], count),
-            share_text(result["style_after"], count),
-        ),
+        ("held-out pairs: implicit reward ranks chosen first", "50 % by definition", ranked[0]),
+        ("held-out pairs: log-prob ranks chosen first", *ranked[1:]),
+        ("sampled answers in the pairs' style", *styled),
     ]
     table(("", "before", "after"), rows)
     emit(f"baseline: the shorter answer is the chosen one in {100 * result['shorter_wins']:.0f} %")

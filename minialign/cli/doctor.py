@@ -21,22 +21,24 @@ def run(arguments: argparse.Namespace) -> int:
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     count = dict.fromkeys(COLOURS, 0)
-    for check in checks():
-        count[check.status] += 1
+    for name, finding in checks():
+        count[finding.status] += 1
         if arguments.json:
-            console.emit(asdict(check))
+            console.emit({"name": name, **asdict(finding)})
             continue
-        word = f"{check.status:<7}"
+        word = f"{finding.status:<7}"
         if colour:
-            word = f"\x1b[{COLOURS[check.status]}m{word}\x1b[0m"
-        console.emit(f"{word}  {check.name:<10} {check.found}")
-        if check.fix:
-            console.emit(f"{'':<20} → {check.fix}")
-    if not arguments.json:
-        if count["problem"]:
-            console.say("\nTraining is not possible here until the problems above are mended.")
-        elif count["note"]:
-            console.say("\nEverything needed is here; the notes say what could be better.")
-        else:
-            console.say("\nAll is well.")
-    return 1 if count["problem"] else 0
+            word = f"\x1b[{COLOURS[finding.status]}m{word}\x1b[0m"
+        console.emit(f"{word}  {name:<10} {finding.found}")
+        if finding.fix:
+            console.emit(f"{'':<20} → {finding.fix}")
+    if arguments.json:
+        return 1 if count["problem"] else 0
+    if count["problem"]:
+        console.say("\nTraining is not possible here until the problems above are mended.")
+        return 1
+    if count["note"]:
+        console.say("\nEverything needed is here; the notes say what could be better.")
+    else:
+        console.say("\nAll is well.")
+    return 0

@@ -119,18 +119,15 @@ def _answer(
     folder: Path,
     sampling: Any,
 ) -> None:
-    from minialign.cli.models import fetch_progress
     from minialign.evaluate.systems import write_answers
 
     for system in systems:
         if system.file is not None:
             continue
-        fetching, done = fetch_progress()
-        written = write_answers(
-            system, asked, folder, sampling, arguments.seed, arguments.batch_size, fetching
-        )
-        before = next(written)
-        done()
+        how = sampling, arguments.seed, arguments.batch_size
+        with console.fetching() as tell:
+            written = write_answers(system, asked, folder, *how, tell)
+            before = next(written)
         if before:
             console.say(f"{system.name}: {before} of {len(asked)} answers are there already")
         for _ in console.progress(written, len(asked) - before, f"answers of {system.name}"):

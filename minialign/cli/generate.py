@@ -3,7 +3,6 @@
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
@@ -18,6 +17,7 @@ from minialign.cli.answer_flags import (
 from minialign.errors import UserError
 
 if TYPE_CHECKING:
+    from minialign.durable import Journal
     from minialign.engine import Engine, Request, Sampling
     from minialign.records import Prompted
 
@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer every prompt."""
-    from minialign.samples.generate import planned, resume
+    from minialign.durable import Journal
+    from minialign.samples.generate import plan_requests, resume
 
     sampling = sampling_from(arguments)
     output = output_file(arguments)
@@ -67,15 +68,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.batch_size < 1:
         raise UserError(f"batch size is {arguments.batch_size}", "it must be 1 or more")
     engine = open_from(arguments)
-    waiting = planned(engine, asked, arguments.n, arguments.seed)
-    total = len(waiting)
+    waiting = plan_requests(engine, asked, arguments.n, arguments.seed)
+    total, journal = len(waiting), Journal(output) if output else None
     if output and arguments.resume:
-        waiting = resume(output, asked, waiting)
+        journal, waiting = resume(output, asked, waiting)
         if len(waiting) < total:
             console.say(f"{total - len(waiting)} of {total} answers are in {output} already")
     start = time.monotonic()
     try:
-        tokens = _answer(arguments, engine, asked, waiting, sampling, output)
+        tokens = _answer(arguments, engine, asked, waiting, sampling, journal)
     except KeyboardInterrupt:
         if output:
             console.say(
@@ -116,31 +117,28 @@ def _answer(
     asked: "list[Prompted]",
     waiting: "list[Request]",
     sampling: "Sampling",
-    output: Path | None,
+    journal: "Journal | None",
 ) -> int:
     """Write the answers where they go; returns how many tokens they have."""
     import contextlib
-    import json
 
     from minialign.engine.open import origin_of
-    from minialign.samples.generate import answers
+    from minialign.samples.generate import write_answers
 
-    if len(waiting) == 1 and not arguments.json and output is None:
+    if len(waiting) == 1 and not arguments.json and journal is None:
         return _stream(engine, waiting[0], sampling)
     origin = origin_of(engine, arguments.adapter)
-    found = answers(engine, asked, waiting, sampling, arguments.batch_size, origin)
-    plain = _InOrder(waiting, asked)
+    answers = write_answers(engine, asked, waiting, sampling, arguments.batch_size, origin)
+    plain = _InOrder(waiting)
     tokens = 0
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(output, "a", encoding="utf-8")) if output else None
-        for completion, row in console.progress(found, len(waiting), "answers"):
+    with journal or contextlib.nullcontext():
+        for completion, row in console.progress(answers, len(waiting), "answers"):
             tokens += len(completion.ids)
-            if file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                file.flush()
+            if journal:
+                journal.append(row)
             if arguments.json:
                 console.emit(row)
-            elif not file:
+            elif not journal:
                 plain.add(row)
     return tokens
 
@@ -158,9 +156,8 @@ def _stream(engine: "Engine", request: "Request", sampling: "Sampling") -> int:
 class _InOrder:
     """Prints plain answers in the order in which they were asked for, as soon as it can."""
 
-    def __init__(self, waiting: "list[Request]", asked: "list[Prompted]"):
+    def __init__(self, waiting: "list[Request]"):
         self.order = [(request.prompt_index, request.sample_index) for request in waiting]
-        self.asked = asked
         self.ready: dict[tuple[int, int], dict[str, Any]] = {}
 
     def add(self, row: dict[str, Any]) -> None:

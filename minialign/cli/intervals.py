@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minialign.cli import console
+from minialign.cli.figure import blank, check_ending, save
 from minialign.errors import UserError
-
-PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -95,15 +94,7 @@ def picture(bars: Sequence[Bar], title: str, path: Path) -> None:
         UserError: for another ending, without matplotlib, or when the file cannot be written.
     """
     check_picture(path)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(
-            "a picture needs matplotlib", "pip install 'minialign[plot]'   (or leave --plot away)"
-        ) from None
-    figure = Figure(figsize=(8, 1.5 + 0.35 * len(bars)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(8, 1.5 + 0.35 * len(bars), "--plot")
     axes = figure.add_subplot()
     lines = range(len(bars))
     below = [100 * (bar.value - bar.low) for bar in bars]
@@ -121,16 +112,11 @@ def picture(bars: Sequence[Bar], title: str, path: Path) -> None:
     axes.set_xlabel("%")
     axes.set_title(title)
     axes.legend(fontsize="small")
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as reason:
-        raise UserError(f"{path}: {reason.strerror}") from None
-    console.say(f"drawn in {path}")
+    save(figure, path)
 
 
 def check_picture(path: Path) -> None:
     """Raise UserError unless a picture can be written there."""
-    if path.suffix.lower() not in PICTURES:
-        raise UserError(f"{path}: not a picture's name", f"end it with {', '.join(PICTURES)}")
+    check_ending(path)
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}", "give a file in a folder that exists")

@@ -144,7 +144,7 @@ def _report(judge: "Judge", verdicts: "list[Verdict]", *, as_json: bool) -> None
 
 
 def _write_pairs(verdicts: "list[Verdict]", path: Path) -> None:
-    from minialign.data.write import written_whole
+    from minialign.data.write import write_whole
     from minialign.durable import json_line
     from minialign.judge.ask import verdicts_to_pairs
     from minialign.records import to_json
@@ -153,7 +153,7 @@ def _write_pairs(verdicts: "list[Verdict]", path: Path) -> None:
     if not pairs:
         console.say(f"{path} is not written: the judge preferred none")
         return
-    with written_whole(path, force=False) as file:
+    with write_whole(path, force=False) as file:
         for pair in pairs:
             file.write(json_line(to_json(pair)))
     console.say(f"{len(pairs)} pairs in {path}")

@@ -38,7 +38,6 @@ def judge_from(
     arguments: argparse.Namespace, spec: str | None, adapter: str | None = None
 ) -> "Judge":
     """The judge that these flags describe; a download shows its progress."""
-    from minialign.cli.models import fetch_progress
     from minialign.judge import JudgeOptions
     from minialign.judge.open import open_judge
 
@@ -51,12 +50,9 @@ def judge_from(
     for flag in ("timeout", "retries"):
         if typed[flag] is not None and not arguments.judge_url:
             raise UserError(f"--{flag} is for an endpoint", "--judge-url http://…/v1")
-    progress, done = fetch_progress()
-    try:
-        options = JudgeOptions(adapter=adapter, url=arguments.judge_url, **typed)
-        return open_judge(spec, options, progress=progress)
-    finally:
-        done()
+    options = JudgeOptions(adapter=adapter, url=arguments.judge_url, **typed)
+    with console.fetching() as tell:
+        return open_judge(spec, options, progress=tell)
 
 
 def show_pace(verdicts: Iterable[T], total: int, kept: str = "") -> Iterator[T]:

@@ -38,34 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     info.add_argument("name", metavar="NAME")
     remove = action("rm", "remove a model from this disk")
     remove.add_argument("name", metavar="NAME")
-    remove.add_argument(
-        "--cache", action="store_true", help="its files in the Hugging Face cache too"
-    )
+    text = "its files in the Hugging Face cache too"
+    remove.add_argument("--cache", action="store_true", help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one of the actions."""
-    actions = {
-        "list": _list,
-        "pull": _pull,
-        "import": _import,
-        "info": _info,
-        "rm": _remove,
-    }
+    actions = {"list": _list, "pull": _pull, "import": _import, "info": _info, "rm": _remove}
     return actions[arguments.action](arguments)
-
-
-def fetch_progress() -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
-    """(a progress function for ``ensure`` and ``load`` that draws a line, and its ending)."""
-    line = console.Line(every=5)
-
-    def show(what: str, done: int, total: int) -> None:
-        share = f"{100 * done // total} %" if total else ""
-        counted = total > 100_000  # bytes; smaller totals are tensors
-        amount = f"{console.size(done)} of {console.size(total)}" if counted else f"{done}/{total}"
-        line.update(f"{what}: {amount} ({share})")
-
-    return show, line.clear
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -77,26 +57,18 @@ def _list(arguments: argparse.Namespace) -> int:
         for row in rows:
             console.emit(row)
         return 0
-    console.table(
-        ["name", "here", "parameters", "disk", "to run", "to train", "from", "note"],
-        [
-            [
-                row["name"],
-                "yes" if row["installed"] else "",
-                _millions(row["params"]),
-                _size(row["disk_bytes"]),
-                _size(row["run_bytes"]),
-                _size(row["train_bytes"]),
-                row["source"].split("==")[0].removeprefix("path:"),
-                row["note"],
-            ]
-            for row in rows
-        ],
-    )
+    table = []
+    for row in rows:
+        sizes = [_size(row[key]) for key in ("disk_bytes", "run_bytes", "train_bytes")]
+        source = row["source"].split("==")[0].removeprefix("path:")
+        here = "yes" if row["installed"] else ""
+        table.append([row["name"], here, _millions(row["params"]), *sizes, source, row["note"]])
+    headers = ["name", "here", "parameters", "disk", "to run", "to train", "from", "note"]
+    console.table(headers, table)
+    pure = ";\nwithout native kernels all weights are float32 in memory"
     console.say(
         "\nto run, to train: estimates of the memory here (training: LoRA, --grad-checkpoint,"
-        " 1,024 tokens a batch)"
-        + ("" if cpu.kept_bits() else ";\nwithout native kernels all weights are float32 in memory")
+        f" 1,024 tokens a batch){'' if cpu.kept_bits() else pure}"
     )
     missing = [row["name"] for row in rows if not row["installed"]]
     console.next_steps(
@@ -116,31 +88,25 @@ def _size(count: int) -> str:
     return console.size(count) if count else ""
 
 
-def _fetched(arguments: argparse.Namespace, name: str, fetch: Callable[[Any], Any]) -> int:
+def _fetch(arguments: argparse.Namespace, name: str, fetch: Callable[[Any], Any]) -> int:
     from minialign.models import describe
 
-    show, end = fetch_progress()
-    try:
-        path = fetch(show)
-    finally:
-        end()
+    with console.fetching() as tell:
+        path = fetch(tell)
     facts = describe.describe(name)
     if arguments.json:
         console.emit(facts)
     else:
         size = console.size(facts["disk_bytes"])
         console.say(f"{name} is here: {_millions(facts['params'])} parameters, {size}, {path}")
-        console.next_steps(
-            f"minialign chat --model {name}",
-            f"minialign models info {name}",
-        )
+        console.next_steps(f"minialign chat --model {name}", f"minialign models info {name}")
     return 0
 
 
 def _pull(arguments: argparse.Namespace) -> int:
     from minialign.models.sources.fetch import ensure
 
-    return _fetched(arguments, arguments.name, lambda show: ensure(arguments.name, show))
+    return _fetch(arguments, arguments.name, lambda show: ensure(arguments.name, show))
 
 
 def _import(arguments: argparse.Namespace) -> int:
@@ -150,11 +116,8 @@ def _import(arguments: argparse.Namespace) -> int:
 
     path = Path(arguments.path).expanduser()
     name = arguments.name or default_name(path)
-    return _fetched(
-        arguments,
-        name,
-        lambda show: import_model(path, name, arguments.bits, show, copy=arguments.copy),
-    )
+    bits, copy = arguments.bits, arguments.copy
+    return _fetch(arguments, name, lambda show: import_model(path, name, bits, show, copy=copy))
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -184,7 +147,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from minialign.models.sources.fetch import remove
+    from minialign.models.library import remove
 
     entry = remove(arguments.name)
     facts: dict[str, Any] = {"name": entry.name, "removed": True, "source": entry.source}

@@ -1,13 +1,9 @@
-"""Metrics over steps, drawn in the terminal or into a picture (matplotlib)."""
+"""Metrics over steps, drawn into a picture (matplotlib)."""
 
 from pathlib import Path
 
-from minialign.cli.intervals import PICTURES
-from minialign.errors import UserError
-from minialign.runs.charts import in_terminal, ticks
+from minialign.cli.figure import blank, check_ending, save
 from minialign.runs.summary import Series
-
-__all__ = ["in_terminal", "picture", "ticks"]
 
 
 def picture(charts: dict[str, list[Series]], path: Path) -> None:
@@ -16,18 +12,10 @@ def picture(charts: dict[str, list[Series]], path: Path) -> None:
     Raises:
         UserError: for another ending, without matplotlib, or when the file cannot be written.
     """
-    if path.suffix.lower() not in PICTURES:
-        raise UserError(f"{path}: not a picture's name", f"end it with {', '.join(PICTURES)}")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        raise UserError(
-            "a picture needs matplotlib", "pip install 'minialign[plot]'   (or leave --out away)"
-        ) from None
-    figure = Figure(figsize=(8, 3 * len(charts)), layout="constrained")
-    FigureCanvasAgg(figure)
+    check_ending(path)
+    figure = blank(8, 3 * len(charts), "--out")
+    from matplotlib.ticker import MaxNLocator
+
     marks = {"train": "", "eval": "o"}
     for index, (key, lines) in enumerate(charts.items()):
         axes = figure.add_subplot(len(charts), 1, index + 1)
@@ -44,7 +32,4 @@ def picture(charts: dict[str, list[Series]], path: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
     axes.set_xlabel("step")
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as reason:
-        raise UserError(f"{path}: {reason.strerror}") from None
+    save(figure, path)

@@ -17,15 +17,8 @@ from minialign.errors import UserError
 from minialign.run_folder import Run, list_runs, remove_run
 from minialign.runs import summary as task
 
-MARKS = {
-    "new": "·",
-    "running": "▶",
-    "finished": "✓",
-    "stopped": "■",
-    "failed": "✗",
-    "interrupted": "!",
-    "broken": "✗",
-}
+MARKS = {"new": "·", "running": "▶", "finished": "✓", "stopped": "■", "failed": "✗"}
+MARKS |= {"interrupted": "!", "broken": "✗"}
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -39,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     def as_json(one: argparse.ArgumentParser) -> None:
         one.add_argument("--json", action="store_true", help="data: one JSON object a line")
 
-    one = verb("list", "all runs, oldest first")
-    as_json(one)
+    as_json(verb("list", "all runs, oldest first"))
 
     one = verb("show", "one run: changed options, state, last metrics, files")
     one.add_argument("run", help="name or folder of a run")
@@ -48,17 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
     one = verb("plot", "metrics over steps, in this terminal or as a picture")
     one.add_argument("runs", nargs="*", metavar="RUN", help="drawn together; default: the newest")
-    one.add_argument(
-        "--keys", help="metrics, e.g. loss,rewards/accuracies (default: what the run has of these)"
-    )
+    text = "metrics, e.g. loss,rewards/accuracies (default: what the run has of these)"
+    one.add_argument("--keys", help=text)
     one.add_argument("--kind", choices=("train", "eval", "both"), default="both")
-    one.add_argument(
-        "--smooth",
-        type=float,
-        default=0.0,
-        metavar="W",
-        help="moving average of the training steps, 0 (none) to 0.99",
-    )
+    text = "moving average of the training steps, 0 (none) to 0.99"
+    one.add_argument("--smooth", type=float, default=0.0, metavar="W", help=text)
     one.add_argument("--out", type=Path, help="write a picture (.png, .svg, .pdf) instead")
     one.add_argument("--height", type=int, default=12, help="lines of a chart (default: 12)")
     as_json(one)
@@ -88,24 +74,16 @@ def _list(arguments: argparse.Namespace) -> int:
         console.say("There are no runs yet.")
         console.next_steps("minialign demo", "minialign dpo --data PAIRS.jsonl")
         return 0
-    console.table(
-        ("run", "method", "model", "status", "step", "loss", "acc", "eval acc", "age", "size"),
-        [
-            (
-                one.name,
-                one.method,
-                one.model,
-                f"{MARKS.get(one.status, ' ')} {one.status}",
-                f"{one.step}/{one.total}" if one.total else one.step or "",
-                _figure(one.loss),
-                _share(one.accuracy),
-                _share(one.eval_accuracy),
-                console.duration(one.age),
-                console.size(one.bytes),
-            )
-            for one in summaries
-        ],
-    )
+    headers = ("run", "method", "model", "status", "step", "loss", "acc", "eval acc", "age", "size")
+    rows = []
+    for one in summaries:
+        status = f"{MARKS.get(one.status, ' ')} {one.status}"
+        step = f"{one.step}/{one.total}" if one.total else one.step or ""
+        loss = "" if one.loss is None else f"{one.loss:.4g}"
+        shares = _share(one.accuracy), _share(one.eval_accuracy)
+        taken = console.duration(one.age), console.size(one.bytes)
+        rows.append((one.name, one.method, one.model, status, step, loss, *shares, *taken))
+    console.table(headers, rows)
     for one in summaries:
         if one.message:
             console.say(f"{one.name}: {one.message}")
@@ -122,23 +100,20 @@ def _show(arguments: argparse.Namespace) -> int:
     steps = which.checkpoints()
     following = _next_commands(summary, steps)
     if arguments.json:
-        console.emit(
-            _finite(
-                {
-                    **asdict(summary),
-                    "pid": which.pid(),
-                    "config": which.config if summary.status != "broken" else None,
-                    "changed": {key: value for key, (value, _) in changed.items()},
-                    "last": last,
-                    "checkpoints": steps,
-                    "files": [
-                        {"name": name, "bytes": size, "about": about}
-                        for name, size, about in task.files(which)
-                    ],
-                    "next": following,
-                }
-            )
-        )
+        facts = {
+            **asdict(summary),
+            "pid": which.pid(),
+            "config": which.config if summary.status != "broken" else None,
+            "changed": {key: value for key, (value, _) in changed.items()},
+            "last": last,
+            "checkpoints": steps,
+            "files": [
+                {"name": name, "bytes": size, "about": about}
+                for name, size, about in task.files(which)
+            ],
+            "next": following,
+        }
+        console.emit(_finite(facts))
         return 0
     progress = f", step {summary.step}"
     progress += f" of {summary.total}" if summary.total else ""
@@ -149,38 +124,34 @@ def _show(arguments: argparse.Namespace) -> int:
     )
     if summary.message:
         console.emit(f"  {summary.message}")
-    console.emit(f"  {summary.method} on {summary.model}")
-    console.emit(f"  {summary.path}")
+    console.emit(f"  {summary.method} on {summary.model}\n  {summary.path}")
     if changed:
         console.emit("\noptions that are not the default:")
-        console.table(
-            ("option", "value", "default"),
-            [(key, _text(value), _text(default)) for key, (value, default) in changed.items()],
-        )
+        rows = [(key, _text(value), _text(default)) for key, (value, default) in changed.items()]
+        console.table(("option", "value", "default"), rows)
     if last:
         console.emit("\nlast metrics:")
-        kinds = [kind for kind in ("train", "eval") if kind in last]
-        keys = [key for kind in kinds for key in last[kind] if key not in task.HIDDEN]
         console.table(
-            ("", *(f"{kind} (step {last[kind]['step']})" for kind in kinds)),
-            [
-                (key, *(_text(last[kind].get(key, "")) for kind in kinds))
-                for key in dict.fromkeys(keys)
-            ],
+            *_last_table({kind: last[kind] for kind in ("train", "eval") if kind in last})
         )
-    console.emit(f"\ncheckpoints: {', '.join(map(str, steps)) or 'none'}")
-    console.emit("\nfiles:")
-    console.table(
-        ("file", "size", ""),
-        [(name, console.size(size), about) for name, size, about in task.files(which)],
-    )
+    console.emit(f"\ncheckpoints: {', '.join(map(str, steps)) or 'none'}\n\nfiles:")
+    files = [(name, console.size(size), about) for name, size, about in task.files(which)]
+    console.table(("file", "size", ""), files)
     console.next_steps(*following)
     return 0
 
 
+def _last_table(last: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """(headers, rows): a metric a row, a column each for training and evaluation."""
+    headers = ["", *(f"{kind} (step {row['step']})" for kind, row in last.items())]
+    keys = dict.fromkeys(key for row in last.values() for key in row if key not in task.HIDDEN)
+    return headers, [[key, *(_text(row.get(key, "")) for row in last.values())] for key in keys]
+
+
 def _next_commands(summary: task.Summary, checkpoints: Sequence[int]) -> list[str]:
     """What makes sense after looking at a run of this status."""
-    name = summary.name if _at_home(summary) else summary.path
+    at_home = any(str(each.path) == summary.path for each in list_runs())
+    name = summary.name if at_home else summary.path
     if summary.status == "broken":
         return [f"minialign runs rm {name}"]
     commands = []
@@ -195,12 +166,9 @@ def _next_commands(summary: task.Summary, checkpoints: Sequence[int]) -> list[st
     return commands or [f"minialign runs show {name}"]
 
 
-def _at_home(summary: task.Summary) -> bool:
-    return any(str(each.path) == summary.path for each in list_runs())
-
-
 def _plot(arguments: argparse.Namespace) -> int:
-    from minialign.cli import plots
+    from minialign.cli.plots import picture
+    from minialign.runs.charts import in_terminal
 
     if not 0 <= arguments.smooth < 1:
         raise UserError(f"--smooth {arguments.smooth}", "expected a weight from 0 to below 1")
@@ -220,25 +188,23 @@ def _plot(arguments: argparse.Namespace) -> int:
             for line in lines:
                 console.emit(asdict(line))
     if arguments.out:
-        plots.picture(charts, arguments.out)
+        picture(charts, arguments.out)
         console.say(f"wrote {arguments.out}")
     elif not arguments.json:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         width = shutil.get_terminal_size().columns
         for key, lines in charts.items():
-            console.emit(plots.in_terminal(key, lines, width, arguments.height, colour) + "\n")
+            console.emit(in_terminal(key, lines, width, arguments.height, colour) + "\n")
     return 0
 
 
 def _resume(arguments: argparse.Namespace) -> int:
     which = Run.open(arguments.run)
     if which.is_locked():
-        raise UserError(
-            f"run {which.name} is being trained (process {which.pid()})",
-            f"minialign runs show {which.name}",
-        )
+        said = f"run {which.name} is being trained (process {which.pid()})"
+        raise UserError(said, f"minialign runs show {which.name}")
     from minialign.cli.train import show, stop_on_interrupt
-    from minialign.training.resume import resume
+    from minialign.training.start import resume
 
     with stop_on_interrupt() as stop:
         return show(which, resume(which, stop), as_json=arguments.json)
@@ -248,10 +214,8 @@ def _remove(arguments: argparse.Namespace) -> int:
     chosen = [Run.open(name) for name in dict.fromkeys(arguments.runs)]
     for which in chosen:  # all or none: nothing is deleted when one of them is being trained
         if which.is_locked():
-            raise UserError(
-                f"run {which.name} is being trained (process {which.pid()})",
-                f"stop it first: kill -INT {which.pid()}",
-            )
+            said = f"run {which.name} is being trained (process {which.pid()})"
+            raise UserError(said, f"stop it first: kill -INT {which.pid()}")
     if not arguments.yes and sys.stdin.isatty():
         for which in chosen:
             console.say(f"{which.path}  ({console.size(task.disk_bytes(which.path))})")
@@ -267,10 +231,6 @@ def _remove(arguments: argparse.Namespace) -> int:
         remove_run(which)
         console.say(f"deleted {which.path}")
     return 0
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
 
 
 def _share(value: float | None) -> str:

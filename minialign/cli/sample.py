@@ -1,12 +1,17 @@
 """``minialign sample``: rankings or pairs made of a model's own answers."""
 
 import argparse
-import json
-from pathlib import Path
 
 from minialign.cli import console
-from minialign.cli.answer_flags import open_from, output_file, sampling_from
-from minialign.cli.best_of_n import prompt_arguments, read_asked, scorer_help
+from minialign.cli.answer_flags import (
+    open_from,
+    output_file,
+    prompt_arguments,
+    read_asked,
+    sampling_from,
+    scorer_help,
+    write_row,
+)
 from minialign.errors import UserError
 
 EPILOG = """\
@@ -26,15 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     prompt_arguments(parser, 4)
     parser.add_argument("--scorer", metavar="SCORER", help=scorer_help())
-    parser.add_argument(
-        "--to", choices=("rankings", "pairs"), default="rankings",
-        help="all answers with scores; or the best and the worst (rankings)",
-    )  # fmt: skip
+    to = "all answers with scores; or the best and the worst (rankings)"
+    parser.add_argument("--to", choices=("rankings", "pairs"), default="rankings", help=to)
     parser.add_argument("-o", "--output", metavar="FILE", help="write to a file, not to stdout")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Sample and write a row for each prompt."""
+    from minialign.durable import Journal
     from minialign.rewards.spec import parse
     from minialign.samples import groups
     from minialign.scoring.open import open_scorer
@@ -50,32 +54,24 @@ def run(arguments: argparse.Namespace) -> int:
         parse(arguments.scorer)
     engine = open_from(arguments)
     scorer = open_scorer(arguments.scorer, engine=engine) if arguments.scorer else None
-    found = groups.groups(
-        engine, asked, arguments.n, sampling, arguments.seed, arguments.batch_size
-    )
+    drawn = arguments.n, sampling, arguments.seed, arguments.batch_size
+    sampled = groups.sample_groups(engine, asked, *drawn)
+    journal = Journal(output) if output else None
     written = 0
-    for group in console.progress(found, len(asked), "prompts"):
+    for group in console.progress(sampled, len(asked), "prompts"):
         if scorer is None:
-            row = groups.unlabelled(group, arguments.seed)
+            row = groups.pair_at_random(group, arguments.seed)
         elif arguments.to == "pairs":
-            row = groups.best_and_worst(group, scorer)
+            row = groups.pair_best_and_worst(group, scorer)
         else:
-            row = groups.ranking(group, scorer)
-        if row is None:
-            continue
-        written += 1
-        if output is None:
-            console.emit(row)
-            continue
-        with open(output, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            row = groups.rank(group, scorer)
+        if row is not None:
+            written += 1
+            write_row(row, journal)
     if written < len(asked):
         console.say(f"{len(asked) - written} prompts left out: their answers or scores are equal")
     if output and written:
-        use = f"minialign label {output}" if scorer is None else _use(arguments.to, output)
+        trains = "rrhf" if arguments.to == "rankings" else "dpo"
+        use = f"minialign {trains} --data {output}" if scorer else f"minialign label {output}"
         console.next_steps(f"minialign data show {output}", use)
     return 0
-
-
-def _use(kind: str, output: Path) -> str:
-    return f"minialign {'rrhf' if kind == 'rankings' else 'dpo'} --data {output}"

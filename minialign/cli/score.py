@@ -11,7 +11,7 @@ from minialign.errors import UserError
 
 if TYPE_CHECKING:
     from minialign.records import Record
-    from minialign.rewards.score import Scored, Scorer
+    from minialign.rewards.score import Measures, Scored
 
 EPILOG = """\
 minialign score pairs.jsonl --adapter dpo-1          # DPO's implicit reward of each answer
@@ -21,6 +21,15 @@ minialign score --prompt "Hi" --response "Hello!" --response "Go away."
 One JSON object a response on stdout: row, role, tokens, logp (sum), mean_logp and, with --adapter,
 reference_logp and implicit_reward = beta x (logp - reference_logp); with --reward, reward.
 """
+
+# field of a Scored: what it is
+MEASURES = {
+    "logp": "log-prob",
+    "mean_logp": "mean log-prob a token",
+    "reference_logp": "the reference's log-prob",
+    "implicit_reward": "implicit reward",
+    "reward": "reward head",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -37,14 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--system", metavar="TEXT", help="with --prompt: a system prompt")
     model_arguments(parser)
     parser.add_argument("--reward", metavar="RUN", help="a run of `minialign reward`")
-    parser.add_argument(
-        "--beta", type=float, metavar="X",
-        help="of the implicit reward (the run's own, or 0.1)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max-seq-length", type=int, metavar="N",
-        help="most tokens of a prompt with a response (the model's context)",
-    )  # fmt: skip
+    beta = "of the implicit reward (the run's own, or 0.1)"
+    parser.add_argument("--beta", type=float, metavar="X", help=beta)
+    most = "most tokens of a prompt with a response (the model's context)"
+    parser.add_argument("--max-seq-length", type=int, metavar="N", help=most)
     parser.add_argument(
         "--map", action="append", default=[], metavar="KEY=COLUMN", help="rename columns"
     )
@@ -57,41 +62,37 @@ def run(arguments: argparse.Namespace) -> int:
     records = _records(arguments)
     if arguments.max_seq_length is not None and arguments.max_seq_length < 16:
         raise UserError(f"max-seq-length is {arguments.max_seq_length}", "it must be at least 16")
-    scorer = _open(arguments)
-    found: list[Scored] = []
+    measures = _open(arguments)
+    scored: list[Scored] = []
     line = console.Line(every=10)
-    for one in scorer.score(records):
+    for one in measures.score(records):
         line.clear()
-        found.append(one)
+        scored.append(one)
         console.emit({key: value for key, value in asdict(one).items() if value not in (None, "")})
         line.update(f"row {one.row + 1}/{len(records)}")
     line.clear()
-    for row in scorer.too_long[:3]:
+    for row in measures.too_long[:3]:
         console.say(f"{row.source}: left out, a response of {row.length:,} tokens does not fit")
-    if len(scorer.too_long) > 3:
-        console.say(f"… {len(scorer.too_long)} rows left out in all")
-    if scorer.cut:
-        console.say(f"{scorer.cut} prompts cut from the left to fit")
-    for text in summary(found):
+    if len(measures.too_long) > 3:
+        console.say(f"… {len(measures.too_long)} rows left out in all")
+    if measures.cut:
+        console.say(f"{measures.cut} prompts cut from the left to fit")
+    for text in summary(scored):
         console.say(text)
     return 0
 
 
-def summary(found: "list[Scored]") -> Iterator[str]:
+def summary(scored: "list[Scored]") -> Iterator[str]:
     """How often each measure ranks the chosen response above the rejected one; a tie is wrong."""
     from minialign.statistics.shares import share_text
 
     pairs: dict[int, dict[str, dict[str, Any]]] = {}
-    for one in found:
+    for one in scored:
         if one.role:
             pairs.setdefault(one.row, {})[one.role] = asdict(one)
     if not pairs:
         return
-    for key, words in (
-        ("logp", "log-prob"), ("mean_logp", "mean log-prob a token"),
-        ("reference_logp", "the reference's log-prob"),
-        ("implicit_reward", "implicit reward"), ("reward", "reward head"),
-    ):  # fmt: skip
+    for key, words in MEASURES.items():
         both = [
             (pair["chosen"][key], pair["rejected"][key])
             for pair in pairs.values()
@@ -145,15 +146,9 @@ def _records(arguments: argparse.Namespace) -> "list[Record]":
     return records
 
 
-def _open(arguments: argparse.Namespace) -> "Scorer":
-    from minialign.cli.models import fetch_progress
-    from minialign.rewards.score import open_scorer
+def _open(arguments: argparse.Namespace) -> "Measures":
+    from minialign.rewards.score import open_measures
 
-    progress, done = fetch_progress()
-    try:
-        return open_scorer(
-            arguments.model, arguments.adapter, arguments.reward, arguments.beta,
-            arguments.max_seq_length, progress,
-        )  # fmt: skip
-    finally:
-        done()
+    what = arguments.model, arguments.adapter, arguments.reward, arguments.beta
+    with console.fetching() as tell:
+        return open_measures(*what, arguments.max_seq_length, tell)

@@ -2,23 +2,43 @@
 
 import argparse
 import contextlib
-import dataclasses
-import functools
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from minialign.cli.console import Line, duration, emit, next_steps, say, size
+from minialign.cli.console import Line, emit, fetching, next_steps, say
 from minialign.cli.dataclass_flags import add_fields, read_config, to_toml
-from minialign.cli.models import fetch_progress
 
 if TYPE_CHECKING:
     from minialign.methods import Method
     from minialign.run_folder import Run
     from minialign.training.events import Event
 
-    Start = Callable[..., tuple[Run, Iterator[Event]]]
+
+ROUNDS = """\
+minialign expert --data prompts.txt --scorer length --n 8 --rounds 3
+minialign rso --data prompts.jsonl --adapter sft-1 --scorer reward:reward-1 --n 64 --accept 8
+minialign online-dpo --data prompts.txt --scorer judge:self --n 2 --prompts-per-round 64
+
+--data holds prompts (the lines of a .txt, or rows of any kind); --eval-split and --eval-data are
+about prompts too: those are answered before the first and after every round. A round is a training
+run of its own in RUN/rounds, with the candidates beside it. With --max-tokens or --max-minutes
+sampling counts as training does. Ctrl-C saves; minialign runs resume RUN goes on.
+"""
+ON_POLICY = """\
+minialign ppo --data prompts.txt --scorer reward:reward-1
+minialign ppo --data gsm8k.jsonl --scorer exact --advantage group --n 8       # GRPO
+minialign ppo --data pairs.jsonl --scorer python:short.py:reward --advantage rloo
+
+In turns the model answers prompts, a scorer rewards the answers, and the model is trained on them.
+Any rows that hold prompts will do. The reward of an answer pays for the KL to the reference: the
+model without its adapter, or with the adapter that training starts from. A step is an update on
+--batch-size prompts with their --n answers.
+
+Scorers: {scorers}.
+Defaults that are other than for other methods: {defaults}.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -29,20 +49,35 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     add_method_arguments(parser, METHODS[command])
 
 
-def add_method_arguments(
-    parser: argparse.ArgumentParser, method: "Method", without: Collection[str] = ()
-) -> None:
-    """The same, for a method that need not be in the registry, and may have no use for some."""
+def add_method_arguments(parser: argparse.ArgumentParser, method: "Method") -> None:
+    """The flags of a method that need not be in the dict of methods."""
+    from minialign.config import parts
     from minialign.training.settings import Settings
 
-    parser.description = f"{parser.description}. Rows: {method.needs}."
+    if not method.rounds:
+        parser.description = f"{parser.description}. Rows: {method.needs}."
+    if method.rounds or method.on_policy:
+        parser.epilog = ROUNDS if method.rounds else _on_policy_epilog(method)
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-c", "--config", metavar="FILE", help="settings in TOML or mlx-lm's YAML")
     parser.add_argument(
         "--print-config", action="store_true", help="print the settings in force and stop"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object an event, on stdout")
-    add_fields(parser, method.config, f"{method.name}'s own settings")
-    add_fields(parser, Settings, "training", without)
+    *shared, (own, _) = parts(method.config)
+    for config, _ in shared:
+        add_fields(parser, config, "rounds and sampling", defaults=method.defaults)
+    add_fields(parser, own, f"{method.name}'s own settings")
+    title = "training, in each round" if method.rounds else "training"
+    add_fields(parser, Settings, title, without=method.unused)
+
+
+def _on_policy_epilog(method: "Method") -> str:
+    from minialign.cli.best_of_n import scorer_help
+
+    usual = method.defaults.items()
+    defaults = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in usual)
+    return ON_POLICY.format(scorers=scorer_help(), defaults=defaults)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,36 +87,25 @@ def run(arguments: argparse.Namespace) -> int:
     return run_method(METHODS[arguments.command], arguments)
 
 
-def run_method(
-    method: "Method",
-    arguments: argparse.Namespace,
-    begin: "Start | None" = None,
-    defaults: dict[str, Any] | None = None,
-) -> int:
-    """The same, for a method that need not be in the registry, that may have a ``start`` of its own
-    (settings, config, stop, progress), and other defaults of the common settings."""
-    from minialign.config import check_keys, resolve
-    from minialign.training.offline import start
+def run_method(method: "Method", arguments: argparse.Namespace) -> int:
+    """Start a run of a method that need not be in the dict of methods, and show it."""
+    from minialign.config import check_keys, flat, resolve
     from minialign.training.settings import Settings
+    from minialign.training.start import start
 
-    begin = begin or functools.partial(start, method)
     typed = vars(arguments)
-    values = read_config(arguments.config) if arguments.config else {}
-    values = {**(defaults or {}), **values}
     where = arguments.config or "defaults"
+    values = {**method.defaults, **(read_config(arguments.config) if arguments.config else {})}
     values.pop("method", None)
     check_keys(values, (Settings, method.config), where)
     settings = resolve(Settings, values, typed, where)
     config = resolve(method.config, values, typed, where)
     if arguments.print_config:
-        emit(to_toml({**dataclasses.asdict(config), **dataclasses.asdict(settings)}))
+        emit(to_toml({**flat(config), **flat(settings)}))
         return 0
     stop = threading.Event()
-    fetching, fetched = fetch_progress()
-    try:
-        started, events = begin(settings, config, stop, fetching)
-    finally:
-        fetched()
+    with fetching() as tell:
+        started, events = start(method, settings, config, stop, tell)
     with stop_on_interrupt(stop):
         if not arguments.json:
             say(f"run {started.name} in {started.path}")
@@ -109,14 +133,18 @@ def stop_on_interrupt(stop: threading.Event | None = None) -> Iterator[threading
 
 def show(started: "Run", events: "Iterator[Event]", *, as_json: bool = False) -> int:
     """Print a run's events as they come; returns the exit code (130 when it was stopped)."""
+    from minialign.training.events import Ended
+    from minialign.training.events import as_json as json_of
+    from minialign.training.narrate import narrate
+
     line, status = Line(), "stopped"
     try:
         for event in events:
             if as_json:
-                emit({key: value for key, value in dataclasses.asdict(event).items() if value})
+                emit(json_of(event))
             else:
-                show_event(event, line)
-            if event.kind == "end":
+                narrate(event, line)
+            if isinstance(event, Ended):
                 status = event.values["status"]
     finally:
         line.clear()
@@ -135,78 +163,11 @@ def _handle(started: "Run") -> str:
     return started.name if started.path.parent == folder("runs") else str(started.path)
 
 
-def show_event(event: "Event", line: Line) -> None:
-    """One event as a line for people."""
-    match event.kind:
-        case "note" | "phase":
-            line.clear()
-            say(event.text)
-        case "reference":
-            cached = event.values["cached"]
-            text = f"reference log-probs {event.step}/{event.total}"
-            if cached:
-                text += f" ({cached} were on disk)"
-            if event.step == event.total:
-                line.clear()
-                say(text)
-            elif cached < event.total:
-                line.update(text)
-        case "step":
-            line.update(_step_text(event), force=event.step in (1, event.total))
-        case "sampling":
-            left = f", {duration(event.values['eta'])} left" if event.step < event.total else ""
-            line.update(event.text + left)
-        case "evaluating":
-            line.update(f"held out {event.step}/{event.total}")
-        case "eval":
-            line.clear()
-            say(event.text or _eval_text(event))
-
-
-def _step_text(event: "Event") -> str:
-    values = event.values
-    parts = [f"step {event.step}/{event.total}", f"loss {values['loss']:.4f}"]
-    for key in ("rewards/accuracies", "ratings/accuracies"):
-        if key in values:
-            parts.append(f"accuracy {values[key]:.2f}")
-    if "rewards/margins" in values:
-        parts.append(f"margin {values['rewards/margins']:.3f}")
-    if "approx_kl" in values:
-        parts.append(f"approx_kl {values['approx_kl']:.4f}, clipped {values['clipfrac']:.2f}")
-    parts.append(f"{values['tokens_per_second']:.0f} tokens/s")
-    parts.append(size(values["peak_memory"]))
-    if event.step < event.total:
-        parts.append(f"{duration(values['eta'])} left")
-    return ", ".join(parts)
-
-
-def _eval_text(event: "Event") -> str:
-    from minialign.statistics.shares import share_text
-
-    values = event.values
-    text = f"held out, step {event.step}: loss {values['loss']:.4f}"
-    if "rewards/accuracies" in values and event.step:
-        rows = values["rows"]
-        text += f", accuracy {share_text(round(values['rewards/accuracies'] * rows), rows)}"
-        text += f"; shorter answer wins {100 * values['shorter_wins']:.1f} %"
-    if "ratings/accuracies" in values and event.step:
-        text += f", accuracy {100 * values['ratings/accuracies']:.1f} %"
-    if "rewards/length_correlation" in values and event.step:
-        text += f"; correlation of reward and length {values['rewards/length_correlation']:+.2f}"
-    return text
-
-
 def _end(started: "Run") -> None:
-    import json
+    from minialign.durable import read_object
+    from minialign.training.narrate import summarise
 
-    summary = json.loads((started.path / "summary.json").read_text(encoding="utf-8"))
-    say(
-        f"finished: {summary['steps']} steps in {duration(summary['seconds'])}, "
-        f"{summary['tokens']} tokens, peak {size(summary['peak_resident'])} "
-        f"({size(summary['peak_memory'])} by MLX's count); "
-        f"prompts shared in {summary['shared_batches']} of "
-        f"{summary['shared_batches'] + summary['separate_batches']} batches"
-    )
+    say(summarise(read_object(started.path / "summary.json")))
     handle = _handle(started)
     commands = [f"minialign chat --adapter {handle}", f"minialign runs plot {handle}"]
     if started.config["method"] == "reward":

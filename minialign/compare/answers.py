@@ -6,7 +6,6 @@ SPEC.json``. Answers are on disk as they come, so a part that is killed asks not
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.learn.batch import Example, collate, encode_prompt, index_batches
 from minialign.methods.ppo import token_values
+from minialign.progress import Progress
 from minialign.records import Prompted
 from minialign.rewards.scorer import Scorer
 from minialign.samples import generate
@@ -27,16 +27,7 @@ from minialign.scoring.open import open_scorer
 ANSWERS, SCORES, PHASES = "answers.jsonl", "scores.json", "phases.json"
 
 
-@dataclass(frozen=True)
-class Step:
-    """How far it is."""
-
-    what: str
-    done: int
-    total: int
-
-
-def judge(spec: Path) -> Iterator[Step]:
+def judge(spec: Path) -> Iterator[Progress]:
     """Answer, score, and write ``scores.json``: gold, proxy, logps, reference_logps, tokens and
     words, a number for each prompt. Log-probs are of the very tokens that were drawn, the end token
     where there is one, in nats.
@@ -55,19 +46,19 @@ def judge(spec: Path) -> Iterator[Step]:
     engine = open_engine(told["model"], told["adapter"])
     rows: dict[int, dict[str, Any]] = {}
     for rows in _answered(engine, asked, sampling, told["seed"], drawn["batch_size"], folder):
-        yield Step("answers", len(rows), len(asked))
+        yield Progress("answers", len(rows), len(asked))
     found = [rows[i] for i in range(len(asked))]
     values: dict[str, list[float]] = {"logps": _logps(engine, asked, found, sampling.temperature)}
-    yield Step("log-probs", 1, 2)
+    yield Progress("log-probs", 1, 2)
     reference = open_engine(told["model"], told["reference"])
     values["reference_logps"] = _logps(reference, asked, found, sampling.temperature)
-    yield Step("log-probs", 2, 2)
+    yield Progress("log-probs", 2, 2)
     for name in ("proxy", "gold"):
         scorer = open_scorer(told[name], engine=reference)
         values[name] = []
         for prompted, row in zip(asked, found, strict=True):
             values[name] += scorer.score(prompted, [row["response"]])
-            yield Step(f"{name} scores", len(values[name]), len(asked))
+            yield Progress(f"{name} scores", len(values[name]), len(asked))
     values["tokens"] = [len(row["ids"]) for row in found]
     values["words"] = [len(row["response"].split()) for row in found]
     scorer = open_scorer(told["gold"], engine=reference)
@@ -80,13 +71,12 @@ def _answered(
 ) -> Iterator[dict[int, dict[str, Any]]]:
     """The answers by prompt, as they become more; those on disk are not written again."""
     file = folder / ANSWERS
-    waiting = generate.resume(file, asked, generate.planned(engine, asked, 1, seed))
-    rows = {row["prompt_index"]: row for row in read_jsonl(file)}
+    journal, waiting = generate.resume(file, asked, generate.plan_requests(engine, asked, 1, seed))
+    rows = journal.known("prompt_index")
     yield rows
-    for completion, row in generate.answers(engine, asked, waiting, sampling, size):
+    for completion, row in generate.write_answers(engine, asked, waiting, sampling, size):
         rows[completion.prompt_index] = row | {"ids": completion.ids}
-        with open(file, "a", encoding="utf-8") as out:
-            out.write(json.dumps(rows[completion.prompt_index], ensure_ascii=False) + "\n")
+        journal.append(rows[completion.prompt_index])
         yield rows
 
 

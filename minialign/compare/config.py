@@ -8,19 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minialign.compare.tables import (
-    FREE,
-    METHODS,
-    ROWS,
-    TABLES,
-    Answers,
-    Budget,
-    Files,
-    Kind,
-    Sampled,
-    Scorers,
-    Top,
-)
+from minialign.compare import tables as known_tables
+from minialign.compare.tables import COMPARED, FREE, ROWS, TABLES, Files, Kind, Top
 from minialign.config import check_keys, resolve
 from minialign.data.prompts import read_prompts
 from minialign.errors import UserError, nearest
@@ -37,10 +26,10 @@ class Comparison:
     text: str
     top: Top
     data: Files
-    scorers: Scorers
-    budget: Budget
-    sampled: Sampled
-    sampling: Answers
+    scorers: known_tables.Scorers
+    budget: known_tables.Budget
+    sampled: known_tables.Sampled
+    sampling: known_tables.Answers
     training: dict[str, Any]
     start: dict[str, Any]
     reward: dict[str, Any]
@@ -49,8 +38,13 @@ class Comparison:
 
     def where(self, table: str, key: str = "") -> str:
         """ "FILE:LINE: [table]", for messages."""
-        line = line_of(self.text, table, key)
-        return f"{self.path}{f':{line}' if line else ''}{f' [{table}]' if table else ''}"
+        return place_of(self.path, self.text, table, key)
+
+
+def place_of(path: Path, text: str, table: str, key: str) -> str:
+    """ "FILE:LINE: [table]", for messages about a TOML file's text."""
+    line = line_of(text, table, key)
+    return f"{path}{f':{line}' if line else ''}{f' [{table}]' if table else ''}"
 
 
 def line_of(text: str, table: str, key: str = "") -> int:
@@ -58,8 +52,8 @@ def line_of(text: str, table: str, key: str = "") -> int:
     not written in one line of its own."""
     here, header = "", 0
     for number, line in enumerate(text.splitlines(), 1):
-        if found := re.match(r"\s*\[([^\[\]]+)\]", line):
-            here = re.sub(r"[\s\"']", "", found[1])
+        if title := re.match(r"\s*\[([^\[\]]+)\]", line):
+            here = re.sub(r"[\s\"']", "", title[1])
             header = number if here == table else header
         elif here == table and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
             return number
@@ -89,27 +83,24 @@ def read(path: Path) -> Comparison:
     for name in loose:
         if name in (*TABLES, *FREE):
             raise UserError(f"{path}:{line_of(text, '', name)}: {name} is a table", f"[{name}]")
-    top = _filled(Top, loose, path, text, "")
+    top = _fill(Top, loose, path, text, "")
     parts = {
-        name: _filled(kind, tables.get(name, {}), path, text, name) for name, kind in TABLES.items()
+        name: _fill(kind, tables.get(name, {}), path, text, name) for name, kind in TABLES.items()
     }
     kinds, own = _methods(top, tables.get("method", {}), path, text)
     free: dict[str, Any] = {name: dict(tables.get(name, {})) for name in FREE if name != "method"}
-    parts["data"] = _whole(parts["data"], path)
-    parts["scorers"] = dataclasses.replace(
-        parts["scorers"],
-        proxy=_scorer(parts["scorers"].proxy, path), gold=_scorer(parts["scorers"].gold, path),
-    )  # fmt: skip
-    found = Comparison(path, text, top, **parts, **free, kinds=kinds, own=own)
-    _check(found)
-    return found
+    parts["data"] = _whole_paths(parts["data"], path)
+    proxy, gold = _scorer(parts["scorers"].proxy, path), _scorer(parts["scorers"].gold, path)
+    parts["scorers"] = dataclasses.replace(parts["scorers"], proxy=proxy, gold=gold)
+    one = Comparison(path, text, top, **parts, **free, kinds=kinds, own=own)
+    _check(one)
+    return one
 
 
-def _filled(kind: type, values: Mapping[str, Any], path: Path, text: str, table: str) -> Any:
+def _fill(kind: type, values: Mapping[str, Any], path: Path, text: str, table: str) -> Any:
     """An instance of a table's dataclass; errors name the line of the key."""
     for key, value in values.items():
-        line = line_of(text, table, key)
-        where = f"{path}{f':{line}' if line else ''}{f' [{table}]' if table else ''}"
+        where = place_of(path, text, table, key)
         check_keys({key: value}, (kind,), where)
         resolve(kind, {key: value}, {}, where)
     return resolve(kind, values, {}, str(path))
@@ -124,57 +115,49 @@ def _methods(
         where = f"{path}:{line_of(text, f'method.{name}')}"
         if not isinstance(values, dict):
             raise UserError(f"{path}: [method] {name} = {values!r}", f"[method.{name}]")
-        if name not in METHODS and "command" not in values:
-            raise UserError(
-                f"{where}: there is no method {name!r}: {nearest(name, METHODS)}",
-                'a variant of another needs the line: command = "dpo"',
-            )
+        if name not in COMPARED and "command" not in values:
+            fix = 'a variant of another needs the line: command = "dpo"'
+            raise UserError(f"{where}: there is no method {name!r}: {nearest(name, COMPARED)}", fix)
     kinds: dict[str, Kind] = {}
     own: dict[str, dict[str, Any]] = {}
     for name in top.methods:
         values = dict(tables.get(name, {}))
         command = values.pop("command", None)
-        if command is None and name not in METHODS:
+        if command is None and name not in COMPARED:
             where = f"{path}:{line_of(text, '', 'methods')}"
-            raise UserError(
-                f"{where}: there is no method {name!r}", nearest(name, {*METHODS, *tables})
-            )
-        if command is not None and command not in METHODS:
+            hint = nearest(name, {*COMPARED, *tables})
+            raise UserError(f"{where}: there is no method {name!r}", hint)
+        if command is not None and command not in COMPARED:
             where = f"{path}:{line_of(text, f'method.{name}', 'command')}"
-            raise UserError(f"{where}: no method {command!r}", nearest(str(command), METHODS))
-        kind = METHODS[command or name]
+            raise UserError(f"{where}: no method {command!r}", nearest(str(command), COMPARED))
+        kind = COMPARED[command or name]
         rows = values.pop("rows", kind.rows)
         if rows != kind.rows and ({rows, kind.rows} & {"prompts", ""} or rows not in ROWS):
             where = f"{path}:{line_of(text, f'method.{name}', 'rows')}"
-            raise UserError(
-                f"{where}: rows = {rows!r}: {name} learns from {kind.rows or 'nothing'}",
-                "known: demonstrations, pairs, sampled",
-            )
+            said = f"{where}: rows = {rows!r}: {name} learns from {kind.rows or 'nothing'}"
+            raise UserError(said, "known: demonstrations, pairs, sampled")
         kinds[name] = dataclasses.replace(kind, rows=rows)
         own[name] = values
     return kinds, own
 
 
-def _whole(data: Files, path: Path) -> Files:
-    """Paths relative to the file become whole; hub ids stay."""
+def _whole_path(name: str, path: Path) -> str:
+    """A path relative to the comparison's file as a whole one; what is no path stays."""
+    beside = (path.parent / Path(name).expanduser()).resolve()
+    return str(beside) if name and beside.exists() else name
 
-    def whole(name: str) -> str:
-        beside = (path.parent / Path(name).expanduser()).resolve()
-        return str(beside) if name and beside.exists() else name
 
-    texts: dict[str, Any] = {f.name: whole(value) for f in dataclasses.fields(Files)
-             if isinstance(value := getattr(data, f.name), str)}  # fmt: skip
-    return dataclasses.replace(data, **texts)
+def _whole_paths(data: Files, path: Path) -> Files:
+    texts = {name: value for name, value in vars(data).items() if isinstance(value, str)}
+    whole: dict[str, Any] = {name: _whole_path(value, path) for name, value in texts.items()}
+    return dataclasses.replace(data, **whole)
 
 
 def _scorer(spec: str, path: Path) -> str:
     """``python:FILE.py:function`` with a whole path."""
     kind, _, rest = spec.partition(":")
     file, _, function = rest.rpartition(":")
-    if kind == "python" and file:
-        beside = (path.parent / Path(file).expanduser()).resolve()
-        return f"python:{beside}:{function}" if beside.exists() else spec
-    return spec
+    return f"python:{_whole_path(file, path)}:{function}" if kind == "python" and file else spec
 
 
 def _check(one: Comparison) -> None:
@@ -188,8 +171,8 @@ def _check(one: Comparison) -> None:
         if not getattr(getattr(one, table), key):
             raise UserError(f"{one.where(table)}: {key} is missing", f"{key} = …: {wanted}")
     if scorers.proxy != "reward":
-        _parsed(one, "proxy")
-    _parsed(one, "gold")
+        _check_scorer(one, "proxy")
+    _check_scorer(one, "gold")
     if scorers.proxy == scorers.gold and not scorers.allow_same:
         raise UserError(
             f"{one.where('scorers', 'gold')}: proxy and gold are both {scorers.gold!r}: a method "
@@ -197,19 +180,19 @@ def _check(one: Comparison) -> None:
             "judge by another scorer, or write allow_same = true",
         )
     if bool(one.budget.tokens) == bool(one.budget.minutes):
-        raise UserError(
-            f"{one.where('budget')}: one budget is needed, in tokens or in minutes",
-            "[budget] tokens = 24000",
-        )
-    for table, key, low in (
-        ("budget", "tokens", 0), ("budget", "minutes", 0), ("sampled", "n", 2),
-        ("sampled", "prompts", 0), ("sampling", "batch_size", 1), ("sampling", "best_of", 2),
-        ("data", "heldout_limit", 0),
-    ):  # fmt: skip
-        value = getattr(getattr(one, table), key)
-        if value < low:
-            where = one.where(table, key)
-            raise UserError(f"{where}: {key} = {value}", f"it must be at least {low}")
+        said = f"{one.where('budget')}: one budget is needed, in tokens or in minutes"
+        raise UserError(said, "[budget] tokens = 24000")
+    least = {
+        "budget": {"tokens": 0, "minutes": 0},
+        "sampled": {"n": 2, "prompts": 0},
+        "sampling": {"batch_size": 1, "best_of": 2},
+        "data": {"heldout_limit": 0},
+    }
+    for table, keys in least.items():
+        for key, low in keys.items():
+            if (value := getattr(getattr(one, table), key)) < low:
+                where = one.where(table, key)
+                raise UserError(f"{where}: {key} = {value}", f"it must be at least {low}")
     Sampling(one.sampling.temperature, one.sampling.top_p, max_tokens=one.sampling.max_tokens)
     for key in ("seeds", "methods"):
         given = getattr(one.top, key)
@@ -218,16 +201,16 @@ def _check(one: Comparison) -> None:
     if any(seed < 0 for seed in one.top.seeds):
         raise UserError(f"{one.where('', 'seeds')}: seeds = {list(one.top.seeds)}", "from 0")
     if one.sampling.temperature == 0:
-        raise UserError(f"{one.where('sampling', 'temperature')}: temperature = 0",
-                        "methods that sample need different answers: above 0")  # fmt: skip
+        said = f"{one.where('sampling', 'temperature')}: temperature = 0"
+        raise UserError(said, "methods that sample need different answers: above 0")
     _check_prompts(one)
 
 
-def _parsed(one: Comparison, key: str) -> None:
+def _check_scorer(one: Comparison, key: str) -> None:
     try:
         if parse(getattr(one.scorers, key))[0] == "judge":
-            raise UserError("a judge only compares answers; it has no score for one alone",
-                            "train a reward head on its verdicts, and name that")  # fmt: skip
+            fix = "train a reward head on its verdicts, and name that"
+            raise UserError("a judge only compares answers; it has no score for one alone", fix)
     except UserError as reason:
         raise UserError(f"{one.where('scorers', key)}: {reason.problem}", reason.hint) from None
 

@@ -17,15 +17,14 @@ from minialign import __version__
 from minialign.compare.config import Comparison, Kind, held_out
 from minialign.config import check_keys, resolve
 from minialign.errors import UserError, nearest
-from minialign.methods import METHODS as TRAINERS
+from minialign.methods import METHODS
 from minialign.run_folder import flags
 from minialign.training.settings import Settings
 from minialign.training.settings import check as check_settings
 
 # What comparisons set themselves, in every table of settings.
-TAKEN = {
-    "model", "data", "adapter", "out", "name", "seed", "scorer", "max_tokens", "max_minutes",
-}  # fmt: skip
+TAKEN = {"model", "data", "adapter", "out", "name", "seed", "scorer"}
+TAKEN |= {"max_tokens", "max_minutes"}
 # A comparison has its own held-out prompts; a part that is killed loses few steps.
 USUAL = {"eval_split": 0.0, "save_every": 10}
 # One setting of [sampling] under the names that commands have for it.
@@ -109,12 +108,12 @@ def plan(one: Comparison, out: Path, known: Flags) -> Plan:
     made = Plan(one, out, known)
     _check_training(made)
     imitate = one.data.demonstrations or one.data.pairs
-    words = _train(made, "start", Kind("sft", "demonstrations"), one.start, imitate, 0, None)
+    words = _train(made, "start", Kind("sft", "demonstrations"), one.start, imitate)
     start = made.add("start", "train", words, estimate=_steps(one, one.start))
     proxy, before = one.scorers.proxy, ["start"]
     if proxy == "reward":
         kind = Kind("reward", "pairs")
-        words = _train(made, "reward", kind, one.reward, one.data.pairs, 0, None)
+        words = _train(made, "reward", kind, one.reward, one.data.pairs)
         head = made.add("reward", "train", words, estimate=_steps(one, one.reward))
         proxy = f"reward:{head.result}"
         before.append("reward")
@@ -129,14 +128,13 @@ def _method(
     made: Plan, method: str, kind: Kind, seed: int, start: Part, proxy: str, before: list[str]
 ) -> None:
     one, name, charged = made.one, f"{method}-s{seed}", ""
+    common: dict[str, Any] = {"needs": tuple(before), "seed": seed}
     if not kind.rows:
-        words = [*_sampling(one, start, proxy, seed), one.data.heldout,
-                 f"--n={one.sampling.best_of}", f"--gold={one.scorers.gold}"]  # fmt: skip
-        if one.data.heldout_limit:
-            words.append(f"--limit={one.data.heldout_limit}")
-        count = len(held_out(one)) * one.sampling.best_of * one.sampling.max_tokens
-        made.add(name, "sample", words, needs=tuple(before), method=method, seed=seed,
-                 estimate=count)  # fmt: skip
+        n, limit = one.sampling.best_of, one.data.heldout_limit
+        held, gold = one.data.heldout, one.scorers.gold
+        words = _sampling(one, start, proxy, seed, held, n, limit, gold)
+        count = len(held_out(one)) * n * one.sampling.max_tokens
+        made.add(name, "sample", words, method=method, estimate=count, **common)
         return
     imitate = one.data.demonstrations or one.data.pairs
     files = {"prompts": one.data.prompts, "pairs": one.data.pairs, "demonstrations": imitate}
@@ -144,32 +142,40 @@ def _method(
     if kind.rows == "sampled":
         charged = f"sampled-s{seed}"
         if charged not in made.parts:
-            words = [*_sampling(one, start, proxy, seed), one.data.prompts, f"--n={one.sampled.n}"]
-            if one.sampled.prompts:
-                words.append(f"--limit={one.sampled.prompts}")
-            count = one.sampled.n * one.sampling.max_tokens * (one.sampled.prompts or 100)
-            made.add(charged, "sample", words, needs=tuple(before), seed=seed, estimate=count)
+            n, limit = one.sampled.n, one.sampled.prompts
+            words = _sampling(one, start, proxy, seed, one.data.prompts, n, limit)
+            count = n * one.sampling.max_tokens * (limit or 100)
+            made.add(charged, "sample", words, estimate=count, **common)
         data = str(made.parts[charged].result)
     words = _train(made, method, kind, one.own[method], data, seed, start, proxy)
     budget = ("max_tokens", float(one.budget.tokens))
     if one.budget.minutes:
         budget = ("max_minutes", one.budget.minutes)
-    needs = (*before, charged) if charged else tuple(before)
-    trained = made.add(
-        name, "train", words, needs=needs, method=method, seed=seed, budget=budget, charged=charged,
-        estimate=one.budget.tokens or round(one.budget.minutes * 60 * 200),
-    )  # fmt: skip
+    needs = [*before, charged] if charged else before
+    common |= {"needs": tuple(needs), "budget": budget, "charged": charged}
+    estimate = one.budget.tokens or round(one.budget.minutes * 60 * 200)
+    trained = made.add(name, "train", words, method=method, estimate=estimate, **common)
     _answers(made, method, trained, seed, start, proxy, [*needs, name])
 
 
-def _sampling(one: Comparison, start: Part, proxy: str, seed: int) -> list[str]:
-    drawn = one.sampling
-    options = {
-        "model": one.top.model, "adapter": start.result, "scorer": proxy, "seed": seed,
-        "temperature": drawn.temperature, "top_p": drawn.top_p, "max_tokens": drawn.max_tokens,
-        "batch_size": drawn.batch_size, "output": "{}/sampled.jsonl",
-    }  # fmt: skip
-    return ["best-of-n", *flags(options), "--resume"]
+def _sampling(
+    one: Comparison,
+    start: Part,
+    proxy: str,
+    seed: int,
+    prompts: str,
+    n: int,
+    limit: int,
+    gold: str = "",
+) -> list[str]:
+    """The command that draws n answers of the start policy to each prompt, and scores them."""
+    options = {"model": one.top.model, "adapter": start.result, "scorer": proxy, "seed": seed}
+    drawn = ("temperature", "top_p", "max_tokens", "batch_size")
+    options |= {name: getattr(one.sampling, name) for name in drawn}
+    options |= {"output": "{}/sampled.jsonl"}
+    words = ["best-of-n", *flags(options), "--resume", prompts, f"--n={n}"]
+    words += [f"--gold={gold}"] if gold else []
+    return words + ([f"--limit={limit}"] if limit else [])
 
 
 def _answers(
@@ -191,14 +197,20 @@ def _answers(
     name = f"{method}-s{seed}-answers"
     words = ["compare", "--answers={}/spec.json"]
     count = len(held_out(one)) * (one.sampling.max_tokens + 100)
-    made.add(name, "answers", words, needs=tuple(before), method=method, seed=seed,
-             estimate=count, spec=json.dumps(spec, indent=1))  # fmt: skip
+    told = {"spec": json.dumps(spec, indent=1), "estimate": count}
+    made.add(name, "answers", words, needs=tuple(before), method=method, seed=seed, **told)
 
 
 def _train(
-    made: Plan, name: str, kind: Kind, own: Mapping[str, Any], data: str, seed: int,
-    start: Part | None, proxy: str = "",
-) -> list[str]:  # fmt: skip
+    made: Plan,
+    name: str,
+    kind: Kind,
+    own: Mapping[str, Any],
+    data: str,
+    seed: int = 0,
+    start: Part | None = None,
+    proxy: str = "",
+) -> list[str]:
     """The command that trains, checked as far as that goes before it runs."""
     one = made.one
     table = name if start is None else f"method.{name}"
@@ -208,8 +220,8 @@ def _train(
         if key in TAKEN:
             raise UserError(f"{where}: {key} is what the comparison sets", "leave the line out")
         if key not in names:
-            raise UserError(f"{where}: {kind.command} has no setting {key!r}",
-                            nearest(key, names - TAKEN))  # fmt: skip
+            hint = nearest(key, names - TAKEN)
+            raise UserError(f"{where}: {kind.command} has no setting {key!r}", hint)
     shared = {**USUAL, **kind.options, **one.training}
     for key, others in ALIKE.items():
         shared |= dict.fromkeys(others, getattr(one.sampling, key))
@@ -223,12 +235,11 @@ def _train(
     where = one.where(table)
     try:
         made.flags(words)
-        if kind.command in TRAINERS:
-            values = {**fixed, **options}
-            values["data"] = [data]
+        if kind.command in METHODS:
+            method = METHODS[kind.command]
+            values = {**method.defaults, **fixed, **options, "data": [data]}
             check_settings(resolve(Settings, values, {}, where))
-            config = TRAINERS[kind.command].config
-            TRAINERS[kind.command].check(resolve(config, values, {}, where))
+            method.check(resolve(method.config, values, {}, where))
     except UserError as reason:
         told = reason.problem if reason.problem.startswith(str(one.path)) else ""
         raise UserError(told or f"{where}: {reason.problem}", reason.hint) from None

@@ -5,13 +5,9 @@ process whose own comparison was killed, and never runs a second one beside it.
 """
 
 import contextlib
-import fcntl
-import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator
@@ -19,7 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minialign.compare.plan import Part
-from minialign.durable import write_atomic
+from minialign.durable import read_object, write_json
+from minialign.machine.hardware import most_resident
+from minialign.runs.launch import spawn
+
+RECORD = "part.json"
 
 
 @dataclass(frozen=True)
@@ -36,43 +36,30 @@ class Happened:
 def record_of(part: Part) -> dict[str, Any]:
     """What is known of a part from its folder; {} when it never began."""
     try:
-        found = json.loads((part.folder / "part.json").read_text(encoding="utf-8"))
+        return read_object(part.folder / RECORD)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
-
-
-def locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def child(
     part: Part, words: list[str], lock: int, stop: threading.Event
 ) -> Generator[Happened, None, int]:
-    """The process of a part, with what it says; the iterator returns its exit code."""
+    """Run a part's process and tell what it says; the iterator returns its exit code."""
     record = record_of(part) or {"name": part.name, "tries": []}
     if words[:2] != ["runs", "resume"]:
         record["command"] = words
     began = time.time()
     record["tries"].append({"words": words, "began": began, "seconds": None})
-    write_atomic(part.folder / "part.json", json.dumps(record, indent=1) + "\n")
+    write_json(part.folder / RECORD, record, indent=1)
     with open(part.folder / "log.txt", "ab") as log:
         log.write(f"$ minialign {shlex.join(words)}\n".encode())
         log.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "minialign", *words], stdin=subprocess.DEVNULL, stdout=log,
-            stderr=log, start_new_session=True, pass_fds=(lock,),
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
+        process = spawn(words, log, pass_fds=(lock,))
     told, last, usage = False, "", None
     try:
         while usage is None:
-            found, status, rusage = os.wait4(process.pid, os.WNOHANG)
-            if found:
+            ended, status, rusage = os.wait4(process.pid, os.WNOHANG)
+            if ended:
                 process.returncode, usage = os.waitstatus_to_exitcode(status), rusage
                 break
             if stop.is_set() and not told:
@@ -87,12 +74,13 @@ def child(
             process.kill()
             process.wait()
         else:
-            unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
             record["tries"][-1] |= {
-                "seconds": time.time() - began, "peak_memory": usage.ru_maxrss * unit,
-                "cpu_seconds": usage.ru_utime + usage.ru_stime, "code": process.returncode,
-            }  # fmt: skip
-            write_atomic(part.folder / "part.json", json.dumps(record, indent=1) + "\n")
+                "seconds": time.time() - began,
+                "peak_memory": most_resident(usage),
+                "cpu_seconds": usage.ru_utime + usage.ru_stime,
+                "code": process.returncode,
+            }
+            write_json(part.folder / RECORD, record, indent=1)
     return process.returncode
 
 

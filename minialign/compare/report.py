@@ -15,8 +15,8 @@ from minialign.compare.answers import PHASES, SCORES
 from minialign.compare.plan import Part, Plan
 from minialign.compare.process import record_of
 from minialign.compare.run import is_done
-from minialign.durable import read_jsonl
-from minialign.samples.selection import curve, kl_bound
+from minialign.durable import read_jsonl, read_object
+from minialign.samples.best_of_n import curve, kl_bound
 from minialign.statistics.bootstrap import Interval, mean_interval, quantiles, resamples
 from minialign.statistics.shares import wilson
 
@@ -43,7 +43,7 @@ class Row:
     peak_memory: float
 
 
-def crossed(values: np.ndarray, seed: int = 0) -> Interval:
+def crossed_interval(values: np.ndarray, seed: int = 0) -> Interval:
     """The mean of (S, P) values, S seeds on P prompts, with its interval over both."""
     if len(values) == 1:
         return mean_interval(values[0].tolist(), seed=seed)
@@ -61,7 +61,7 @@ def verdict(difference: Interval) -> str:
 def win_rate(own: np.ndarray, start: np.ndarray) -> Interval:
     """How often (S, P) scores are above the start policy's, ties half."""
     wins = (own > start) + 0.5 * (own == start)
-    mean, low, high = crossed(wins)
+    mean, low, high = crossed_interval(wins)
     if low == high:  # all won, or all lost: that is no certainty
         low, high = wilson(mean * wins.shape[1], wins.shape[1])
     return mean, low, high
@@ -69,64 +69,65 @@ def win_rate(own: np.ndarray, start: np.ndarray) -> Interval:
 
 def _scores(part: Part) -> dict[str, np.ndarray]:
     if part.kind == "answers":
-        found = json.loads((part.folder / SCORES).read_text(encoding="utf-8"))
-        return {name: np.array(values) for name, values in found.items()}
+        scores = read_object(part.folder / SCORES)
+        return {name: np.array(values) for name, values in scores.items()}
     rows = sorted(read_jsonl(part.result), key=lambda row: row["prompt_index"])
     best = [row["best_index"] for row in rows]
-    picked = {"gold": "gold_scores", "proxy": "scores"}
-    values = {name: np.array([row[key][i] for row, i in zip(rows, best, strict=True)])
-              for name, key in picked.items()}  # fmt: skip
-    values["words"] = np.array([len(row["best"].split()) for row in rows])
-    values["tokens_each"] = np.array([sum(row["tokens"]) for row in rows])
-    return values
+    columns = {
+        "gold": [row["gold_scores"][i] for row, i in zip(rows, best, strict=True)],
+        "proxy": [row["scores"][i] for row, i in zip(rows, best, strict=True)],
+        "words": [len(row["best"].split()) for row in rows],
+        "tokens_each": [sum(row["tokens"]) for row in rows],
+    }
+    return {name: np.array(values) for name, values in columns.items()}
 
 
-def _judged(made: Plan, method: str) -> dict[int, dict[str, np.ndarray]]:
+def _scores_by_seed(made: Plan, method: str) -> dict[int, dict[str, np.ndarray]]:
     """A method's scores by seed, as far as they are there."""
-    found = {}
+    scores = {}
     for seed in made.one.top.seeds:
         for name in (f"{method}-s{seed}-answers", f"{method}-s{seed}"):
             part = made.parts.get(name)
             if part and part.kind != "train" and is_done(part):
-                found[seed] = _scores(part)
-    return found
+                scores[seed] = _scores(part)
+    return scores
 
 
 def rows(made: Plan) -> list[Row]:
     """A row for the start policy, and one for each method that has answered."""
-    start = _judged(made, "start")
-    found = []
+    start = _scores_by_seed(made, "start")
+    table = []
     for method in ("start", *made.one.kinds):
-        judged = _judged(made, method)
+        judged = _scores_by_seed(made, method)
         seeds = [seed for seed in judged if seed in start]
         if not seeds:
             continue
-        table = {name: np.stack([judged[seed][name] for seed in seeds])
-                 for name in judged[seeds[0]]}  # fmt: skip
+        names = judged[seeds[0]]
+        values = {name: np.stack([judged[seed][name] for seed in seeds]) for name in names}
         base = np.stack([start[seed]["gold"] for seed in seeds])
-        difference = crossed(table["gold"] - base)
+        difference = crossed_interval(values["gold"] - base)
         cost = [_cost(made, method, seed) for seed in seeds]
         kl = kl_bound(made.one.sampling.best_of)
-        if "logps" in table:
-            kl = float((table["logps"] - table["reference_logps"]).mean())
-        found.append(
+        if "logps" in values:
+            kl = float((values["logps"] - values["reference_logps"]).mean())
+        table.append(
             Row(
                 method=START if method == "start" else method,
                 command="sft" if method == "start" else made.one.kinds[method].command,
                 seeds=len(seeds),
-                gold=crossed(table["gold"]),
+                gold=crossed_interval(values["gold"]),
                 difference=difference,
                 verdict="" if method == "start" else verdict(difference),
-                proxy=float(table["proxy"].mean()),
-                win_rate=win_rate(table["gold"], base),
+                proxy=float(values["proxy"].mean()),
+                win_rate=win_rate(values["gold"], base),
                 kl=kl,
-                words=float(table["words"].mean()),
-                tokens=float(np.mean(table.get("tokens_each", [one["tokens"] for one in cost]))),
+                words=float(values["words"].mean()),
+                tokens=float(np.mean(values.get("tokens_each", [one["tokens"] for one in cost]))),
                 seconds=float(np.mean([one["seconds"] for one in cost])),
                 peak_memory=max(one["peak_memory"] for one in cost),
             )
         )
-    return found
+    return table
 
 
 def _cost(made: Plan, method: str, seed: int) -> dict[str, float]:
@@ -151,9 +152,8 @@ def over_optimization(made: Plan) -> dict[str, list[dict[str, float]]]:
         if not kind.rows:
             sampled = [row for part in parts if is_done(part) for row in read_jsonl(part.result)]
             if sampled:
-                points = curve([one["scores"] for one in sampled],
-                               [one["gold_scores"] for one in sampled])  # fmt: skip
-                lines[method] = [asdict(point) for point in points]
+                columns = [[row[key] for row in sampled] for key in ("scores", "gold_scores")]
+                lines[method] = [asdict(point) for point in curve(*columns)]
         for seed in made.one.top.seeds:
             part = made.parts.get(f"{method}-s{seed}-answers")
             if part and is_done(part):
@@ -167,22 +167,22 @@ def over_optimization(made: Plan) -> dict[str, list[dict[str, float]]]:
 def results(made: Plan, failed: dict[str, str]) -> dict[str, Any]:
     """Everything, for JSON."""
     one = made.one
+    taken = ("tokens", "seconds", "peak_memory")
+    start = _scores_by_seed(made, "start").values()
     prepared = [part for part in made.parts.values() if part.kind != "answers" and not part.method]
     return {
         "config": str(one.path),
         "model": one.top.model,
         "seeds": list(one.top.seeds),
-        "prompts": int(max((len(s["gold"]) for s in _judged(made, "start").values()), default=0)),
+        "prompts": max((len(scores["gold"]) for scores in start), default=0),
         "gold": one.scorers.gold,
         "proxy": one.scorers.proxy,
         "budget": asdict(one.budget),
         "methods": [asdict(row) for row in rows(made)],
         "over_optimization": over_optimization(made),
         "prepared": {
-            part.name: {key: record_of(part).get(key) for key in
-                        ("tokens", "seconds", "peak_memory")}
-            for part in prepared
+            part.name: {key: record_of(part).get(key) for key in taken} for part in prepared
         },
         "failed": failed,
         "parts": {part.name: str(part.folder) for part in made.parts.values()},
-    }  # fmt: skip
+    }

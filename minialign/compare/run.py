@@ -6,7 +6,6 @@ with its seconds and peak memory), ``log.txt`` and the result. A lock that the c
 it still works, even when what started it was killed.
 """
 
-import json
 import shlex
 import threading
 import time
@@ -15,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import lock_descriptor
+
 from minialign.compare.answers import SCORES
 from minialign.compare.plan import Part, Plan
-from minialign.compare.process import Happened, child, locked, record_of, tail
-from minialign.durable import read_jsonl, write_atomic
+from minialign.compare.process import RECORD, Happened, child, record_of, tail
+from minialign.durable import read_jsonl, read_object, write_atomic, write_json
 from minialign.errors import UserError
 from minialign.learn.batch import encode_prompt
 from minialign.models.sources.fetch import ensure
@@ -37,8 +38,8 @@ def is_done(part: Part) -> bool:
 
 def _has_result(part: Part) -> bool:
     if part.kind == "train":
-        config = part.result / "config.json"
-        return config.exists() and Run(part.result).state().status == "finished"
+        there = (part.result / "config.json").exists()
+        return there and Run(part.result).state().status == "finished"
     if part.kind == "answers":
         return (part.folder / SCORES).exists()
     return part.result.exists() and bool(record_of(part).get("finished"))
@@ -65,9 +66,9 @@ class Clock:
 
 
 def run(made: Plan, stop: threading.Event) -> Iterator[Happened]:
-    """Run what is missing, in order. A part that fails is told and the rest goes on without what
-    needs it; the same call later tries it again. Setting ``stop`` lets the part under way save
-    what it has and ends the iterator."""
+    """Run what is missing, in order. A failed part is reported and what needs it is skipped; a
+    later call tries it again. Setting ``stop`` lets the part under way save what it has, and ends
+    the iterator."""
     failed: set[str] = set()
     missing = [part for part in made.parts.values() if not is_done(part)]
     clock, done = Clock(missing), 0
@@ -107,24 +108,26 @@ def command(made: Plan, part: Part) -> list[str]:
         used = record_of(made.parts[part.charged])
         taken = used["tokens"] if name == "max_tokens" else used["seconds"] / 60
         if amount - taken <= 0:
-            raise UserError(
-                f"{part.charged} took {taken:,.6g} of {name} = {amount:,g}: nothing is left",
-                "fewer answers: [sampled] n or prompts; or a larger budget",
-            )
+            said = f"{part.charged} took {taken:,.6g} of {name} = {amount:,g}: nothing is left"
+            raise UserError(said, "fewer answers: [sampled] n or prompts; or a larger budget")
         amount -= taken
-    return words + flags({name: int(amount) if name == "max_tokens" else amount})
+    return words + _budget_flag(name, amount)
+
+
+def _budget_flag(name: str, amount: float) -> list[str]:
+    return flags({name: int(amount) if name == "max_tokens" else amount})
 
 
 def _part(made: Plan, part: Part, stop: threading.Event) -> Iterator[Happened]:
     """Run one part to its end, or until it is stopped."""
     part.folder.mkdir(parents=True, exist_ok=True)
     with open(part.folder / "lock", "a", encoding="utf-8") as lock:
-        while not locked(lock.fileno()):
+        while not lock_descriptor(lock.fileno(), blocking=False):
             yield Happened("waits", part, "a process that an earlier comparison started is at work")
             if stop.wait(0.5):
                 return
         if _has_result(part):  # the comparison was killed before it wrote that down
-            yield Happened("finished", part, record=_finished(made, part))
+            yield Happened("finished", part, record=_write_down(made, part))
             return
         try:
             words = _words(made, part)
@@ -134,7 +137,7 @@ def _part(made: Plan, part: Part, stop: threading.Event) -> Iterator[Happened]:
         yield Happened("started", part, shlex.join(["minialign", *words]))
         code = yield from child(part, words, lock.fileno(), stop)
     if code == 0 and (part.kind == "sample" or _has_result(part)):
-        yield Happened("finished", part, record=_finished(made, part))
+        yield Happened("finished", part, record=_write_down(made, part))
     elif stop.is_set():
         return
     else:
@@ -151,7 +154,7 @@ def _words(made: Plan, part: Part) -> list[str]:
     return command(made, part)
 
 
-def _finished(made: Plan, part: Part) -> dict[str, Any]:
+def _write_down(made: Plan, part: Part) -> dict[str, Any]:
     """Write down what a finished part took: seconds and memory of all tries, its tokens."""
     record = record_of(part) or {"name": part.name, "tries": []}
     for one in record["tries"]:
@@ -162,14 +165,14 @@ def _finished(made: Plan, part: Part) -> dict[str, Any]:
     used = _used(made, part)
     record |= used | {"peak_memory": round(max([used.get("peak_memory", 0), *peaks]))}
     record["finished"] = True
-    write_atomic(part.folder / "part.json", json.dumps(record, indent=1) + "\n")
+    write_json(part.folder / RECORD, record, indent=1)
     return record
 
 
 def _used(made: Plan, part: Part) -> dict[str, Any]:
     """Tokens, as a budget counts them, and the seconds that it counts."""
     if part.kind == "train":
-        summary = json.loads((part.result / "summary.json").read_text(encoding="utf-8"))
+        summary = read_object(part.result / "summary.json")
         peak = summary["peak_resident"]  # also of a process that outlived what started it
         return {"tokens": int(summary["tokens"]), "steps": summary["steps"], "peak_memory": peak}
     if part.kind == "answers":
@@ -187,12 +190,8 @@ def commands(made: Plan) -> str:
     """A shell script of all commands, in order; what is left of a budget once that is known."""
     lines = ["# The commands of this comparison, in order.", ""]
     for part in made.parts.values():
-        words = record_of(part).get("command")
-        if words is None:
-            words = list(part.words)
-            if part.budget:
-                name, amount = part.budget
-                words += flags({name: int(amount) if name == "max_tokens" else amount})
+        whole = [*part.words, *(_budget_flag(*part.budget) if part.budget else [])]
+        words = record_of(part).get("command") or whole
         less = f"   # less what {part.charged} took" if part.charged else ""
         lines.append(shlex.join(["minialign", *words]) + less)
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
 """The tables of a comparison's file, and the methods that can be compared.
 
-The comment above a field is its help.
+The comment above or behind a field is its help.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Kind:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-METHODS = {
+COMPARED = {
     "sft": Kind("sft", "demonstrations"),
     "best-of-n": Kind("best-of-n", ""),
     "expert": Kind("expert", "prompts"),
@@ -43,38 +43,29 @@ ROWS = ("demonstrations", "pairs", "sampled", "prompts")
 class Top:
     """What stands above the first table."""
 
-    # a name of `minialign models list`, a hub id, a folder or a GGUF file
-    model: str = DEFAULT
-    # what is compared (default: all of them)
-    methods: tuple[str, ...] = tuple(METHODS)
-    # each method is trained and asked once with each
-    seeds: tuple[int, ...] = (0,)
+    model: str = DEFAULT  # a name of `minialign models list`, a hub id, a folder or a GGUF file
+    methods: tuple[str, ...] = tuple(COMPARED)  # what is compared (default: all of them)
+    seeds: tuple[int, ...] = (0,)  # each method is trained and asked once with each
 
 
 @dataclass(frozen=True)
 class Files:
     """``[data]``: files, relative to this one."""
 
-    # prompts that methods sample from
-    prompts: str = ""
-    # prompts that answers are judged on; never trained on
-    heldout: str = ""
-    # pairs for the methods that learn from pairs, and for the proxy's reward head
-    pairs: str = ""
+    prompts: str = ""  # prompts that methods sample from
+    heldout: str = ""  # prompts that answers are judged on; never trained on
+    pairs: str = ""  # pairs for the methods that learn from pairs, and for the proxy's reward head
     # what the start policy imitates (default: the chosen answers of the pairs)
     demonstrations: str = ""
-    # only the first n held-out prompts (0: all)
-    heldout_limit: int = 0
+    heldout_limit: int = 0  # only the first n held-out prompts (0: all)
 
 
 @dataclass(frozen=True)
 class Scorers:
     """``[scorers]``: one that trains and another that judges."""
 
-    # what methods see: "reward" trains a head on the pairs, or any --scorer
-    proxy: str = "reward"
-    # what answers are judged by: any --scorer
-    gold: str = ""
+    proxy: str = "reward"  # what methods see: "reward" trains a head on the pairs, or any --scorer
+    gold: str = ""  # what answers are judged by: any --scorer
     # let both be the same (the comparison then says nothing of over-optimization)
     allow_same: bool = False
 
@@ -83,40 +74,36 @@ class Scorers:
 class Budget:
     """``[budget]``: what each method may use, sampling included; one of the two."""
 
-    # tokens read by training, written and scored
-    tokens: int = 0
-    # minutes of training and sampling
-    minutes: float = 0.0
+    tokens: int = 0  # tokens read by training, written and scored
+    minutes: float = 0.0  # minutes of training and sampling
 
 
 @dataclass(frozen=True)
 class Sampled:
     """``[sampled]``: the start policy's answers, for methods that learn from scored answers."""
 
-    # answers to each prompt
-    n: int = 4
-    # only the first n prompts (0: all)
-    prompts: int = 0
+    n: int = 4  # answers to each prompt
+    prompts: int = 0  # only the first n prompts (0: all)
 
 
 @dataclass(frozen=True)
 class Answers:
     """``[sampling]``: how answers are drawn, in training and in judging."""
 
-    # the policies that are compared are those at this temperature
-    temperature: float = 0.7
+    temperature: float = 0.7  # the policies that are compared are those at this temperature
     # the fewest tokens that hold this much probability (the KL is of the policy without it)
     top_p: float = 1.0
-    # most tokens of an answer
-    max_tokens: int = 48
-    # answers written at once
-    batch_size: int = 16
-    # answers to each held-out prompt that best-of-n chooses from
-    best_of: int = 16
+    max_tokens: int = 48  # most tokens of an answer
+    batch_size: int = 16  # answers written at once
+    best_of: int = 16  # answers to each held-out prompt that best-of-n chooses from
 
 
-TABLES = {
-    "data": Files, "scorers": Scorers, "budget": Budget, "sampled": Sampled, "sampling": Answers,
-}  # fmt: skip
+TABLES: dict[str, type] = {
+    "data": Files,
+    "scorers": Scorers,
+    "budget": Budget,
+    "sampled": Sampled,
+    "sampling": Answers,
+}
 # Tables of settings that go to commands as they are.
 FREE = ("training", "start", "reward", "method")

@@ -4,9 +4,6 @@
 model is loaded. Both do nothing on a machine whose default device is a GPU.
 """
 
-import contextlib
-import ctypes
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +12,10 @@ import mlx.nn as nn
 import numpy as np
 
 from minialign.cpu import blas, extension, pure
+from minialign.cpu.device import on_cpu
+from minialign.cpu.memory import return_memory as return_memory
+from minialign.cpu.memory import training_memory as training_memory
+from minialign.cpu.memory import trim as trim
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,6 @@ class Status:
     blas_ok: bool
     kernels: str  # which kernels run, and why not better ones
     native: bool
-
-
-def on_cpu() -> bool:
-    """Whether MLX's default device is the CPU."""
-    return mx.default_device().type == mx.DeviceType.cpu
 
 
 def activate() -> None:
@@ -45,8 +41,8 @@ def native() -> bool:
 
 
 def kept_bits() -> tuple[int, ...]:
-    """Bits of the weights that stay in memory as they are stored, 0 for those that are not
-    quantized; all others become float32."""
+    """List the bits of weights that stay in memory as they are stored (0: not quantized); weights
+    of any other bits become float32."""
     if not on_cpu():
         return 0, 2, 3, 4, 5, 6, 8
     return (4, 8) if native() else ()
@@ -62,17 +58,17 @@ def prepare(model: nn.Module) -> nn.Module:
 
 
 def adapted(model: nn.Module) -> None:
-    """After adapters were attached to a prepared model: join what its native layers can share."""
+    """Make the adapters of a prepared model fast, in place, after they were attached."""
     if native():
         from minialign.cpu import lora
 
-        lora.bring_together(model)
+        lora.prepare(model)
 
 
 def selected_logps(
     hidden: mx.array, head: object, targets: mx.array, gradient: bool
 ) -> mx.array | None:
-    """The native form of ``ops.selected_logps``, or None where it does not apply."""
+    """Compute ``learn.selected_logps`` natively; None where the kernels do not apply."""
     if not native() or hidden.dtype != mx.float32:
         return None
     from minialign.cpu import modules
@@ -84,54 +80,15 @@ def selected_logps(
     return kernels.selected_logps(hidden, targets, *weight, gradient=gradient)  # type: ignore[union-attr]
 
 
-def _glibc(function: str, *arguments: int) -> None:
-    if on_cpu() and sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            getattr(ctypes.CDLL(None), function)(*arguments)
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_returns = False
-
-
-def return_memory() -> None:
-    """Let glibc give blocks of 1 MB and more back as soon as they are free, instead of keeping
-    them for the next ones: a fifth less memory at the peak of a step, a fifth more time."""
-    global _returns
-    _returns = True
-    _glibc("mallopt", _MMAP_THRESHOLD, 1 << 20)
-    _glibc("mallopt", _TRIM_THRESHOLD, 1 << 20)
-
-
-def keep_memory() -> None:
-    """Let glibc keep what a step of training has freed for the next one, whose sizes are others:
-    the same peak, and a thirtieth less time. Not after ``return_memory``."""
-    if not _returns:
-        _glibc("mallopt", _MMAP_THRESHOLD, 32 << 20)
-        _glibc("mallopt", _TRIM_THRESHOLD, 2**31 - 1)
-
-
-def trim() -> None:
-    """Give back what is free in the heap."""
-    _glibc("malloc_trim", 0)
-
-
-def tidy() -> None:
-    """Give back what is free now: MLX's buffers, and the gaps that small arrays left behind."""
-    if on_cpu():
-        mx.clear_cache()
-        trim()
-
-
 def softmax(x: mx.array) -> mx.array:
-    """Over the last dimension; float32 natively where the kernels are in use."""
+    """Take the softmax over the last dimension; natively where the kernels are in use."""
     if native() and x.dtype == mx.float32:
         return extension.load()[0].softmax(x)  # type: ignore[union-attr]
     return mx.softmax(x, axis=-1)
 
 
 def logsumexp(x: mx.array) -> mx.array:
-    """Over the last dimension, which goes; float32 natively where the kernels are in use."""
+    """Take log sum exp over the last dimension, which goes; natively where kernels are in use."""
     if native() and x.dtype == mx.float32:
         return extension.load()[0].logsumexp(x)  # type: ignore[union-attr]
     # By blocks first: one float32 sum over a vocabulary loses the many small terms, 5e-5 a token.
@@ -143,8 +100,8 @@ def logsumexp(x: mx.array) -> mx.array:
 
 
 def draw(logits: np.ndarray, temperature: float, uniform: np.ndarray) -> np.ndarray | None:
-    """A token of each row of logits (B, V) by inverse-CDF draws from numbers in [0, 1), (B,); -1
-    for a row without a finite largest logit. None where the kernels are not in use."""
+    """Draw a token for each row of logits (B, V) by inverse CDF, with uniform numbers (B,) in
+    [0, 1); -1 for a row without a finite largest logit. None where the kernels are not in use."""
     if not native() or logits.dtype != np.float32:
         return None
     rows = np.ascontiguousarray(logits)
@@ -152,7 +109,7 @@ def draw(logits: np.ndarray, temperature: float, uniform: np.ndarray) -> np.ndar
 
 
 def decoder(module: nn.Module) -> Any:
-    """A native decoder that reads this model's weights as they are now, or None."""
+    """Make a native decoder that reads this model's weights as they are now, or None."""
     if not native():
         return None
     from minialign.cpu.decode import Decoder
@@ -161,7 +118,7 @@ def decoder(module: nn.Module) -> Any:
 
 
 def status() -> Status:
-    """What is in force now."""
+    """Say what is in force now."""
     if not on_cpu():
         return Status("gpu", "not used", True, "MLX's own", False)
     ok, text = blas.status()

@@ -29,7 +29,7 @@ class _LinkMap(ctypes.Structure):
 
 
 def _jump_slots(library: Path) -> dict[bytes, int]:
-    """Addresses of the jump-table entries of a loaded shared library, by symbol name."""
+    """Find the jump-table entries of a loaded shared library: addresses by symbol name."""
     handle = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)._handle
     link_map = _LinkMap.from_address(handle)
     tags: dict[int, int] = {}
@@ -47,7 +47,7 @@ def _jump_slots(library: Path) -> dict[bytes, int]:
 
 
 def openblas() -> ctypes.CDLL | None:
-    """The OpenBLAS of the ``scipy-openblas32`` wheel, or None where it is not installed."""
+    """Load the OpenBLAS of the ``scipy-openblas32`` wheel; None where it is not installed."""
     global _library
     if _library is None:
         try:
@@ -59,7 +59,7 @@ def openblas() -> ctypes.CDLL | None:
 
 
 def threads() -> int:
-    """How many threads to use: ``MINIALIGN_THREADS``, else the process's CPU affinity."""
+    """Count the threads to use: ``MINIALIGN_THREADS``, else the process's CPU affinity."""
     wanted = os.environ.get("MINIALIGN_THREADS", "")
     return int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
 
@@ -84,8 +84,8 @@ def install() -> tuple[bool, str]:
 
         slots = _jump_slots(Path(mx.__file__).parent / "lib" / "libmlx.so")
         # All are looked up before the first is written: a missing name leaves MLX as it was.
-        found = [(slots[name], getattr(library, f"scipy_{name.decode()}")) for name in GEMMS]
-        for slot, function in found:
+        entries = [(slots[name], getattr(library, f"scipy_{name.decode()}")) for name in GEMMS]
+        for slot, function in entries:
             address = ctypes.cast(function, ctypes.c_void_p)
             ctypes.c_void_p.from_address(slot).value = address.value
         library.scipy_openblas_set_num_threads(threads())
@@ -96,5 +96,5 @@ def install() -> tuple[bool, str]:
 
 
 def status() -> tuple[bool, str]:
-    """(whether an optimized BLAS is in force, a sentence that says so)."""
+    """Return (whether an optimized BLAS is in force, a sentence that says so)."""
     return _state

@@ -17,7 +17,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from minialign.cpu import extension, modules
+from minialign.cpu import extension
+from minialign.cpu.device import on_cpu
+from minialign.cpu.modules import readable_weight
 
 _native: ModuleType = extension.load()[0]  # type: ignore[assignment]  # set: see __init__.py
 
@@ -42,7 +44,7 @@ def _at(module: nn.Module, path: str) -> nn.Module:
 
 
 def _parts(module: nn.Module) -> tuple | None:
-    """(weight, bias, lora_a, lora_b, scale) of a linear layer or a LoRA layer, or None."""
+    """Read (weight, bias, lora_a, lora_b, scale) of a linear layer or a LoRA layer, or None."""
     a = b = None
     scale = 0.0
     if "lora_a" in module and "lora_b" in module and "m" not in module:
@@ -50,7 +52,7 @@ def _parts(module: nn.Module) -> tuple | None:
         if a.dtype != mx.float32 or b.dtype != mx.float32:
             return None
         module = module.linear
-    weight = modules.readable_weight(module)
+    weight = readable_weight(module)
     return None if weight is None else (weight, module.get("bias"), a, b, scale)
 
 
@@ -59,7 +61,7 @@ def _head_width(attention: nn.Module) -> int:
 
 
 def _rope(module: nn.Module) -> tuple[list[float], float, bool] | None:
-    """(inverse frequencies, scale, traditional) of a rotary embedding, or None if unknown."""
+    """Read (inverse frequencies, scale, traditional) of a rotary embedding; None if unknown."""
     if isinstance(module, nn.RoPE):
         half = module.dims // 2
         step = math.log(module.base) / half
@@ -71,15 +73,15 @@ def _rope(module: nn.Module) -> tuple[list[float], float, bool] | None:
 
 
 def _obstacle(model: nn.Module) -> str | None:
-    """Why the decoder cannot run this model, or None."""
-    if mx.default_device().type != mx.DeviceType.cpu:
+    """Say why the decoder cannot run this model, or None."""
+    if not on_cpu():
         return "the default device is not the CPU"
     if type(model).__module__ not in ARCHITECTURES:
         return f"{type(model).__module__} is not one of {', '.join(ARCHITECTURES)}"
-    if modules.readable_weight(model.model.embed_tokens) is None:
+    if readable_weight(model.model.embed_tokens) is None:
         return "the embedding"
     if not model.args.tie_word_embeddings and (
-        modules.readable_weight(model.lm_head) is None or "bias" in model.lm_head
+        readable_weight(model.lm_head) is None or "bias" in model.lm_head
     ):
         return "the output head"
     for i, layer in enumerate(model.layers):
@@ -131,9 +133,9 @@ class Decoder:
             for part, path in enumerate(PROJECTIONS):
                 weight, bias, a, b, lora_scale = _parts(_at(layer, path))  # type: ignore[misc]
                 calls.append((self._core.set_linear, (i, part, *weight, bias, a, b, lora_scale)))
-        embedding: tuple[Any, ...] = modules.readable_weight(model.model.embed_tokens)  # type: ignore[assignment]
+        embedding: tuple[Any, ...] = readable_weight(model.model.embed_tokens)  # type: ignore[assignment]
         tied = model.args.tie_word_embeddings
-        head = embedding if tied else modules.readable_weight(model.lm_head)
+        head = embedding if tied else readable_weight(model.lm_head)
         calls.append((self._core.set_embedding, embedding))
         calls.append((self._core.set_head, (model.model.norm.weight, *head)))  # type: ignore[misc]
         ready = _ready([arguments for _, arguments in calls])
@@ -162,7 +164,7 @@ class Decoder:
         self._core.add_rows(rows, keys, values)
 
     def prefill(self, tokens: Sequence[int], rows: int = 1, chunk: int = 512) -> mx.array:
-        """Run a prompt once and add ``rows`` rows that continue it; logits (vocabulary,)."""
+        """Run a prompt once, add ``rows`` rows that continue it; returns logits (vocabulary,)."""
         if not tokens:
             raise ValueError("a prompt needs at least one token")
         from mlx_lm.models.cache import KVCache
@@ -180,7 +182,7 @@ class Decoder:
         return self.model.lm_head(last)[0]
 
     def step(self, tokens: Sequence[int]) -> mx.array:
-        """Append one token to every row; the logits (rows, vocabulary) of the next ones."""
+        """Append one token to every row; returns the next ones' logits (rows, vocabulary)."""
         return self._core.step(list(tokens))
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -189,8 +191,8 @@ class Decoder:
 
 
 def _ready(lists: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """The lists with their arrays evaluated and contiguous, as the native side reads them: all at
-    once, since each ``eval`` costs as much as many arrays."""
+    """Make the arrays in these lists evaluated and contiguous, as the native side reads them: all
+    at once, since each ``eval`` costs as much as many arrays."""
     ready = [[mx.contiguous(v) if isinstance(v, mx.array) else v for v in one] for one in lists]
     mx.eval([v for one in ready for v in one if isinstance(v, mx.array)])
     return ready

@@ -15,14 +15,14 @@ from types import ModuleType
 
 
 def _built_for(path: Path) -> str | None:
-    """The mlx release that the file was compiled against, read from its bytes."""
-    found = re.search(rb"minialign-built-for-mlx=([0-9.]+);", path.read_bytes())
-    return found.group(1).decode() if found else None
+    """Read from the file's bytes which mlx release it was compiled against."""
+    mark = re.search(rb"minialign-built-for-mlx=([0-9.]+);", path.read_bytes())
+    return mark.group(1).decode() if mark else None
 
 
 @functools.cache
 def load() -> tuple[ModuleType | None, str]:
-    """(the extension or None, a sentence that says which kernels are in use and why)."""
+    """Return (the extension or None, a sentence that says which kernels are in use and why)."""
     if os.environ.get("MINIALIGN_NATIVE") == "0":
         return None, "off (MINIALIGN_NATIVE=0)"
     if sys.platform != "linux":

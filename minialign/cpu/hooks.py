@@ -16,12 +16,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from minialign.cpu import extension
+from minialign.cpu.device import on_cpu
 
 _native: ModuleType = extension.load()[0]  # type: ignore[assignment]  # set: see __init__.py
 
 
 def _float32_on_cpu(*arrays: Any) -> bool:
-    return mx.default_device().type == mx.DeviceType.cpu and all(
+    return on_cpu() and all(
         isinstance(array, mx.array) and array.dtype == mx.float32 for array in arrays
     )
 
@@ -49,14 +50,14 @@ def _attention(stock: Callable) -> Callable:
             and (isinstance(mask, mx.array) or mask in (None, "causal"))
         )
         if not supported:
-            found = stock(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
+            output = stock(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
         elif isinstance(mask, mx.array):
             if mask.dtype not in (mx.bool_, mx.float32):
                 mask = mask.astype(mx.float32)
-            found = _native.attention(queries, keys, values, scale=scale, mask=mask)
+            output = _native.attention(queries, keys, values, scale=scale, mask=mask)
         else:
-            found = _native.attention(queries, keys, values, scale=scale, causal=mask == "causal")
-        return found.transpose(2, 1, 0, 3) if packed else found
+            output = _native.attention(queries, keys, values, scale=scale, causal=mask == "causal")
+        return output.transpose(2, 1, 0, 3) if packed else output
 
     return scaled_dot_product_attention
 

@@ -1,37 +1,28 @@
 """mlx-lm's LoRALinear with its three products fused into one native operation.
 
-Imports mlx-lm's tuner, so it is imported only when an adapter is attached.
+Imports mlx-lm's tuner, which is slow: it is imported only after an adapter was attached.
 """
 
 import weakref
 from collections.abc import Iterable
+from types import ModuleType
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tuner import lora as mlx_lm_lora
 
-from minialign.cpu import extension, modules
+from minialign.cpu import extension
+from minialign.cpu.device import on_cpu
+from minialign.cpu.modules import Linear, QuantizedLinear
+from minialign.cpu.weights import supported, weight_of
 
-_native = extension.load()[0]
+_native: ModuleType = extension.load()[0]  # type: ignore[assignment]  # set: see __init__.py
+
+NATIVE = (Linear, QuantizedLinear)
 
 
 class LoRALinear(mlx_lm_lora.LoRALinear):
     """x -> linear(x) + scale * (x @ lora_a) @ lora_b; parameters exactly as mlx-lm's."""
-
-    @staticmethod
-    def from_base(
-        linear: nn.Module, r: int = 8, dropout: float = 0.0, scale: float = 20.0
-    ) -> "LoRALinear":
-        """mlx-lm's layer around ``linear``, with this class's forward pass."""
-        layer = mlx_lm_lora.LoRALinear.from_base(
-            linear,  # type: ignore[arg-type]
-            r=r,
-            dropout=dropout,
-            scale=scale,
-        )
-        layer.__class__ = LoRALinear
-        layer._siblings = Siblings()
-        return layer
 
     def _fuses(self, x: mx.array) -> bool:
         """Whether the native operation computes exactly what the stock layer would."""
@@ -39,9 +30,9 @@ class LoRALinear(mlx_lm_lora.LoRALinear):
         trains = bool(self.linear.trainable_parameters())
         drops = self.dropout.training and self.dropout._p_1 < 1
         return (
-            mx.default_device().type == mx.DeviceType.cpu
-            and type(self.linear) in (modules.QuantizedLinear, modules.Linear)
-            and modules.supported(self.linear)
+            on_cpu()
+            and type(self.linear) in NATIVE
+            and supported(self.linear)
             and not drops
             and not trains
             and x.dtype == self.lora_a.dtype == self.lora_b.dtype == mx.float32
@@ -51,8 +42,8 @@ class LoRALinear(mlx_lm_lora.LoRALinear):
         return self.lora_a.shape[0] == x.shape[-1] and self._fuses(x)
 
     def _layer(self) -> tuple:
-        """The layer as the native operation takes it."""
-        return (self.lora_a, self.lora_b, self.scale, *modules.weight_of(self.linear))
+        """Return the layer as the native operation takes it."""
+        return (self.lora_a, self.lora_b, self.scale, *weight_of(self.linear))
 
     def __call__(self, x: mx.array) -> mx.array:
         if not self._fuses(x):
@@ -75,9 +66,9 @@ class Siblings:
         self._ready: dict[int, tuple[_MadeOf, mx.array]] = {}
 
     def product(self, layer: LoRALinear, x: mx.array) -> mx.array:
-        """x @ w^T + scale * (x @ a) @ b of one of the layers."""
-        if found := self._ready.pop(id(layer), None):
-            made_of, y = found
+        """Compute x @ w^T + scale * (x @ a) @ b for one of the layers."""
+        if ready := self._ready.pop(id(layer), None):
+            made_of, y = ready
             if made_of.still(x, layer):
                 return y
         if self._ready:
@@ -86,7 +77,7 @@ class Siblings:
         taken = [layer]
         if any(other is layer for other in others):  # not so in a copy
             taken += [other for other in others if other is not layer and other._joins(x)]
-        y, *rest = _native.lora_linears(x, [one._layer() for one in taken])  # type: ignore[union-attr]
+        y, *rest = _native.lora_linears(x, [one._layer() for one in taken])
         self._ready = {
             id(one): (_MadeOf(x, one), product)
             for one, product in zip(taken[1:], rest, strict=True)
@@ -95,16 +86,16 @@ class Siblings:
 
 
 class _MadeOf:
-    """An input and a layer as they are now. In-place changes leave a Python array the same object:
-    copies that share its memory tell."""
+    """An input and a layer as they were when a product was made of them. A change in place leaves
+    a Python array the same object; a copy that shares its memory shows it."""
 
     def __init__(self, x: mx.array, layer: LoRALinear) -> None:
         arrays, self._numbers = _split(x, layer)
-        self._arrays = _native.copies(arrays)  # type: ignore[union-attr]
+        self._arrays = _native.copies(arrays)
 
     def still(self, x: mx.array, layer: LoRALinear) -> bool:
         arrays, numbers = _split(x, layer)
-        return numbers == self._numbers and _native.same(arrays, self._arrays)  # type: ignore[union-attr]
+        return numbers == self._numbers and _native.same(arrays, self._arrays)
 
 
 def _split(x: mx.array, layer: LoRALinear) -> tuple[list[mx.array], list]:
@@ -113,13 +104,17 @@ def _split(x: mx.array, layer: LoRALinear) -> tuple[list[mx.array], list]:
     return arrays, [part for part in parts if not isinstance(part, mx.array)]
 
 
-# Names within one module of mlx-lm's files: who has them calls them with the same input, but for a
-# file or two.
+# Layers of one module that mlx-lm's files, but for one or two, call with the same input.
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
-def bring_together(model: nn.Module) -> None:
-    """Make siblings of the adapted layers that read the same input."""
+def prepare(model: nn.Module) -> None:
+    """Give mlx-lm's adapted layers a native class where the layer below has one, in place, and
+    make siblings of those that read the same input."""
+    for _, module in model.named_modules():
+        if type(module) is mlx_lm_lora.LoRALinear and type(module.linear) in NATIVE:
+            module.__class__ = LoRALinear
+            module._siblings = Siblings()
     for _, module in model.named_modules():
         for names in TOGETHER:
             layers = [module[name] for name in names if type(module.get(name)) is LoRALinear]

@@ -13,44 +13,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from minialign.cpu import extension
+from minialign.cpu.device import on_cpu
+from minialign.cpu.weights import supported, weight_of
 
 _native: ModuleType = extension.load()[0]  # type: ignore[assignment]  # set: see __init__.py
 
 
-def _on_cpu() -> bool:
-    return mx.default_device().type == mx.DeviceType.cpu
-
-
 def _usable(module: nn.Module) -> bool:
-    """A float32 weight may be cast or replaced after the swap: looked at in each call."""
-    return _on_cpu() and supported(module)
-
-
-def supported(module: nn.Module) -> bool:
-    """Whether the kernels can read a linear layer's or an embedding's weight as it is stored."""
-    if not isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
-        return module.weight.dtype == mx.float32 and module.weight.ndim == 2
-    return (
-        getattr(module, "mode", "affine") == "affine"
-        and module.bits in (4, 8)
-        and module.group_size in (32, 64, 128)
-        and module.weight.ndim == 2
-        and "biases" in module
-        and module.scales.dtype in (mx.float32, mx.float16, mx.bfloat16)
-    )
-
-
-def weight_of(module: nn.Module) -> tuple:
-    """The weight as the kernels take it: words, scales, biases, group size, bits."""
-    if "scales" not in module:
-        return (module["weight"], None, None, 0, 32)
-    return (
-        module["weight"],
-        module["scales"],
-        module["biases"],
-        module.group_size,
-        module.bits,
-    )
+    """Look in each call: a float32 weight may be cast or replaced after the swap."""
+    return on_cpu() and supported(module)
 
 
 def _product(x: mx.array, module: nn.Module) -> mx.array:
@@ -64,42 +35,28 @@ def _forward(module: nn.Module, x: mx.array) -> mx.array:
     return y + module["bias"] if "bias" in module else y
 
 
-def _to_lora(module: nn.Module, r: int, scale: float, dropout: float) -> nn.Module:
-    from minialign.cpu.lora import LoRALinear
-
-    return LoRALinear.from_base(module, r=r, scale=scale, dropout=dropout)
-
-
 class QuantizedLinear(nn.QuantizedLinear):
     """x (..., K) -> (..., N) with a 4- or 8-bit weight that is decoded inside the product."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        return _forward(self, x) if _on_cpu() else super().__call__(x)
-
-    def to_lora(self, r: int, scale: float, dropout: float) -> nn.Module:
-        """What mlx-lm's ``linear_to_lora_layers`` asks a layer for: itself with an adapter."""
-        return _to_lora(self, r, scale, dropout)
+        return _forward(self, x) if on_cpu() else super().__call__(x)
 
 
 class Linear(nn.Linear):
-    """The same with a float32 weight, which may be trained."""
+    """x (..., K) -> (..., N) with a float32 weight, which may be trained."""
 
     def __call__(self, x: mx.array) -> mx.array:
         return _forward(self, x) if _usable(self) else super().__call__(x)
-
-    def to_lora(self, r: int, scale: float, dropout: float) -> nn.Module:
-        """What mlx-lm's ``linear_to_lora_layers`` asks a layer for: itself with an adapter."""
-        return _to_lora(self, r, scale, dropout)
 
 
 class QuantizedEmbedding(nn.QuantizedEmbedding):
     """Rows of a quantized table as float32; ``as_linear`` is the tied output head."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        return _native.gather_rows(x, *weight_of(self)) if _on_cpu() else super().__call__(x)
+        return _native.gather_rows(x, *weight_of(self)) if on_cpu() else super().__call__(x)
 
     def as_linear(self, x: mx.array) -> mx.array:
-        return _product(x, self) if _on_cpu() else super().as_linear(x)
+        return _product(x, self) if on_cpu() else super().as_linear(x)
 
 
 class Embedding(nn.Embedding):
@@ -113,13 +70,13 @@ class RMSNorm(nn.RMSNorm):
     """x / rms(x) * weight over the last dimension."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        if not _on_cpu() or x.dtype != mx.float32 or self["weight"].dtype != mx.float32:
+        if not on_cpu() or x.dtype != mx.float32 or self["weight"].dtype != mx.float32:
             return super().__call__(x)
         return _native.rms_norm(x, self["weight"], self.eps)
 
 
 def _rotates(x: mx.array) -> bool:
-    return _on_cpu() and x.dtype == mx.float32 and x.ndim == 4
+    return on_cpu() and x.dtype == mx.float32 and x.ndim == 4
 
 
 class RoPE(nn.RoPE):
@@ -139,7 +96,7 @@ class RoPE(nn.RoPE):
 
 
 def _llama3_rope(stock: type) -> type:
-    """The native class for mlx-lm's Llama3RoPE, which scales the frequencies."""
+    """Make the native class for mlx-lm's Llama3RoPE, which scales the frequencies."""
 
     def rotate(self: nn.Module, x: mx.array, offset: int | mx.array = 0) -> mx.array:
         if not _rotates(x):
@@ -175,14 +132,14 @@ def swap(model: nn.Module) -> None:
 
 
 def readable_weight(module: object) -> tuple | None:
-    """``weight_of`` a module that has a native class and a weight the kernels read, else None."""
+    """Read the weight of a module that has a native class, or None if the kernels cannot."""
     if type(module) not in WITH_WEIGHT and type(module) not in (nn.Linear, nn.Embedding):
         return None
     return weight_of(module) if supported(module) else None  # type: ignore[arg-type]
 
 
 def head_weight(head: object) -> tuple | None:
-    """The weight of an output head, or None: a linear layer without bias, or the bound
+    """Read the weight of an output head, or None: a linear layer without bias, or the bound
     ``as_linear`` of an embedding.
     """
     module = getattr(head, "__self__", head)

@@ -9,7 +9,8 @@ import mlx.nn as nn
 from mlx.utils import tree_map_with_path, tree_unflatten
 
 
-def _dequantized(module: nn.QuantizedLinear | nn.QuantizedEmbedding) -> nn.Module:
+def dequantize(module: nn.QuantizedLinear | nn.QuantizedEmbedding) -> nn.Module:
+    """Make the layer with float32 weights that a quantized one stands for."""
     weight = mx.dequantize(
         module.weight,
         module.scales.astype(mx.float32),
@@ -32,7 +33,7 @@ def _dequantized(module: nn.QuantizedLinear | nn.QuantizedEmbedding) -> nn.Modul
 def prepare(model: nn.Module) -> nn.Module:
     """Dequantize every affine quantized layer and cast all floating weights to float32."""
     swapped = [
-        (name, _dequantized(module))
+        (name, dequantize(module))
         for name, module in model.named_modules()
         if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
         and getattr(module, "mode", "affine") == "affine"

@@ -8,17 +8,18 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from minialign.cpu import hooks, modules, pure
+from minialign.cpu.weights import supported
 
 QUANTIZED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
 
 
 def prepare(model: nn.Module) -> nn.Module:
-    """Native classes where the kernels apply, the pure path's float32 weights everywhere else."""
+    """Use native classes where the kernels apply, the pure path's float32 weights elsewhere."""
     unreadable = [
-        (name, pure._dequantized(module))
+        (name, pure.dequantize(module))
         for name, module in model.named_modules()
         if isinstance(module, QUANTIZED)
-        and not modules.supported(module)
+        and not supported(module)
         and getattr(module, "mode", "affine") == "affine"
     ]
     if unreadable:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -15,13 +15,13 @@ from minialign.formats.advice import KEYS
 from minialign.formats.findings import Findings, Prompts
 from minialign.formats.folders import data_files
 from minialign.formats.kinds import kind_name
+from minialign.progress import Tell
 
-Progress = Callable[[str, int, int], None]
 OPTIONAL_KEYS = {"system", "margin", "input", "context", "history"}
 
 
 def parse_map(items: Iterable[str]) -> dict[str, str]:
-    """``chosen=better`` as {"chosen": "better"}; UserError for a key that no format has."""
+    """Read ``chosen=better`` as {"chosen": "better"}; UserError for a key that no format has."""
     mapping = {}
     for item in items:
         ours, _, theirs = item.partition("=")
@@ -36,7 +36,7 @@ def parse_map(items: Iterable[str]) -> dict[str, str]:
     return mapping
 
 
-def find(spec: str, progress: Progress | None = None) -> list[Path]:
+def find(spec: str, progress: Tell | None = None) -> list[Path]:
     """The data files behind a path, folder or hub id; a folder's train file is first."""
     path = Path(spec).expanduser()
     if not path.exists():
@@ -67,7 +67,7 @@ class BadRows:
         row = problem.row if isinstance(problem.row, dict) else {"_row": problem.row}
         line = json.dumps({**row, "_source": problem.source, "_problem": why}, default=str) + "\n"
         if file not in self.files:
-            self.files[file] = _started(Path(f"{file}.bad.jsonl"))
+            self.files[file] = _start(Path(f"{file}.bad.jsonl"))
         with self.files[file].open("a", encoding="utf-8") as stream:
             stream.write(line)
 
@@ -87,8 +87,8 @@ class BadRows:
             )
 
 
-def _started(path: Path) -> Path:
-    """An empty file: there, or in the current folder when nothing can be written there."""
+def _start(path: Path) -> Path:
+    """Make an empty file: there, or in the current folder when nothing can be written there."""
     try:
         path.write_text("")
     except OSError:

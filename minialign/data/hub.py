@@ -4,22 +4,20 @@ Only data files (JSON, CSV, Parquet) are taken, into the hub's own cache; no cod
 run. ``@REVISION`` behind the id picks a branch, tag or commit.
 """
 
-import os
 import re
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from minialign.errors import UserError
 from minialign.formats.containers import ENDINGS, ending
 from minialign.models.layout import need_space
-
-Progress = Callable[[str, int, int], None]
+from minialign.models.sources.hub import endpoint, is_hub_error
+from minialign.progress import Tell
 
 _ID = re.compile(r"(?:hub:)?([\w.-]+/[\w.-]+?)(/[^@]+)?(?:@([\w./-]+))?")
 _NO_DATA = ("dataset_infos.json", "dataset_dict.json", "state.json")
 
 
-def _parsed(spec: str) -> tuple[str, str, str | None]:
+def _parse(spec: str) -> tuple[str, str, str | None]:
     """(ORG/NAME, path inside or "", revision); UserError when it is a path to nothing."""
     match = _ID.fullmatch(spec)
     local = Path(spec).expanduser()
@@ -33,7 +31,7 @@ def _parsed(spec: str) -> tuple[str, str, str | None]:
 def check_spec(spec: str) -> None:
     """Raise a UserError for a path to nothing; whether the hub has a data set is not asked."""
     if not Path(spec).expanduser().exists():
-        _parsed(spec)
+        _parse(spec)
 
 
 def _near(name: str, names: list[str]) -> str:
@@ -45,11 +43,7 @@ def _near(name: str, names: list[str]) -> str:
     return "check the path; a data set of the hub is ORG/NAME"
 
 
-def _endpoint() -> str:
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
-def _wanted(spec: str, inside: str, files: list[str]) -> tuple[str, list[str]]:
+def _choose(spec: str, inside: str, files: list[str]) -> tuple[str, list[str]]:
     """(the file or folder that holds the data, the files to download)."""
     data = [
         name
@@ -75,24 +69,23 @@ def _wanted(spec: str, inside: str, files: list[str]) -> tuple[str, list[str]]:
     return folders[0], data
 
 
-def fetch_dataset(spec: str, progress: Progress | None = None) -> Path:
+def fetch_dataset(spec: str, progress: Tell | None = None) -> Path:
     """Download a data set (what is in the cache already is not); returns its file or folder.
 
     Raises:
         UserError: no such path, id or file; gated; no network; no space.
     """
-    hub_id, inside, revision = _parsed(spec)
+    hub_id, inside, revision = _parse(spec)
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     if constants.HF_HUB_OFFLINE:
         return _in_cache(spec, hub_id, inside, revision)
     try:
-        info = HfApi(endpoint=_endpoint()).dataset_info(
+        info = HfApi(endpoint=endpoint()).dataset_info(
             hub_id, revision=revision, files_metadata=True
         )
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        place, files = _wanted(spec, inside, list(sizes))
+        place, files = _choose(spec, inside, list(sizes))
         total = sum(sizes[name] for name in files)
         need_space(Path(constants.HF_HUB_CACHE), total)
         if progress:
@@ -102,23 +95,16 @@ def fetch_dataset(spec: str, progress: Progress | None = None) -> Path:
             repo_type="dataset",
             revision=revision,  # not the commit: so the cache knows the name when offline
             allow_patterns=files,
-            endpoint=_endpoint(),
+            endpoint=endpoint(),
         )
         if progress:
             progress(f"downloading {hub_id}", total, total)
     except UserError:
         raise
     except Exception as reason:
-        network = type(reason).__module__.split(".")[0] in (
-            "httpx",
-            "httpx2",
-            "httpcore",
-            "requests",
-        )
-        known = (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError)
-        if not isinstance(reason, known) and not network:
+        if not is_hub_error(reason):
             raise
-        raise _explained(spec, hub_id, reason) from None
+        raise _explain(spec, hub_id, reason) from None
     return Path(folder) / place
 
 
@@ -136,21 +122,21 @@ def _in_cache(spec: str, hub_id: str, inside: str, revision: str | None) -> Path
             "check the path, or unset HF_HUB_OFFLINE to download it",
         )
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return folder / _wanted(spec, inside, files)[0]
+    return folder / _choose(spec, inside, files)[0]
 
 
-def _explained(spec: str, hub_id: str, reason: Exception) -> UserError:
+def _explain(spec: str, hub_id: str, reason: Exception) -> UserError:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     text = " ".join(str(reason).split())[:200]
     if isinstance(reason, GatedRepoError):
         return UserError(
             f"{hub_id} is gated: its owner asks you to accept its terms first",
-            f"accept them at {_endpoint()}/datasets/{hub_id}, then: hf auth login, or HF_TOKEN=…",
+            f"accept them at {endpoint()}/datasets/{hub_id}, then: hf auth login, or HF_TOKEN=…",
         )
     if isinstance(reason, RepositoryNotFoundError):
         return UserError(
-            f"{spec}: no such file here, and no data set {hub_id} on {_endpoint()}",
+            f"{spec}: no such file here, and no data set {hub_id} on {endpoint()}",
             "check the spelling; for a private data set log in (hf auth login, or HF_TOKEN=…)",
         )
     return UserError(

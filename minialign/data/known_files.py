@@ -6,6 +6,7 @@ The list is what the home has itself, what runs were trained on, and what the us
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from minialign.home import home, labels_file
 from minialign.run_folder import list_runs
 
 FIRST = 5  # rows that are shown
-METHODS = {"pairs": "dpo", "messages": "sft", "ratings": "kto", "rankings": "rrhf"}
+TRAINED_BY = {"pairs": "dpo", "messages": "sft", "ratings": "kto", "rankings": "rrhf"}
 LABELLED = ("pairs", "prompts", "rankings")  # what a person can be asked about
 
 
@@ -26,21 +27,18 @@ class Facts:
 
     path: Path
     bytes: int
-    report: Any  # tasks.data.Report
+    report: Any  # data.check.Report
     rows: list[tuple[str, str, list[str]]]  # (kind, prompt, answers) of the first
     longer: float | None  # the share of pairs whose chosen answer is the longer one
 
     @property
     def kind(self) -> str:
         """The kind of record that it holds most of; "" for none."""
-        counts: dict[str, int] = {}
-        for file in self.report.files:
-            for kind, count in file.records.items():
-                counts[kind] = counts.get(kind, 0) + count
+        counts = sum((Counter(file.records) for file in self.report.files), Counter())
         return max(counts, key=lambda name: counts[name], default="")
 
 
-def _remembered() -> list[str]:
+def _read_remembered() -> list[str]:
     try:
         paths = json.loads((home() / "datafiles.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -48,21 +46,22 @@ def _remembered() -> list[str]:
     return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
 
 
-def known() -> list[tuple[Path, str]]:
-    """(file or folder, where it is known from), the user's own first; those that are gone are not
-    listed."""
-    found: dict[Path, str] = {Path(path): "added" for path in reversed(_remembered())}
+def list_known() -> list[tuple[Path, str]]:
+    """List (file or folder, where it is known from), the user's own first, without those that are
+    gone."""
+    files: dict[Path, str] = {Path(path): "added" for path in reversed(_read_remembered())}
     for path, why in ((labels_file(), "your votes"), (home() / "ratings.jsonl", "your thumbs")):
-        found.setdefault(path, why)
+        files.setdefault(path, why)
     for run in reversed(list_runs()):
         try:
             config = run.config
         except UserError:  # told on the screen of the runs
             continue
-        for spec in (config.get("data") or [], config.get("eval_data") or []):
-            for each in [spec] if isinstance(spec, str) else spec:
-                found.setdefault(Path(str(each)).expanduser(), f"of {run.name}")
-    return [(path, why) for path, why in found.items() if path.exists()]
+        for key in ("data", "eval_data"):
+            named = config.get(key) or []
+            for spec in [named] if isinstance(named, str) else named:
+                files.setdefault(Path(str(spec)).expanduser(), f"of {run.name}")
+    return [(path, why) for path, why in files.items() if path.exists()]
 
 
 def remember(path: Path) -> None:
@@ -73,7 +72,7 @@ def remember(path: Path) -> None:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file", "give a file, or a folder of data files")
-    _write([*(one for one in _remembered() if one != str(path)), str(path)])
+    _write([*(one for one in _read_remembered() if one != str(path)), str(path)])
 
 
 def forget(path: Path) -> None:
@@ -82,7 +81,7 @@ def forget(path: Path) -> None:
     Raises:
         UserError: when the list cannot be written.
     """
-    _write([one for one in _remembered() if one != str(path)])
+    _write([one for one in _read_remembered() if one != str(path)])
 
 
 def _write(paths: list[str]) -> None:
@@ -102,8 +101,8 @@ def stamp(path: Path) -> object:
     return status.st_size, status.st_mtime_ns
 
 
-def facts(path: Path) -> Facts:
-    """Every row of a file, or of a folder's files, read and checked.
+def read_facts(path: Path) -> Facts:
+    """Read and check every row of a file, or of a folder's files.
 
     Raises:
         UserError: when it cannot be read.

@@ -11,14 +11,14 @@ from minialign.formats.kinds import kind_name
 from minialign.formats.measures import Measures
 
 
-def measured(
+def measure_files(
     files: list[Path],
     bad: BadRows,
     *,
     mapping: Mapping[str, str] | None = None,
     tokenizer: Any = None,
 ) -> dict[str, Any]:
-    """Counts and lengths over all rows of ``files``; tokens too with a tokenizer."""
+    """Count and measure all rows of ``files``; tokens too with a tokenizer."""
     measures = Measures(_token_count(tokenizer) if tokenizer else None)
     forms: Counter[str] = Counter()
     unused: Counter[str] = Counter()
@@ -57,8 +57,8 @@ class Shown:
     note: str = ""
 
 
-def shown(record: Any, tokenizer: Any, max_length: int, train_on: str = "all") -> Shown:
-    """How a record reaches the model, decoded token run by token run."""
+def show_record(record: Any, tokenizer: Any, max_length: int, train_on: str = "all") -> Shown:
+    """Show how a record reaches the model, decoded token run by token run."""
     from minialign.learn.batch import TooLong, encode, encode_prompt
     from minialign.records import Prompted, Rated
 

@@ -16,8 +16,8 @@ from minialign.data.check import BadRows, good_items
 from minialign.durable import json_line
 from minialign.errors import UserError
 from minialign.formats import Item
-from minialign.formats.findings import Findings, kept
-from minialign.formats.kinds import digest, kind_name, made, opening_of, written
+from minialign.formats.findings import Findings, drop_found
+from minialign.formats.kinds import digest, kind_name, opening_of, row_of, turn_into
 
 
 @dataclass
@@ -38,8 +38,8 @@ def _text_file(name: str, *, zipped: bool) -> IO[str]:
 
 
 @contextmanager
-def written_whole(path: Path, *, force: bool) -> Iterator[IO[str]]:
-    """A text file that appears under ``path`` when all of it is written; gzip for ``.gz``."""
+def write_whole(path: Path, *, force: bool) -> Iterator[IO[str]]:
+    """Open a text file that appears under ``path`` when all of it is written; gzip for ``.gz``."""
     if path.exists() and not force:
         raise UserError(f"{path} exists", "give another -o, or --force to write over it")
     try:
@@ -79,14 +79,14 @@ def convert(
             result.unused[part.reason] += part.count
         mark = {"unlabelled": True} if item.unlabelled else {}
         for record in item.records:
-            found = made(record, wanted) if not mark or kind in ("pairs", "prompts") else []
-            if not found:
+            rows = turn_into(record, wanted) if not mark or kind in ("pairs", "prompts") else []
+            if not rows:
                 name = f"{'unlabelled ' if mark else ''}{_singular(kind_name(record))}"
                 result.unused[f"{name} that gives no {_singular(kind)}"] += 1
-            good = kept(found, drop, result.findings)
-            result.dropped += len(found) - len(good)
+            good = drop_found(rows, drop, result.findings)
+            result.dropped += len(rows) - len(good)
             for one in good:
-                out.write(json_line(written(one) | (mark if kind == "pairs" else {})))
+                out.write(json_line(row_of(one) | (mark if kind == "pairs" else {})))
             result.written += len(good)
     bad.check()
     return result
@@ -140,8 +140,8 @@ def split(
                 place[mark] = name
                 left -= groups[mark]
         if size and left == size:
-            raise UserError(f"no prompt has so few rows that {size} could be held out as {name}",
-                            "hold out more rows")  # fmt: skip
+            few = f"no prompt has so few rows that {size} could be held out as {name}"
+            raise UserError(few, "hold out more rows")
     counts = dict.fromkeys(outs, 0)
     for item in good_items(files, mapping, BadRows()):
         name = place.get(_group(item), "train")

@@ -8,13 +8,14 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minialign import cpu
 from minialign.demo.style import follows
-from minialign.durable import write_atomic
+from minialign.durable import read_object, write_atomic
 from minialign.engine import Engine, Sampling
 from minialign.errors import UserError
 from minialign.formats import read
@@ -24,9 +25,9 @@ from minialign.models.load import load
 from minialign.records import Pair, Prompt
 from minialign.run_folder import Run, list_runs, remove_run
 from minialign.training import memory
-from minialign.training.events import Event
-from minialign.training.offline import resume, start
+from minialign.training.events import Ended, Event
 from minialign.training.settings import Settings
+from minialign.training.start import resume, start
 
 NAME = "demo"
 SAMPLING = Sampling(temperature=0.7, max_tokens=80)
@@ -67,10 +68,32 @@ def settings(model: str) -> Settings:
     )
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What begins now."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """So many of the prompts are answered."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that the demo measured."""
+
+    values: dict[str, Any]
+
+
 def demo(
     model: str, *, again: bool = False, stop: threading.Event | None = None
-) -> Iterator[Event]:
-    """The events of the demo; the last is "result", with everything it measured.
+) -> Iterator[Event | Stage | Answered | Result]:
+    """The events of the demo; the last is its ``Result``, unless it is stopped.
 
     A finished demo is shown again, an interrupted one goes on; ``again`` starts anew.
     """
@@ -81,20 +104,16 @@ def demo(
     if run is not None and (again or run.config.get("model") != model):
         remove_run(run)
         run = None
-    if run is not None and (result := _stored(run)):
-        yield Event("result", values={**result, "reused": True})
+    if run is not None and (run.path / "demo.json").exists():
+        yield Result({**read_object(run.path / "demo.json"), "reused": True})
         return
     method = METHODS["dpo"]
-    yield Event("phase", f"answers to {len(prompts)} held-out prompts, before")
-    before_file = None if run is None else run.path / "answers_before.json"
-    before: list[str] = []
-    if before_file is not None and before_file.exists():
-        before = json.loads(before_file.read_text(encoding="utf-8"))
+    yield Stage(f"answers to {len(prompts)} held-out prompts, before")
+    if run is not None and (run.path / "answers_before.json").exists():
+        before = json.loads((run.path / "answers_before.json").read_text(encoding="utf-8"))
     else:
-        for answers in _answers(model, None, prompts):
-            before = answers
-            yield Event("answers", step=len([a for a in answers if a]), total=len(prompts))
-    yield Event("phase", "preference training on the shipped pairs (DPO)")
+        before = yield from _answer(model, None, prompts)
+    yield Stage("preference training on the shipped pairs (DPO)")
     if run is None:
         run, events = start(method, chosen, method.config(nll_weight=1.0), stop)
     else:
@@ -103,21 +122,13 @@ def demo(
     if run.state().status != "finished":
         for event in events:
             yield event
-            if event.kind == "end" and event.values["status"] != "finished":
+            if isinstance(event, Ended) and event.values["status"] != "finished":
                 return
-    yield Event("phase", f"answers to {len(prompts)} held-out prompts, after")
-    after: list[str] = []
-    for answers in _answers(model, str(run.path), prompts):
-        after = answers
-        yield Event("answers", step=len([a for a in answers if a]), total=len(prompts))
+    yield Stage(f"answers to {len(prompts)} held-out prompts, after")
+    after = yield from _answer(model, str(run.path), prompts)
     result = _result(run, prompts, before, after, time.monotonic() - began)
     write_atomic(run.path / "demo.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    yield Event("result", values=result)
-
-
-def _stored(run: Run) -> dict[str, Any] | None:
-    file = run.path / "demo.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    yield Result(result)
 
 
 def _prompts(path: str) -> list[Prompt]:
@@ -125,20 +136,24 @@ def _prompts(path: str) -> list[Prompt]:
     return [record.prompt for record in records[: 24 if slow_machine() else 48]]
 
 
-def _answers(model: str, adapter: str | None, prompts: list[Prompt]) -> Iterator[list[str]]:
-    """One sampled answer to each prompt; yields the list as it fills ("" is not there yet)."""
+def _answer(
+    model: str, adapter: str | None, prompts: list[Prompt]
+) -> Generator[Answered, None, list[str]]:
+    """One sampled answer to each prompt, with an event for each."""
     loaded = load(model, adapter)
     ids = [encode_prompt(prompt, loaded.tokenizer) for prompt in prompts]
     texts = [""] * len(prompts)
-    for done in Engine(loaded).generate(ids, SAMPLING, seed=1, batch_size=16):
+    drawn = Engine(loaded).generate(ids, SAMPLING, seed=1, batch_size=16)
+    for count, done in enumerate(drawn, 1):
         texts[done.prompt_index] = done.text.strip() or " "
-        yield texts
+        yield Answered(count, len(prompts))
+    return texts
 
 
 def _result(
     run: Run, prompts: list[Prompt], before: list[str], after: list[str], seconds: float
 ) -> dict[str, Any]:
-    summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+    summary = read_object(run.path / "summary.json")
     return {
         "run": run.name,
         "path": str(run.path),

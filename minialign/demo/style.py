@@ -11,13 +11,12 @@ MAX_SENTENCES = 3
 
 # What small instruct models like to say before the answer.
 PREAMBLES = (
-    "sure", "certainly", "of course", "absolutely", "great question", "good question",
-    "that's a great", "what a great", "as an ai", "i'm an ai", "here is", "here are", "here's",
-    "i'd be happy to", "i'm happy to", "happy to help", "thank you for asking",
-    "thanks for asking", "thank you for reaching out",
-)  # fmt: skip
+    "sure|certainly|of course|absolutely|great question|good question|that's a great|what a great"
+    "|as an ai|i'm an ai|here is|here are|here's|i'd be happy to|i'm happy to|happy to help"
+    "|thank you for asking|thanks for asking|thank you for reaching out"
+)
 
-_PREAMBLE = re.compile(rf"\W*({'|'.join(map(re.escape, PREAMBLES))})\b", re.IGNORECASE)
+_PREAMBLE = re.compile(rf"\W*({PREAMBLES})\b", re.IGNORECASE)
 _HEADING = re.compile(r"#{1,6}\s|\*\*")
 # At the start, or inside a line after punctuation: "You need: 1. flour 2. …".
 _LIST_MARKER = re.compile(r"(?:^|[.:;!?]\s+)(?:[-*+•]|\d{1,2}[.)])\s")

@@ -11,7 +11,7 @@ from minialign.sampling import Sampling
 
 
 class Detokenizer(Protocol):
-    """Ids in, the text that is certain out; never half a character. Or all of it at once."""
+    """Turns ids into the text that is certain, never half a character; or all of them at once."""
 
     def add(self, token: int) -> str: ...
 
@@ -107,28 +107,20 @@ class Answer:
             new = "" if self.finish_reason == "stop" else self._detokenizer.add(token)
             if self.finish_reason:
                 new += self._detokenizer.finish()
-            text = self._released(new)
+            text = self._release(new)
             self.text += text
         return Piece(text, token, self.finish_reason)
 
-    def _released(self, new: str) -> str:
+    def _release(self, new: str) -> str:
         """The text that no stop string can reach any more; ends the answer at a stop string."""
         text = self._held + new
-        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
-        if found:
+        places = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        if places:
             self.finish_reason, self._held = "stop_string", ""
-            return text[: min(found)]
-        hold = 0
-        if not self.finish_reason:
-            hold = max(
-                (
-                    size
-                    for stop in self._stop
-                    for size in range(1, min(len(stop), len(text) + 1))
-                    if text.endswith(stop[:size])
-                ),
-                default=0,
-            )
+            return text[: min(places)]
+        begun = [stop[:size] for stop in self._stop for size in range(1, len(stop))]
+        sizes = [len(part) for part in begun if text.endswith(part)]
+        hold = 0 if self.finish_reason else max(sizes, default=0)
         self._held = text[len(text) - hold :]
         return text[: len(text) - hold]
 

@@ -4,7 +4,7 @@ A prompt is prefilled once for all its samples, and what prompts have in common 
 them; finished rows leave the batch and waiting ones take their place. What a row becomes depends on
 its prompt and its seed, not on the batch (up to the float noise of differently shaped matmuls).
 An engine belongs to one thread. How rows advance is in ``rows`` and ``kv``, prompts in ``prefill``,
-how a token is drawn in ``sampling``, when an answer ends in ``answers``.
+how a token is drawn in ``next_token``, when an answer ends in ``answers``.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ import numpy as np
 from minialign.engine.answers import Answer, Completion, Piece, Request, draw, requests
 from minialign.engine.kv import BatchRows
 from minialign.engine.native import NativeRows, native_rows
-from minialign.engine.prefill import Progress, Prompts, common_length, prefill
+from minialign.engine.prefill import OnPrefill, Prompts, common_length, prefill
 from minialign.engine.rows import OneRow, Rows, Writing, last_logits, ragged_agrees
 from minialign.errors import UserError
 from minialign.learn.batch import Example, collate
@@ -48,7 +48,7 @@ class Engine:
 
     @staticmethod
     def context_of(config: dict[str, Any]) -> int | None:
-        """The same, of a model's config."""
+        """The context that a model's config states; None where it says nothing."""
         for settings in (config, config.get("text_config", {})):
             for key in ("max_position_embeddings", "n_positions"):
                 if settings.get(key):
@@ -64,7 +64,7 @@ class Engine:
         prompt_ids: Sequence[int],
         sampling: Sampling | None = None,
         seed: int = 0,
-        on_prefill: Progress | None = None,
+        on_prefill: OnPrefill | None = None,
     ) -> Generator[Piece, None, None]:
         """The pieces of one answer as they are drawn; closing the iterator stops it.
 
@@ -102,20 +102,19 @@ class Engine:
         n: int = 1,
         seed: int = 0,
         batch_size: int = 16,
-        on_prefill: Progress | None = None,
+        on_prefill: OnPrefill | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Completion]:
         """n answers to each prompt, in the order in which they finish."""
-        return self.complete(
-            requests(prompts, n, seed), sampling, batch_size, on_prefill, cancelled
-        )
+        waiting = requests(prompts, n, seed)
+        return self.complete(waiting, sampling, batch_size, on_prefill, cancelled)
 
     def complete(
         self,
         waiting: Sequence[Request],
         sampling: Sampling | None = None,
         batch_size: int = 16,
-        on_prefill: Progress | None = None,
+        on_prefill: OnPrefill | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Completion]:
         """An answer to each request, in the order in which they finish.
@@ -152,7 +151,7 @@ class Engine:
                     else:
                         fresh.append((answer, source))
                         slots_free -= 1
-            rows, slots = _placed(rows, slots, fresh)
+            rows, slots = _place(rows, slots, fresh)
             del fresh
             if not slots:
                 continue
@@ -195,14 +194,8 @@ class Engine:
 
     def _answer(self, request: Request, sampling: Sampling, by_piece: bool) -> Answer:
         room = (self.context or 2**62) - len(request.prompt)
-        return Answer(
-            request,
-            sampling,
-            min(sampling.max_tokens, room),
-            self.tokenizer.eos_ids,
-            self.tokenizer.stream(),
-            by_piece,
-        )
+        limit, detokenizer = min(sampling.max_tokens, room), self.tokenizer.stream()
+        return Answer(request, sampling, limit, self.tokenizer.eos_ids, detokenizer, by_piece)
 
     def _native(self, rows: Rows) -> NativeRows | None:
         """Rows in the native decoder, where there is one, for prompts that ``rows`` have read."""
@@ -220,8 +213,8 @@ class Engine:
 
     @cached_property
     def _batch_root(self) -> Rows:
-        """``_root``, if this model gives rows of different lengths in one batch what it gives each
-        alone, which is tried on a few tokens; else rows that come one at a time."""
+        """``_root``, where rows of different lengths in a batch get the logits that each gets alone
+        (tried on a few tokens); else rows that come one at a time."""
         root = self._root
         if root.most == 1 or ragged_agrees(root):
             return root
@@ -239,11 +232,11 @@ class Engine:
         return self._root.fan_out([0], 0), 0
 
 
-def _placed(
+def _place(
     rows: Writing, slots: list[Answer], fresh: Sequence[tuple[Answer, tuple[Rows, int]]]
 ) -> tuple[Writing, list[Answer]]:
-    """Rows and answers without the finished and with the fresh: in the finished ones' place where
-    that goes, which copies one row; else everything is laid out anew."""
+    """Replace finished answers by fresh ones: in place where a row fits, which copies one row; else
+    all rows are laid out anew."""
     slots = list(slots)
     free = [index for index, answer in enumerate(slots) if answer.finish_reason]
     rest = []

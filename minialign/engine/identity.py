@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from minialign.engine import Engine
-from minialign.engine.open import Fetching, base_of
+from minialign.engine.open import base_of
 from minialign.models import control
 from minialign.models.adapter import (
     WEIGHTS,
@@ -21,11 +21,10 @@ from minialign.models.module import fingerprint
 from minialign.models.names import DEFAULT
 from minialign.models.sources.fetch import ensure
 from minialign.models.tokens.tokenizer import Tokenizer
+from minialign.progress import Tell
 
 
-def weights_of(
-    model: str | None, adapter: str | None, progress: Fetching | None = None
-) -> list[str]:
+def weights_of(model: str | None, adapter: str | None, progress: Tell | None = None) -> list[str]:
     """What tells the answers of ``open_engine(model, adapter)`` from another's: its weights as they
     are on disk, its template, its control text. The model is fetched, but not loaded.
 
@@ -42,7 +41,7 @@ def weights_of(
 
 
 def weights_of_engine(engine: Engine) -> list[str]:
-    """What tells the answers of a loaded engine from another's: its adapter may be in training."""
+    """What ``weights_of`` says, of an engine whose adapter may be in training."""
     tokenizer, module = engine.tokenizer, engine.model.module
     words = tokenizer.control if isinstance(tokenizer, Controlled) else None
     scales = [part.scale for part in adapter_modules(module)]
@@ -51,7 +50,7 @@ def weights_of_engine(engine: Engine) -> list[str]:
 
 
 def _hash(adapter: dict[str, mx.array], scale: float) -> str:
-    found = hashlib.sha256(f"{float(scale)}".encode())
+    digest = hashlib.sha256(f"{float(scale)}".encode())
     for name, value in sorted(adapter.items()):
-        found.update(name.encode() + np.array(value.astype(mx.float32)).tobytes())
-    return found.hexdigest()
+        digest.update(name.encode() + np.array(value.astype(mx.float32)).tobytes())
+    return digest.hexdigest()

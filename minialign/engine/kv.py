@@ -70,21 +70,21 @@ class BatchRows:
         return allowed
 
     def fan_out(self, lengths: Sequence[int], width: int) -> "BatchRows":
-        new = self._copied([(self, 0, max(0, length - width)) for length in lengths])
+        new = self._copy([(self, 0, max(0, length - width)) for length in lengths])
         new.starts = new.end + width - np.asarray(lengths)
         return new
 
     def assemble(self, parts: Sequence[tuple["BatchRows", int]]) -> "BatchRows":
-        return self._copied([(rows, index, rows.lengths[index]) for rows, index in parts])
+        return self._copy([(rows, index, rows.lengths[index]) for rows, index in parts])
 
-    def _copied(self, parts: Sequence[tuple["BatchRows", int, int]]) -> "BatchRows":
+    def _copy(self, parts: Sequence[tuple["BatchRows", int, int]]) -> "BatchRows":
         """New rows that hold the first ``length`` tokens of each (rows, index, length)."""
         new = BatchRows(self.forward, len(self.layers), len(parts))
         new.end = max(length for _, _, length in parts)
         new.starts = np.array([new.end - length for _, _, length in parts])
         if new.end == 0:
             return new
-        new.capacity = _rounded(new.end + 1, PROMPT_STEP)
+        new.capacity = _round_up(new.end + 1, PROMPT_STEP)
         for number, layer in enumerate(new.layers):
             for name in ("keys", "values"):
                 pieces = [
@@ -92,7 +92,7 @@ class BatchRows:
                     for rows, end, indices in _runs(parts)
                 ]
                 buffer = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=0)
-                setattr(layer, name, _widened(buffer, new.capacity - new.end, left=False))
+                setattr(layer, name, _widen(buffer, new.capacity - new.end, left=False))
             layer.end = new.end
         mx.eval([(layer.keys, layer.values) for layer in new.layers])
         return new
@@ -129,12 +129,12 @@ class BatchRows:
         unused = int(self.starts.min())
         if unused < max(width, self.capacity // 4):
             unused = 0
-        grown = _rounded(self.end - unused + width, STEP if width == 1 else PROMPT_STEP)
+        grown = _round_up(self.end - unused + width, STEP if width == 1 else PROMPT_STEP)
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
                 used = grown - (self.end - unused)
-                layer.keys = _widened(layer.keys[:, :, unused : self.end], used, left=False)
-                layer.values = _widened(layer.values[:, :, unused : self.end], used, left=False)
+                layer.keys = _widen(layer.keys[:, :, unused : self.end], used, left=False)
+                layer.values = _widen(layer.values[:, :, unused : self.end], used, left=False)
             layer.end = self.end - unused
         self.starts = self.starts - unused
         self.end -= unused
@@ -164,8 +164,8 @@ class _Layer:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         if self.keys is None or self.values is None:
             room = self.rows.capacity - keys.shape[2]
-            self.keys = _widened(keys, room, left=False)
-            self.values = _widened(values, room, left=False)
+            self.keys = _widen(keys, room, left=False)
+            self.values = _widen(values, room, left=False)
             self.end = keys.shape[2]
         else:
             first, self.end = self.end, self.end + keys.shape[2]
@@ -179,11 +179,11 @@ class _Layer:
         return self.rows.mask(self.end, N, window_size, return_array)
 
 
-def _rounded(columns: int, step: int) -> int:
+def _round_up(columns: int, step: int) -> int:
     return -(-columns // step) * step
 
 
-def _widened(buffer: mx.array, columns: int, *, left: bool) -> mx.array:
+def _widen(buffer: mx.array, columns: int, *, left: bool) -> mx.array:
     if columns == 0:
         return buffer
     shape = (*buffer.shape[:2], columns, buffer.shape[3])
@@ -198,7 +198,7 @@ def _window(buffer: mx.array, indices: list[int], end: int, columns: int) -> mx.
     taken = buffer[:, :, first:end]
     if indices != list(range(buffer.shape[0])):
         taken = taken[mx.array(indices)]
-    return _widened(taken, columns - (end - first), left=True)
+    return _widen(taken, columns - (end - first), left=True)
 
 
 def _runs(parts: Sequence[tuple[Any, int, int]]) -> list[tuple[Any, int, list[int]]]:

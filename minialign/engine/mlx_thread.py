@@ -17,6 +17,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from minialign.progress import Progress, Tell
+
 if TYPE_CHECKING:
     from minialign.engine import Engine
 
@@ -44,17 +46,7 @@ class ModelChoice:
         return f"{base} + {self.adapter}" if self.adapter else base
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far loading a model or reading a prompt is; ``total`` 0 when nobody knows."""
-
-    what: str
-    done: int
-    total: int
-
-
 Work = Callable[["Engines", "Ticket"], Iterator[Any]]
-Tell = Callable[[str, int, int], None]  # what, done, total
 Load = Callable[[ModelChoice, Tell], "Engine"]
 
 

@@ -60,24 +60,22 @@ def choose(
     if sampling.greedy:
         return logits.argmax(axis=1)
     weights = logits - peak
-    kept = _kept(weights, sampling)
+    kept = _filter(weights, sampling)
     with np.errstate(over="ignore"):  # a temperature near 0 leaves only the most likely token
         weights /= np.float32(max(sampling.temperature, 1e-30))
     np.exp(weights, out=weights)  # in place: new pages cost as much as the numbers
     if kept is not None:
         weights *= kept
-    return _drawn(weights, uniform)
+    return _draw(weights, uniform)
 
 
 def _check_numbers(good: bool) -> None:
     if not good:
-        raise UserError(
-            "the model's logits are not numbers (NaN or infinite)",
-            "its weights or the adapter's are damaged; the run that trained it may have diverged",
-        )
+        fix = "its weights or the adapter's are damaged; the run that trained it may have diverged"
+        raise UserError("the model's logits are not numbers (NaN or infinite)", fix)
 
 
-def _drawn(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+def _draw(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """The token whose share of the row's cumulated weights holds the row's uniform number; (B,).
 
     First the block of tokens is found, then the token in it: only sums of blocks are cumulated.
@@ -97,7 +95,7 @@ def _drawn(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return block * BLOCK + np.minimum(place, last)
 
 
-def _kept(scores: np.ndarray, sampling: Sampling) -> np.ndarray | None:
+def _filter(scores: np.ndarray, sampling: Sampling) -> np.ndarray | None:
     """(B, V) bool: the tokens that pass top-p, min-p and top-k (ties at the edge pass together);
     None when no filter is set. ``scores`` are logits whose maximum is 0 in each row."""
     size = scores.shape[1]

@@ -81,17 +81,17 @@ class NextTokens:
         """
         self._check(groups)
         head = self._shared_head(groups, last)
-        taken: list[int] = []
+        taken: dict[int, Sequence[Ids]] = {}
         widest = rows = 0
         for index, group in enumerate(groups):
             longest = max(map(len, group)) - head
             if taken and (rows + len(group)) * max(widest, longest) > TOKENS:
-                yield from self._batch(groups, taken, head, wanted, last)
-                taken, widest, rows = [], 0, 0
-            taken.append(index)
+                yield from self._batch(taken, head, wanted, last)
+                taken, widest, rows = {}, 0, 0
+            taken[index] = group
             widest, rows = max(widest, longest), rows + len(group)
         if taken:
-            yield from self._batch(groups, taken, head, wanted, last)
+            yield from self._batch(taken, head, wanted, last)
         mx.clear_cache()  # every length has buffers of its own
 
     def _check(self, groups: Sequence[Sequence[Ids]]) -> None:
@@ -127,15 +127,10 @@ class NextTokens:
         return len(shared)
 
     def _batch(
-        self,
-        everything: Sequence[Sequence[Ids]],
-        taken: list[int],
-        head: int,
-        wanted: Ids,
-        last: int,
+        self, taken: dict[int, Sequence[Ids]], head: int, wanted: Ids, last: int
     ) -> Iterator[tuple[int, np.ndarray]]:
         """What ``logps`` gives, for some of the groups."""
-        groups = [everything[index] for index in taken]
+        groups = list(taken.values())
         rows = [list(ids[head:]) for group in groups for ids in group]
         owners = [i for i, group in enumerate(groups) for _ in group]
         self.needed += sum(len(row) + head for row in rows)
@@ -149,29 +144,29 @@ class NextTokens:
         if together <= (1 - WORTH) * apart:
             firsts = [rows[owners.index(i)][: shared[i]] for i in range(len(groups))]
             before: list[Any] = caches or [Recorder() for _ in range(self.policy.layers)]
-            self.policy.backbone(self._padded(firsts), cache=before)
+            self.policy.backbone(self._pad(firsts), cache=before)
             where = mx.array(owners)
             lengths = mx.array([head + shared[owner] for owner in owners])
             caches = [Behind(one.keys[where], one.values[where], lengths) for one in before]
             rows = rests
-        hidden = self.policy.backbone(self._padded(rows), cache=caches)
+        hidden = self.policy.backbone(self._pad(rows), cache=caches)
         at = mx.array([[len(row) - last + k for k in range(last)] for row in rows])
         read = hidden[mx.arange(len(rows))[:, None], at]
         logits = self.policy.head(read.reshape(-1, read.shape[-1])).astype(mx.float32)
         logps = logits[:, mx.array(list(wanted))] - cpu.logsumexp(logits)[:, None]
-        found = iter(np.array(logps, np.float64).reshape(len(rows), last, len(wanted)))
-        for index in taken:
-            yield index, np.stack([next(found) for _ in everything[index]])
+        of_rows = iter(np.array(logps, np.float64).reshape(len(rows), last, len(wanted)))
+        for index, group in taken.items():
+            yield index, np.stack([next(of_rows) for _ in group])
 
     def _common(self, prompts: list[Ids], last: int) -> int:
         """How many tokens the prompts of a group share, each keeping ``last`` of its own."""
         if not self.policy.share_prompts or len(prompts) < 2:
             return 0
-        found = min(common_length(prompts[0], other) for other in prompts[1:])
-        found = min(found, min(map(len, prompts)) - last)
-        return found if found >= SHARED else 0
+        common = min(common_length(prompts[0], other) for other in prompts[1:])
+        common = min(common, min(map(len, prompts)) - last)
+        return common if common >= SHARED else 0
 
-    def _padded(self, rows: list[list[int]]) -> mx.array:
+    def _pad(self, rows: list[list[int]]) -> mx.array:
         width = max(map(len, rows))
         self.computed += width * len(rows)
         return mx.array([row + [0] * (width - len(row)) for row in rows])

@@ -1,17 +1,14 @@
 """From a name to an engine: a model, with the adapter of a run if one is named."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
+from minialign.durable import read_object
 from minialign.engine import Engine
-from minialign.models import control
 from minialign.models.adapter import CONFIG, resolve_adapter
 from minialign.models.load import load
 from minialign.models.names import DEFAULT
 from minialign.models.sources.fetch import ensure
-
-Fetching = Callable[[str, int, int], None]  # (what, bytes done, bytes in all)
+from minialign.progress import Tell
 
 
 def base_of(adapter: str | Path | None) -> str | None:
@@ -19,8 +16,7 @@ def base_of(adapter: str | Path | None) -> str | None:
     if adapter is None:
         return None
     try:
-        config = json.loads((resolve_adapter(adapter) / CONFIG).read_text(encoding="utf-8"))
-        return config.get("model") if isinstance(config, dict) else None
+        return read_object(resolve_adapter(adapter) / CONFIG).get("model")
     except (OSError, ValueError):
         return None  # load_adapter says what is wrong with it
 
@@ -28,7 +24,7 @@ def base_of(adapter: str | Path | None) -> str | None:
 def open_engine(
     model: str | None = None,
     adapter: str | Path | None = None,
-    progress: Fetching | None = None,
+    progress: Tell | None = None,
 ) -> Engine:
     """An engine for a model, by default the adapter's base or the embedded one. An adapter's
     control text, if it has one, goes into every prompt that its tokenizer renders.
@@ -38,10 +34,7 @@ def open_engine(
     """
     name = model or base_of(adapter) or DEFAULT
     ensure(name, progress)
-    opened = load(name, adapter)
-    if adapter is not None and (words := control.read(resolve_adapter(adapter))):
-        opened.tokenizer = control.Controlled(opened.tokenizer, words)  # type: ignore[assignment]
-    return Engine(opened)
+    return Engine(load(name, adapter))
 
 
 def origin_of(engine: Engine, adapter: str | Path | None) -> dict[str, str]:

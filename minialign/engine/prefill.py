@@ -11,10 +11,10 @@ CHUNK = 512  # prompt tokens of one forward pass
 SHARED = 16  # a common prefix shorter than this is not worth a pass of its own
 KEPT = 8  # prefilled prompts that are held for requests to come
 
-Progress = Callable[[int, int], None]  # (prompt tokens done, prompt tokens in all)
+OnPrefill = Callable[[int, int], None]  # (prompt tokens done, prompt tokens in all)
 
 
-def prefill(rows: Rows, tokens: np.ndarray, on_prefill: Progress | None) -> np.ndarray:
+def prefill(rows: Rows, tokens: np.ndarray, on_prefill: OnPrefill | None) -> np.ndarray:
     """Advance ``rows`` by (B, N) tokens in chunks; returns the logits (B, V) after the last."""
     step = max(1, CHUNK // len(tokens))
     for start in range(0, tokens.shape[1], step):
@@ -27,7 +27,7 @@ def prefill(rows: Rows, tokens: np.ndarray, on_prefill: Progress | None) -> np.n
 class Prompts:
     """Prefilled prompts, each computed once and kept while requests for it are waiting."""
 
-    def __init__(self, root: Rows, waiting: Sequence[Request], on_prefill: Progress | None):
+    def __init__(self, root: Rows, waiting: Sequence[Request], on_prefill: OnPrefill | None):
         self.root = root
         self.left: dict[tuple[int, ...], int] = {}  # requests to come, by prompt
         for request in waiting:
@@ -56,14 +56,14 @@ class Prompts:
             group.append(prompt)
         if group:
             self._prefill(group)
-        found = [self.ready[request.prompt] for request in taken]
+        held = [self.ready[request.prompt] for request in taken]
         for request in taken:
             self.left[request.prompt] -= 1
             if not self.left[request.prompt]:
                 self.ready.pop(request.prompt, None)
         for prompt in list(self.ready)[:-KEPT]:
             del self.ready[prompt]
-        return [entry[:2] for entry in found], np.stack([entry[2] for entry in found])
+        return [entry[:2] for entry in held], np.stack([entry[2] for entry in held])
 
     def _prefill(self, group: list[tuple[int, ...]]) -> None:
         lengths = [len(prompt) for prompt in group]

@@ -44,8 +44,8 @@ class Rows(Writing, Protocol):
     """Sequences of possibly different lengths behind one model, which prompts are read into too."""
 
     def fan_out(self, lengths: Sequence[int], width: int) -> Any:
-        """New rows that begin with this single row's tokens: row b holds as many of them as are
-        missing when the last ``width`` of its ``lengths[b]`` tokens are advanced next."""
+        """New rows that begin with this single row's tokens: row b gets its first ``lengths[b] -
+        width`` ones, for its last ``width`` are advanced next."""
         ...
 
     def truncate(self, length: int) -> int:
@@ -57,7 +57,7 @@ def last_logits(module: nn.Module, split: tuple[Any, Any] | None) -> Forward:
     """The forward pass that computes logits for the last position only.
 
     Args:
-        split: (backbone, head) as ``models.load.split_head`` gives it; None when the module's
+        split: (backbone, head) as ``models.module.split_head`` gives it; None when the module's
             logits are not the head of its hidden states.
     """
     if split is not None:

@@ -4,21 +4,22 @@ A system is a model, an adapter (a run), or a file of answers. Missing answers a
 engine and kept in a folder, from which a stopped evaluation goes on.
 """
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from minialign.data.prompts import check_text, read_prompts
 from minialign.durable import digest, read_jsonl
 from minialign.engine import Sampling
 from minialign.engine.identity import weights_of
-from minialign.engine.open import Fetching, open_engine
+from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.evaluate.comparison_files import prompt_key, read_answers
 from minialign.judge.open import is_run
+from minialign.progress import Tell
 from minialign.records import Comparison, Prompted, reference_in
 from minialign.samples import generate
 
@@ -107,7 +108,7 @@ def write_answers(
     sampling: Sampling,
     seed: int = 0,
     batch_size: int = 16,
-    progress: Fetching | None = None,
+    progress: Tell | None = None,
 ) -> Iterator[int]:
     """Answer what is not in the system's file yet; gives how many there are each time one more is
     there. Other weights, sampling or seed are another file; the model is loaded when it has to be.
@@ -119,27 +120,26 @@ def write_answers(
     how = digest([*weights_of(model, system.adapter, progress), repr(sampling), seed])
     word = re.sub(r"[^\w.-]+", "-", system.name).strip("-")
     file = folder / f"answers-{word}-{digest([system.spec, how])[:6]}.jsonl"
-    system.answers = _read_responses(file)
+    system.answers = _answers(read_jsonl(file))
     if all(prompt_key(one.prompt) in system.answers for one in asked):
         yield len(asked)
         return
     engine = open_engine(model, system.adapter, progress)
-    waiting = generate.planned(engine, asked, 1, seed)
-    left = generate.resume(file, asked, waiting)
+    waiting = generate.plan_requests(engine, asked, 1, seed)
+    journal, left = generate.resume(file, asked, waiting)
     done = len(waiting) - len(left)
     yield done
     origin = {"adapter" if system.adapter else "model": system.spec}
-    with open(file, "a", encoding="utf-8") as out:
-        for _, row in generate.answers(engine, asked, left, sampling, batch_size, origin):
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-            out.flush()
+    with journal:
+        for _, row in generate.write_answers(engine, asked, left, sampling, batch_size, origin):
+            journal.append(row)
             done += 1
             yield done
-    system.answers = _read_responses(file)
+    system.answers = _answers(journal.rows)
 
 
-def _read_responses(file: Path) -> dict[str, str]:
-    return {prompt_key(row["prompt"]): row["response"] for row in read_jsonl(file)}
+def _answers(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
+    return {prompt_key(row["prompt"]): row["response"] for row in rows}
 
 
 def pair_answers(systems: Sequence[System], asked: Sequence[Prompted]) -> list[Comparison]:

@@ -24,7 +24,7 @@ def _standing_for(name: str, columns: list[str]) -> str | None:
     return lowered[close[0]] if close else None
 
 
-def _compared(
+def _compare(
     form: Format, columns: tuple[str, ...], present: frozenset[str]
 ) -> tuple[float, list[str], dict[str, str]]:
     """(how near the row is, keys it lacks, columns that may hold them)."""
@@ -46,8 +46,8 @@ def advice(row: Row) -> tuple[str, str]:
 
 @lru_cache(maxsize=256)  # a file's bad rows mostly have the same columns
 def _advice(columns: tuple[str, ...], present: frozenset[str]) -> tuple[str, str]:
-    best = max(FORMATS, key=lambda form: _compared(form, columns, present)[0])
-    score, lacks, stands = _compared(best, columns, present)
+    best = max(FORMATS, key=lambda form: _compare(form, columns, present)[0])
+    score, lacks, stands = _compare(best, columns, present)
     if score <= 0:
         return (
             "the keys of a known format",

@@ -11,12 +11,13 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
 from minialign.errors import UserError
 from minialign.formats.json_stream import DECODER, Broken, rows
-from minialign.formats.problems import Problem
+from minialign.formats.problems import TO_UTF8, Problem
 
 HEAD = 1 << 16
 ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -71,10 +72,8 @@ def kind_of(path: Path) -> str:
     first = lines[0].strip()
     named_lines = suffix in (".jsonl", ".ndjson")
     if first[:1] not in (b"{", b"[") and not named_lines:
-        raise UserError(
-            f"{path}: not a data file (it begins with {first[:40].decode('utf-8', 'replace')!r})",
-            f"known: {', '.join(ENDINGS)}, each also as .gz",
-        )
+        said = f"{path}: not a data file (it begins with {first[:40].decode('utf-8', 'replace')!r})"
+        raise UserError(said, f"known: {', '.join(ENDINGS)}, each also as .gz")
     if first[:1] == b"[" or first == b"{":
         return "json"
     if named_lines:
@@ -102,12 +101,12 @@ def read_rows(path: Path, row_keys: frozenset[str]) -> Iterator[Located]:
     try:
         with _open(path) as stream:
             if kind == "jsonl":
-                found = _json_lines(path, stream)
+                located = _json_lines(path, stream)
             elif kind == "json":
-                found = _json_rows(path, stream, row_keys)
+                located = _json_rows(path, stream, row_keys)
             else:
-                found = _csv_rows(path, stream, "\t" if kind == "tsv" else "")
-            for where, value in found:
+                located = _csv_rows(path, stream, "\t" if kind == "tsv" else "")
+            for where, value in located:
                 last = where
                 yield where, value
     except (EOFError, gzip.BadGzipFile, zlib.error) as reason:
@@ -127,18 +126,17 @@ def _json_lines(path: Path, stream: IO[bytes]) -> Iterator[Located]:
             line = data.decode("utf-8")
         except UnicodeDecodeError as reason:
             raw = data.decode("utf-8", "backslashreplace")
-            found = f"the byte 0x{data[reason.start]:02x} at column {reason.start + 1}"
-            fix = "save the file as UTF-8, for example with: iconv -f latin1 -t utf-8"
-            yield where, Problem(where, found, "UTF-8 text", fix, raw)
+            byte = f"the byte 0x{data[reason.start]:02x} at column {reason.start + 1}"
+            yield where, Problem(where, byte, "UTF-8 text", TO_UTF8, raw)
             continue
         try:
             yield where, DECODER.decode(line)
         except (ValueError, RecursionError) as reason:
-            yield where, Problem(where, _reason(reason, line), "one JSON object on the line",
-                                 _json_fix(reason, line), line)  # fmt: skip
+            said, fix = _explain_json(reason, line), _json_fix(reason, line)
+            yield where, Problem(where, said, "one JSON object on the line", fix, line)
 
 
-def _reason(reason: Exception, line: str) -> str:
+def _explain_json(reason: Exception, line: str) -> str:
     if not isinstance(reason, json.JSONDecodeError):
         return f"broken JSON ({reason or 'nested too deeply'})"
     near = line[max(0, reason.pos - 12) : reason.pos + 12]
@@ -165,8 +163,8 @@ def _json_rows(path: Path, stream: IO[bytes], row_keys: frozenset[str]) -> Itera
     except Broken as broken:
         where = f"{path}:{broken.line}"
         fix = "mend the JSON there (as JSON Lines, single bad rows could be skipped)"
-        found = f"broken JSON: {broken.reason}; what follows it cannot be read"
-        yield where, Problem(where, found, "a JSON array of objects", fix, broken.text, fatal=True)
+        said = f"broken JSON: {broken.reason}; what follows it cannot be read"
+        yield where, Problem(where, said, "a JSON array of objects", fix, broken.text, fatal=True)
 
 
 def _csv_rows(path: Path, stream: IO[bytes], delimiter: str) -> Iterator[Located]:
@@ -177,11 +175,7 @@ def _csv_rows(path: Path, stream: IO[bytes], delimiter: str) -> Iterator[Located
     if not delimiter:
         delimiter = ";" if ";" in header_line and "," not in header_line else ","
 
-    def with_header() -> Iterator[str]:
-        yield header_line
-        yield from lines
-
-    table = csv.reader(with_header(), delimiter=delimiter, strict=True)
+    table = csv.reader(chain([header_line], lines), delimiter=delimiter, strict=True)
     where = f"{path}:1"
     try:
         header = [name.strip() for name in next(table, [])]
@@ -201,8 +195,8 @@ def _csv_rows(path: Path, stream: IO[bytes], delimiter: str) -> Iterator[Located
             yield where, dict(zip(header, cells, strict=True))
     except csv.Error as reason:
         fix = "check the double quotes there: inside a quoted text each one is written twice"
-        found = f"broken CSV ({reason}); what follows it cannot be read"
-        yield where, Problem(where, found, "quoted cells", fix, fatal=True)
+        said = f"broken CSV ({reason}); what follows it cannot be read"
+        yield where, Problem(where, said, "quoted cells", fix, fatal=True)
 
 
 def _parquet_rows(path: Path) -> Iterator[Located]:
@@ -210,9 +204,8 @@ def _parquet_rows(path: Path) -> Iterator[Located]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise UserError(
-            f"{path}: reading Parquet needs pyarrow", "pip install 'minialign[parquet]'"
-        ) from None
+        fix = "pip install 'minialign[parquet]'"
+        raise UserError(f"{path}: reading Parquet needs pyarrow", fix) from None
     number = 0
     try:
         with parquet.ParquetFile(path) as file:

@@ -4,7 +4,7 @@ from typing import Any
 
 from minialign.formats import fields
 from minialign.formats.fields import TURNS, Row
-from minialign.formats.problems import BadRow, described
+from minialign.formats.problems import BadRow, bad_value
 from minialign.records import Demonstration, Message, Prompted, Rated, Record
 
 
@@ -14,25 +14,27 @@ def conversation(row: Row) -> list[Record]:
     if not fields.absent(row.get("tools")) and row["tools"]:
         raise BadRow("a list of tools", "turns without tools", "take out 'tools' and their calls")
     if turns[-1]["role"] == "user":
-        return [Prompted(fields.checked_prompt(turns, fields.key_of(row, TURNS)))]
+        return [Prompted(fields.check_prompt(turns, fields.key_of(row, TURNS)))]
     if turns[-1]["role"] == "system":
-        raise BadRow("a conversation of a system message alone", "a user's and an assistant's turn",
-                     "add the turns, or take the row out")  # fmt: skip
+        alone = "a conversation of a system message alone"
+        raise BadRow(
+            alone, "a user's and an assistant's turn", "add the turns, or take the row out"
+        )
     return [Demonstration(turns)]
 
 
-def _answered(prompt: list[Message], response: str) -> list[Record]:
+def _demonstrate(prompt: list[Message], response: str) -> list[Record]:
     return [Demonstration([*prompt, {"role": "assistant", "content": response}])]
 
 
 def completion(row: Row) -> list[Record]:
     """A prompt and its answer, under any of their usual names."""
-    return _answered(fields.prompt(row), fields.response(row))
+    return _demonstrate(fields.prompt(row), fields.response(row))
 
 
 def instruction(row: Row) -> list[Record]:
     """Alpaca's and Dolly's rows: instruction, perhaps some input or context, and the answer."""
-    return _answered(fields.instruction(row), fields.response(row, "output", "response"))
+    return _demonstrate(fields.instruction(row), fields.response(row, "output", "response"))
 
 
 def text(row: Row) -> list[Record]:
@@ -52,10 +54,10 @@ def rated_conversation(row: Row) -> list[Record]:
     """A conversation whose last turn is rated (LLaMA-Factory's KTO rows)."""
     turns = fields.with_system(row, fields.messages(row, *TURNS))
     if turns[-1]["role"] != "assistant":
-        raise BadRow(f"a conversation that ends with a turn of the {turns[-1]['role']}",
-                     "an assistant's last turn, which the label rates",
-                     "add the answer, or take the row out")  # fmt: skip
-    prompt = fields.checked_prompt(turns[:-1], fields.key_of(row, TURNS))
+        ending = f"a conversation that ends with a turn of the {turns[-1]['role']}"
+        expected = "an assistant's last turn, which the label rates"
+        raise BadRow(ending, expected, "add the answer, or take the row out")
+    prompt = fields.check_prompt(turns[:-1], fields.key_of(row, TURNS))
     return [Rated(prompt, turns[-1]["content"], fields.label(row))]
 
 
@@ -94,22 +96,22 @@ def prompt(row: Row) -> list[Record]:
 
 def first_turn(row: Row) -> list[Record]:
     """The first question of an MT-bench row; the later ones are kept beside it."""
-    turns = fields.listed(row.get("turns"), "turns")
+    turns = fields.as_list(row.get("turns"), "turns")
     if not turns or not all(isinstance(turn, str) for turn in turns):
-        raise BadRow(f"{described(row['turns'])} in 'turns'", "a list of the user's questions",
-                     'write "turns": ["…"]')  # fmt: skip
-    content = fields.checked_text(turns[0], "turns")
-    question = fields.checked_prompt([{"role": "user", "content": content}], "turns")
+        expected = "a list of the user's questions"
+        raise bad_value(row["turns"], "turns", expected, 'write "turns": ["…"]')
+    content = fields.check_text(turns[0], "turns")
+    question = fields.check_prompt([{"role": "user", "content": content}], "turns")
     return [Prompted(fields.with_system(row, question), extra=_others(row, "system"))]
 
 
 def tasks(row: Row) -> list[Record]:
     """A self-instruct task: one prompt for each of its instances."""
-    instances = fields.listed(row.get("instances"), "instances")
+    instances = fields.as_list(row.get("instances"), "instances")
     if not instances or not all(isinstance(instance, dict) for instance in instances):
-        raise BadRow(f"{described(row['instances'])} in 'instances'",
-                     "a list of objects with input and output",
-                     'write "instances": [{"input": "", "output": "…"}]')  # fmt: skip
+        expected = "a list of objects with input and output"
+        fix = 'write "instances": [{"input": "", "output": "…"}]'
+        raise bad_value(row["instances"], "instances", expected, fix)
     others = _others(row, "instruction", "instances")
     return [
         Prompted(

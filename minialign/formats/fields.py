@@ -10,7 +10,7 @@ from typing import Any
 
 from minialign.errors import nearest
 from minialign.formats import transcripts
-from minialign.formats.problems import BadRow, described
+from minialign.formats.problems import TO_UTF8, BadRow, bad_value, describe
 from minialign.records import Message, Prompt, noted
 
 Row = dict[str, Any]
@@ -21,15 +21,15 @@ TURNS = ("messages", "conversations", "conversation")
 LABEL = ("label", "good", "kto_tag")
 
 ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant",
-    "model": "assistant",
-}  # fmt: skip
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "chatgpt", "model"), "assistant"),
+}
 TOOLS = ("tool", "function", "function_call", "observation", "ipython")
-GOOD = {"1": True, "true": True, "good": True, "yes": True, "up": True, "desirable": True,
-        "0": False, "false": False, "bad": False, "no": False, "down": False, "-1": False,
-        "undesirable": False}  # fmt: skip
+GOOD = {
+    **dict.fromkeys(("1", "true", "good", "yes", "up", "desirable"), True),
+    **dict.fromkeys(("0", "false", "bad", "no", "down", "-1", "undesirable"), False),
+}
 
 
 def absent(value: Any) -> bool:
@@ -42,37 +42,34 @@ def key_of(row: Row, keys: tuple[str, ...]) -> str:
     return next((key for key in keys if not absent(row.get(key))), keys[0])
 
 
-def checked_text(value: Any, key: str) -> str:
+def check_text(value: Any, key: str) -> str:
     """``value``, which must be a text that can be written as UTF-8; it may be empty."""
     if not isinstance(value, str):
-        fix = f"put the text in quotes: {json.dumps(str(value))}" if not absent(value) else (
-            "write the text, or take the row out"
-        )  # fmt: skip
-        if isinstance(value, list | dict):
+        fix = f"put the text in quotes: {json.dumps(str(value))}"
+        if absent(value):
+            fix = "write the text, or take the row out"
+        elif isinstance(value, list | dict):
             fix = "give the text alone"
-        raise BadRow(f"{described(value)} in {key!r}", "a text", fix)
+        raise bad_value(value, key, "a text", fix)
     if not value.isascii():
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise BadRow(
-                f"bytes that are not UTF-8 (or half a surrogate pair) in {key!r}",
-                "UTF-8 text",
-                "save the file as UTF-8, for example with: iconv -f latin1 -t utf-8",
-            ) from None
+            said = f"bytes that are not UTF-8 (or half a surrogate pair) in {key!r}"
+            raise BadRow(said, "UTF-8 text", TO_UTF8) from None
     return value
 
 
 def text(row: Row, *keys: str) -> str:
     """A text; it may be empty (an empty response is counted later, not refused)."""
     key = key_of(row, keys)
-    return checked_text(row.get(key), key)
+    return check_text(row.get(key), key)
 
 
 def optional_text(row: Row, *keys: str) -> str:
     """A text, or "" where there is none."""
     key = key_of(row, keys)
-    return "" if absent(row.get(key)) else checked_text(row[key], key)
+    return "" if absent(row.get(key)) else check_text(row[key], key)
 
 
 def number(value: Any, key: str) -> float:
@@ -82,12 +79,10 @@ def number(value: Any, key: str) -> float:
             raise ValueError
         result = float(value)
     except ValueError:
-        raise BadRow(
-            f"{described(value)} in {key!r}", "a number", f"give {key!r} a number"
-        ) from None
+        raise bad_value(value, key, "a number", f"give {key!r} a number") from None
     if not math.isfinite(result):
         fix = "put a finite number there, or take the row out"
-        raise BadRow(f"{described(value)} in {key!r}", "a finite number", fix)
+        raise bad_value(value, key, "a finite number", fix)
     return result
 
 
@@ -102,7 +97,7 @@ def label(row: Row) -> bool:
     value = row.get(key)
     word = str(int(value) if isinstance(value, bool | float) and value == value else value)
     if isinstance(value, list | dict) or word.strip().lower() not in GOOD:
-        raise BadRow(f"{described(value)} in {key!r}", "true or false", f'write "{key}": true')
+        raise bad_value(value, key, "true or false", f'write "{key}": true')
     return GOOD[word.strip().lower()]
 
 
@@ -111,23 +106,23 @@ def choice(row: Row, key: str, first: int) -> int:
     value = number(row.get(key), key)
     if value not in (first, first + 1):
         expected = f"{first} or {first + 1}"
-        raise BadRow(f"{described(row[key])} in {key!r}", expected, f"write {expected}")
+        raise bad_value(row[key], key, expected, f"write {expected}")
     return int(value) - first
 
 
-def listed(value: Any, key: str) -> list[Any]:
+def as_list(value: Any, key: str) -> list[Any]:
     """A list; a text that holds one as JSON (a cell of a CSV) counts."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
         except ValueError as reason:
             raise BadRow(
-                f"{described(value)} in {key!r} ({reason})",
+                f"{describe(value)} in {key!r} ({reason})",
                 "a list, in JSON where the file has only text cells",
                 "write the cell as JSON, with double quotes",
             ) from None
     if not isinstance(value, list):
-        raise BadRow(f"{described(value)} in {key!r}", "a list", f"give {key!r} a list: [ … ]")
+        raise bad_value(value, key, "a list", f"give {key!r} a list: [ … ]")
     return value
 
 
@@ -136,55 +131,56 @@ def message(value: Any, key: str, place: int) -> Message:
     where = f"turn {place} of {key!r}"
     if not isinstance(value, dict):
         fix = 'write {"role": "user", "content": "…"}'
-        raise BadRow(f"{described(value)} as {where}", "an object with role and content", fix)
+        raise BadRow(f"{describe(value)} as {where}", "an object with role and content", fix)
     role = value.get("role", value.get("from"))
     content = value.get("content", value.get("value"))
     if value.get("tool_calls") or role in TOOLS:
-        raise BadRow(f"a tool call in {where}", "turns of system, user and assistant",
-                     "take the row out: tools are not trained here")  # fmt: skip
+        fix = "take the row out: tools are not trained here"
+        raise BadRow(f"a tool call in {where}", "turns of system, user and assistant", fix)
     if isinstance(content, list):  # OpenAI's parts
         parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
         if len(parts) != len(content):
             kinds = sorted({str(p.get("type") if isinstance(p, dict) else p) for p in content})
-            raise BadRow(f"parts of type {', '.join(kinds)} in {where}", "text alone",
-                         "take out what is not text")  # fmt: skip
-        content = "".join(checked_text(part.get("text"), f"content of {where}") for part in parts)
+            said = f"parts of type {', '.join(kinds)} in {where}"
+            raise BadRow(said, "text alone", "take out what is not text")
+        content = "".join(check_text(part.get("text"), f"content of {where}") for part in parts)
     if not isinstance(role, str) or role.strip().lower() not in (*ROLES, "text"):
         hint = nearest(str(role), {"system", "user", "assistant"})
-        raise BadRow(f"the role {described(role)} in {where}", "system, user or assistant", hint)
+        raise BadRow(f"the role {describe(role)} in {where}", "system, user or assistant", hint)
     role = role.strip().lower()
-    return {"role": ROLES.get(role, role), "content": checked_text(content, f"content of {where}")}
+    return {"role": ROLES.get(role, role), "content": check_text(content, f"content of {where}")}
 
 
 def messages(row: Row, *keys: str) -> list[Message]:
     """One or more turns; a plain list of texts (LIMA) is user and assistant in turn."""
     key = key_of(row, keys)
-    values = listed(row.get(key), key)
+    values = as_list(row.get(key), key)
     if not values:
         raise BadRow(f"an empty list in {key!r}", "at least one turn", "take the row out")
     if all(isinstance(value, str) for value in values):
         sides = ("user", "assistant")
         return [
-            {"role": sides[i % 2], "content": checked_text(value, f"turn {i + 1} of {key!r}")}
+            {"role": sides[i % 2], "content": check_text(value, f"turn {i + 1} of {key!r}")}
             for i, value in enumerate(values)
         ]
     turns = [message(value, key, place) for place, value in enumerate(values, 1)]
     if any(turn["role"] == "text" for turn in turns) and len(turns) > 1:
-        raise BadRow(f"the role \"text\" among other turns in {key!r}", "one text, or turns",
-                     'use {"text": "…"} for plain text')  # fmt: skip
+        said = f'the role "text" among other turns in {key!r}'
+        raise BadRow(said, "one text, or turns", 'use {"text": "…"} for plain text')
     return turns
 
 
-def checked_prompt(turns: list[Message], key: str) -> Prompt:
+def check_prompt(turns: list[Message], key: str) -> Prompt:
     """``turns``, if they can be answered: the last one is the user's and says something."""
     if not turns or turns[-1]["role"] != "user":
         last = turns[-1]["role"] if turns else "nothing"
-        raise BadRow(f"{key!r} that ends with {last}", "a prompt that ends with the user's turn",
-                     "let the prompt end with a user message")  # fmt: skip
-    if not turns[-1]["content"].strip():
+        fix = "let the prompt end with a user message"
         raise BadRow(
-            f"an empty text in {key!r}", "a prompt", "write the prompt, or take the row out"
+            f"{key!r} that ends with {last}", "a prompt that ends with the user's turn", fix
         )
+    if not turns[-1]["content"].strip():
+        fix = "write the prompt, or take the row out"
+        raise BadRow(f"an empty text in {key!r}", "a prompt", fix)
     return turns
 
 
@@ -196,11 +192,11 @@ def prompt(row: Row, *keys: str) -> Prompt:
     key = key_of(row, keys or PROMPT)
     value = row.get(key)
     if isinstance(value, str) and not _holds_messages(value):
-        checked_text(value, key)
+        check_text(value, key)
         turns = transcripts.open_prompt(value) or [{"role": "user", "content": value}]
     else:
         turns = messages(row, key)
-    return with_system(row, checked_prompt(turns, key))
+    return with_system(row, check_prompt(turns, key))
 
 
 def _holds_messages(value: str) -> bool:
@@ -230,13 +226,13 @@ def instruction(row: Row) -> Prompt:
         context = ""
     content = "\n\n".join(part for part in (task, context) if part.strip())
     history: list[Message] = []
-    for place, pair in enumerate(listed(row.get("history") or [], "history"), 1):
+    for place, pair in enumerate(as_list(row.get("history") or [], "history"), 1):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise BadRow(f"{described(pair)} as turn {place} of 'history'",
-                         "a list of [question, answer]", "write both texts in a list")  # fmt: skip
+            said = f"{describe(pair)} as turn {place} of 'history'"
+            raise BadRow(said, "a list of [question, answer]", "write both texts in a list")
         for role, part in zip(("user", "assistant"), pair, strict=True):
-            history.append({"role": role, "content": checked_text(part, "history")})
-    turns = checked_prompt([*history, {"role": "user", "content": content}], "instruction")
+            history.append({"role": role, "content": check_text(part, "history")})
+    turns = check_prompt([*history, {"role": "user", "content": content}], "instruction")
     return with_system(row, turns)
 
 
@@ -246,21 +242,21 @@ def response(row: Row, *keys: str) -> str:
     value = row.get(key)
     if isinstance(value, list):
         if len(value) != 1:
-            raise BadRow(f"{described(value)} in {key!r}", "one assistant message",
-                         "leave the prompt's turns to the prompt")  # fmt: skip
+            fix = "leave the prompt's turns to the prompt"
+            raise bad_value(value, key, "one assistant message", fix)
         value = value[0]
     if not isinstance(value, dict):
-        return checked_text(value, key)
+        return check_text(value, key)
     turn = message(value, key, 1)
     if turn["role"] != "assistant":
-        raise BadRow(f"a turn of the {turn['role']} in {key!r}", "a turn of the assistant",
-                     'its role must be "assistant"')  # fmt: skip
+        said = f"a turn of the {turn['role']} in {key!r}"
+        raise BadRow(said, "a turn of the assistant", 'its role must be "assistant"')
     return turn["content"]
 
 
 def finish_reasons(row: Row, count: int) -> list[str] | None:
-    """How each of the row's ``count`` answers ended, where one was cut: a list, or for a single one
-    ``finish_reason``, as samples are written. None where all ended or the row says nothing of it.
+    """How each of the row's ``count`` answers ended, by ``finish_reasons`` or, for a single one,
+    ``finish_reason``. None where all ended by themselves or the row does not say.
     """
     given = row.get("finish_reasons", [row.get("finish_reason")])
     known = isinstance(given, list) and all(isinstance(reason, str) for reason in given)

@@ -29,26 +29,26 @@ class Findings:
 
     def of(self, record: Record) -> set[str]:
         """The names of what was found in ``record``, which is counted."""
-        found = set()
+        names = set()
         answers = answers_of(record)
         if len(answers) > 1 and len(set(answers)) < len(answers):
-            found.add("identical")
+            names.add("identical")
         if any(not answer.strip() for answer in answers):
-            found.add("empty")
+            names.add("empty")
         mark = fingerprint(record)
         if mark in self._seen:
-            found.add("duplicates")
+            names.add("duplicates")
         self._seen.add(mark)
-        if isinstance(record, Pair) and "identical" not in found:
+        if isinstance(record, Pair) and "identical" not in names:
             both = digest({"prompt": record.prompt, "answers": sorted(answers)})
             chosen = digest({"chosen": record.chosen})
             if self._preferred.setdefault(both, chosen) != chosen:
-                found.add("reversed")
-        for name in found:
+                names.add("reversed")
+        for name in names:
             self.counts[name] += 1
             if len(self.places[name]) < SHOWN:
                 self.places[name].append(record.source)
-        return found
+        return names
 
 
 @dataclass
@@ -69,6 +69,6 @@ class Prompts:
         return sorted((self.places[mark], other.places[mark]) for mark in both)
 
 
-def kept(records: Iterable[Record], drop: set[str], findings: Findings) -> list[Record]:
-    """The records of which nothing in ``drop`` was found; all are counted in ``findings``."""
+def drop_found(records: Iterable[Record], drop: set[str], findings: Findings) -> list[Record]:
+    """Leave out the records with a finding named in ``drop``; all are counted in ``findings``."""
     return [record for record in records if not findings.of(record) & drop]

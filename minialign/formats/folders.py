@@ -9,13 +9,7 @@ from minialign.formats.containers import ENDINGS, ending
 _SPLIT = re.compile(
     r"(?:.*[-_.])?(train|training|valid|validation|val|dev|eval|test)(?![a-z])", re.I
 )
-_SAME = {
-    "training": "train",
-    "validation": "valid",
-    "val": "valid",
-    "dev": "valid",
-    "eval": "valid",
-}
+_SAME = {"training": "train", **dict.fromkeys(("validation", "val", "dev", "eval"), "valid")}
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})")
 
 
@@ -32,8 +26,9 @@ def is_data_file(path: Path) -> bool:
 
 def split_of(path: Path) -> str:
     """ "train", "valid" or "test" by the file's name; "" when it says none of these."""
-    found = _SPLIT.match(path.name)
-    return _SAME.get(found.group(1).lower(), found.group(1).lower()) if found else ""
+    match = _SPLIT.match(path.name)
+    word = match[1].lower() if match else ""
+    return _SAME.get(word, word)
 
 
 def data_files(folder: Path) -> dict[str, list[Path]]:
@@ -57,10 +52,10 @@ def data_files(folder: Path) -> dict[str, list[Path]]:
     for split, paths in splits.items():
         names = sorted({_SHARD.sub("", path.name) for path in paths})
         if len(names) > 1:
-            raise UserError(f"{folder}: {len(names)} files for {split!r}: {', '.join(names)}",
-                            f"name the one you mean: {folder / paths[0].name}")  # fmt: skip
+            said = f"{folder}: {len(names)} files for {split!r}: {', '.join(names)}"
+            raise UserError(said, f"name the one you mean: {folder / paths[0].name}")
         shard = _SHARD.search(paths[0].name)
         if shard and int(shard[1]) != len(paths):
-            raise UserError(f"{folder}: {len(paths)} of {int(shard[1])} files for {split!r}",
-                            "fetch the missing ones, or name a file")  # fmt: skip
+            said = f"{folder}: {len(paths)} of {int(shard[1])} files for {split!r}"
+            raise UserError(said, "fetch the missing ones, or name a file")
     return splits

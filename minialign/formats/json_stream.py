@@ -1,7 +1,8 @@
 """JSON that is not one object a line, read row by row without holding the whole file.
 
 The rows are the elements of an array, the elements of the one list inside an object, or objects
-one after another.
+one after another. Our own reader on the standard library's decoder: streaming parsers (ijson) give
+no line numbers and no text of what is broken, which every problem is told with.
 """
 
 import codecs
@@ -74,9 +75,9 @@ class JsonText:
 
     def take(self, wanted: str) -> None:
         """Step over ``wanted``, which must be next."""
-        found = self.peek()
-        if found != wanted:
-            raise self.broken(f"{wanted!r} is missing" if found else "the file ends too early")
+        there = self.peek()
+        if there != wanted:
+            raise self.broken(f"{wanted!r} is missing" if there else "the file ends too early")
         self._at += 1
 
     def broken(self, reason: str) -> Broken:
@@ -99,9 +100,8 @@ class JsonText:
                 if self._ended or not cut:
                     at, self._at = self._at, min(reason.pos, len(self._text))
                     line, self._at = self.line(), at
-                    raise Broken(
-                        line, reason.msg, self._text[reason.pos : reason.pos + 80]
-                    ) from None
+                    shown = self._text[reason.pos : reason.pos + 80]
+                    raise Broken(line, reason.msg, shown) from None
             except (ValueError, RecursionError) as reason:
                 raise self.broken(str(reason) or "nested too deeply") from None
             self._more()

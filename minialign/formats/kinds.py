@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, cast
+from collections.abc import Iterable
+from itertools import combinations
+from typing import Any, TypeVar
 
-from minialign.formats.preferences import pairs_of
 from minialign.records import (
     Demonstration,
     Message,
@@ -80,71 +80,47 @@ def fingerprint(record: Record) -> bytes:
     return digest({"kind": kind_name(record), **to_json(record)})
 
 
-def _demonstrations(record: Record) -> list[Demonstration]:
-    match record:
-        case Demonstration():
-            return [record]
-        case Rated() if not record.good:
-            return []
-        case Pair() | Ranking() | Rated():
-            best = {"role": "assistant", "content": answers_of(record)[0]}
-            place = record.scores.index(max(record.scores)) if isinstance(record, Ranking) else 0
-            reasons = reasons_of(record, place)
-            return [Demonstration([*record.prompt, best], record.source, reasons)]
-    return []
+def pairs_of(ranking: Ranking) -> list[Pair]:
+    """Every two answers of a ranking whose scores differ, the better one chosen."""
+    texts, scores = ranking.responses, ranking.scores
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    return [
+        Pair(ranking.prompt, texts[i], texts[j], None, ranking.source, reasons_of(ranking, i, j))
+        for i, j in combinations(order, 2)
+        if scores[i] > scores[j]
+    ]
 
 
-def _pairs(record: Record) -> list[Pair]:
-    match record:
-        case Pair():
-            return [record]
-        case Ranking():
-            return pairs_of(record)
-    return []
+def _demonstrations(record: Pair | Ranking | Rated) -> list[Demonstration]:
+    """The best answer, if it is a good one."""
+    if isinstance(record, Rated) and not record.good:
+        return []
+    best = {"role": "assistant", "content": answers_of(record)[0]}
+    place = record.scores.index(max(record.scores)) if isinstance(record, Ranking) else 0
+    return [Demonstration([*record.prompt, best], record.source, reasons_of(record, place))]
 
 
-def _ratings(record: Record) -> list[Rated]:
-    match record:
-        case Rated():
-            return [record]
-        case Pair():
-            return [
-                Rated(record.prompt, record.chosen, True, record.source, reasons_of(record, 0)),
-                Rated(record.prompt, record.rejected, False, record.source, reasons_of(record, 1)),
-            ]
-    return []
-
-
-def _rankings(record: Record) -> list[Ranking]:
-    match record:
-        case Ranking():
-            return [record]
-        case Pair():
-            answers = [record.chosen, record.rejected]
-            reasons = record.finish_reasons
-            return [Ranking(record.prompt, answers, [1.0, 0.0], record.source, reasons)]
-    return []
-
-
-def _prompts(record: Record) -> list[Prompted]:
-    if isinstance(record, Prompted):
-        return [record]
-    prompt = prompt_of(record)
-    return [Prompted(prompt, record.source)] if prompt and prompt[-1]["role"] == "user" else []
-
-
-_MAKERS: dict[type, Callable[[Record], list[Any]]] = {
-    Demonstration: _demonstrations,
-    Pair: _pairs,
-    Rated: _ratings,
-    Ranking: _rankings,
-    Prompted: _prompts,
-}
-
-
-def made(record: Record, kind: type[Kind]) -> list[Kind]:
+def turn_into(record: Record, kind: type[Kind]) -> list[Kind]:
     """The records of ``kind`` that one record gives; [] when it gives none."""
-    return cast(list[Kind], _MAKERS[kind](record))
+    if isinstance(record, kind):
+        return [record]
+    made: list[Any] = []
+    if kind is Prompted:
+        prompt = prompt_of(record)
+        made = [Prompted(prompt, record.source)] if prompt and prompt[-1]["role"] == "user" else []
+    elif kind is Demonstration and isinstance(record, Pair | Ranking | Rated):
+        made = _demonstrations(record)
+    elif kind is Pair and isinstance(record, Ranking):
+        made = pairs_of(record)
+    elif kind is Ranking and isinstance(record, Pair):
+        reasons = record.finish_reasons
+        made = [Ranking(record.prompt, answers_of(record), [1.0, 0.0], record.source, reasons)]
+    elif kind is Rated and isinstance(record, Pair):
+        made = [
+            Rated(record.prompt, answer, place == 0, record.source, reasons_of(record, place))
+            for place, answer in enumerate(answers_of(record))
+        ]
+    return made
 
 
 def as_kind(records: Iterable[Record], kind: type[Kind]) -> tuple[list[Kind], int]:
@@ -157,13 +133,13 @@ def as_kind(records: Iterable[Record], kind: type[Kind]) -> tuple[list[Kind], in
     result: list[Kind] = []
     unused = 0
     for record in records:
-        found = made(record, kind)
-        unused += not found
-        result += found
+        converted = turn_into(record, kind)
+        unused += not converted
+        result += converted
     return result, unused
 
 
-def written(record: Record) -> dict[str, Any]:
+def row_of(record: Record) -> dict[str, Any]:
     """The row that a record is written as; reading it gives the record back."""
     if isinstance(record, Demonstration) and record.messages[0]["role"] == "text":
         return {"text": record.messages[0]["content"]}

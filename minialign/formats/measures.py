@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from minialign.formats.kinds import answers_of, kind_name, made, prompt_of
+from minialign.formats.kinds import answers_of, kind_name, prompt_of, turn_into
 from minialign.records import Demonstration, Pair, Prompt, Record
 from minialign.statistics.shares import wilson
 
@@ -35,9 +35,7 @@ class Measures:
     turns: Counter[int] = field(default_factory=Counter)
     systems: int = 0
     lengths: dict[tuple[str, str], array] = field(default_factory=dict)
-    wins: Counter[str] = field(
-        default_factory=Counter
-    )  # the chosen answer is longer, shorter, same
+    wins: Counter[str] = field(default_factory=Counter)  # of the longer or shorter answer; "same"
 
     def _note(self, part: str, unit: str, value: int) -> None:
         self.lengths.setdefault((part, unit), array("q")).append(value)
@@ -63,7 +61,7 @@ class Measures:
                 self._note("prompt", "tokens", in_prompt)
             for part, tokens in zip(parts, in_answers, strict=True):
                 self._note(part, "tokens", tokens)
-        for pair in made(record, Pair):
+        for pair in turn_into(record, Pair):
             longer = len(pair.chosen) - len(pair.rejected)
             self.wins["longer" if longer > 0 else "shorter" if longer < 0 else "same"] += 1
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+TO_UTF8 = "save the file as UTF-8, for example with: iconv -f latin1 -t utf-8"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -27,6 +29,11 @@ class BadRow(Exception):
         self.found, self.expected, self.fix = found, expected, fix
 
 
+def bad_value(value: Any, key: str, expected: str, fix: str) -> BadRow:
+    """The error for a value under ``key`` that is not what was ``expected`` there."""
+    return BadRow(f"{describe(value)} in {key!r}", expected, fix)
+
+
 @dataclass(frozen=True)
 class Unused:
     """A good row, or a part of one, that gives no record: a tied vote, a reply without a rank."""
@@ -35,7 +42,7 @@ class Unused:
     count: int = 1
 
 
-def described(value: Any) -> str:
+def describe(value: Any) -> str:
     """A value in a few words: ``the number 5``, ``null``, ``a list of 3``, ``"some text…"``."""
     match value:
         case None:
@@ -48,9 +55,8 @@ def described(value: Any) -> str:
             return "an empty text"
         case str():
             text = value if len(value) <= 60 else value[:57] + "…"
-            return (
-                '"' + text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n") + '"'
-            )
+            shown = text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+            return f'"{shown}"'
         case list():
             return f"a list of {len(value)}"
         case dict():

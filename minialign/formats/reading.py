@@ -12,7 +12,7 @@ from minialign.formats.advice import KEYS, advice
 from minialign.formats.containers import read_rows
 from minialign.formats.folders import data_files
 from minialign.formats.kinds import answers_of
-from minialign.formats.problems import BadRow, Problem, Unused, described
+from minialign.formats.problems import BadRow, Problem, Unused, describe
 from minialign.formats.table import format_of
 from minialign.records import Record
 
@@ -40,11 +40,11 @@ class Read:
 
     records: list[Record] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    format: dict[str, int] = field(default_factory=dict)  # rows of each format
-    unused: dict[str, int] = field(default_factory=dict)  # parts that give no record, by reason
+    format: Counter[str] = field(default_factory=Counter)  # rows of each format
+    unused: Counter[str] = field(default_factory=Counter)  # parts that give no record, by reason
 
 
-def _renamed(row: dict[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
+def _rename_columns(row: dict[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
     # A file may mix rows of both spellings.
     mapping = {name: column for name, column in mapping.items() if column in row or name not in row}
     missing = [column for column in mapping.values() if column not in row]
@@ -62,21 +62,21 @@ def read_row(row: Any, source: str, mapping: Mapping[str, str] | None = None) ->
     """The records of one row, or its problem."""
     try:
         if not isinstance(row, dict):
-            raise BadRow(described(row), "an object: { … }", "write one object for each row")
-        renamed = _renamed(row, mapping) if mapping else row
+            raise BadRow(describe(row), "an object: { … }", "write one object for each row")
+        renamed = _rename_columns(row, mapping) if mapping else row
         form = format_of(renamed)
         if form is None:
             raise BadRow(f"the keys {', '.join(map(str, renamed)) or '(none)'}", *advice(renamed))
-        found = form.read(renamed)
+        parts = form.read(renamed)
     except BadRow as bad:
         problem = Problem(source, bad.found, bad.expected, bad.fix, row)
         return Item(source, problem=problem, row=row)
-    records = [_marked(one, source, renamed) for one in found if not isinstance(one, Unused)]
-    unused = [one for one in found if isinstance(one, Unused)]
+    records = [_mark(one, source, renamed) for one in parts if not isinstance(one, Unused)]
+    unused = [one for one in parts if isinstance(one, Unused)]
     return Item(source, form.name, records, unused, row=renamed)
 
 
-def _marked(record: Any, source: str, row: dict[str, Any]) -> Record:
+def _mark(record: Any, source: str, row: dict[str, Any]) -> Record:
     """The record with where it was read, and which of its answers were cut."""
     reasons = fields.finish_reasons(row, len(answers_of(record)))
     return replace(record, source=source, **({"finish_reasons": reasons} if reasons else {}))
@@ -119,23 +119,21 @@ def stream(
 def _last_votes(file: Path, row_keys: frozenset[str]) -> dict[str, str]:
     """Where the last good vote of each id stands."""
     items = (read_row(value, source) for source, value in read_rows(file, row_keys))
-    return {str(item.row["id"]): item.source for item in items if item.format == "votes"
-            and item.row.get("id")}  # fmt: skip
+    votes = (item for item in items if item.format == "votes" and item.row.get("id"))
+    return {str(vote.row["id"]): vote.source for vote in votes}
 
 
 def read(
     path: str | Path, *, mapping: Mapping[str, str] | None = None, split: str = "train"
 ) -> Read:
     """All records of a file (or of a folder's split), and all problems."""
-    formats: Counter[str] = Counter()
-    unused: Counter[str] = Counter()
-    result = Read(format=formats, unused=unused)
+    result = Read()
     for item in stream(path, mapping=mapping, split=split):
         if item.problem:
             result.problems.append(item.problem)
             continue
-        formats[item.format] += 1
+        result.format[item.format] += 1
         for part in item.unused:
-            unused[part.reason] += part.count
+            result.unused[part.reason] += part.count
         result.records += item.records
     return result

@@ -11,10 +11,6 @@ from minialign.formats.fields import LABEL, PROMPT, RESPONSE, TURNS, Row, absent
 from minialign.records import Demonstration, Pair, Prompted, Ranking, Rated
 
 
-def _always(row: Row) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Format:
     """How rows of one shape are recognised and read."""
@@ -25,23 +21,15 @@ class Format:
     example: Row
     note: str
     read: Callable[[Row], list[Any]]  # records and Unused; raises BadRow
-    when: Callable[[Row], bool] = _always  # of rows that have the keys
-
-
-def _is_tree(row: Row) -> bool:
-    return isinstance(row["prompt"], dict)
+    when: Callable[[Row], bool] = lambda row: True  # of rows that have the keys
 
 
 def _are_texts(row: Row) -> bool:
     return isinstance(row["chosen"], str) and isinstance(row["rejected"], str)
 
 
-def _are_messages(row: Row) -> bool:
-    return not _are_texts(row)
-
-
 def _no_answer(row: Row) -> bool:
-    """Not a mistyped row of another format: nothing in it looks like an answer or a label."""
+    """Whether no key looks like an answer's: else it is a mistyped row of another format."""
     return not any(_looks_like_answer(key) for key in row)
 
 
@@ -63,7 +51,7 @@ FORMATS: list[Format] = [
             {"text": "Jupiter.", "role": "assistant", "rank": 0, "replies": []},
             {"text": "Saturn.", "role": "assistant", "rank": 1, "replies": []}]}},
         "Open Assistant trees: a ranking for each turn with ranked replies (rank 0 is best)",
-        preferences.tree, _is_tree,
+        preferences.tree, lambda row: isinstance(row["prompt"], dict),
     ),
     Format(
         "votes", ("prompt", "a", "b", "choice"), Pair,
@@ -138,7 +126,7 @@ FORMATS: list[Format] = [
         {"chosen": [_TURN, {"role": "assistant", "content": "Jupiter."}],
          "rejected": [_TURN, {"role": "assistant", "content": "Mars."}]},
         "whole conversations; the prompt is what both share",
-        preferences.implicit_pair, _are_messages,
+        preferences.implicit_pair,
     ),
     Format(
         "sharegpt-ratings", (_TURNS, _LABEL), Rated,
@@ -171,8 +159,7 @@ FORMATS: list[Format] = [
         {"conversations": [{"from": "human", "value": _ASK},
                            {"from": "gpt", "value": "Jupiter."}]},
         "turns with from and value; optional system",
-        demonstrations.conversation,
-        lambda row: not _is_list_of_texts(row),
+        demonstrations.conversation, lambda row: not _is_list_of_texts(row),
     ),
     Format(
         "lima", ("conversations|conversation",), Demonstration,

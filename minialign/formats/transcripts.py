@@ -35,10 +35,10 @@ def open_prompt(text: str) -> Prompt | None:
     parts = turns(text)
     if parts[-1] != {"role": "assistant", "content": ""}:
         return None
-    return merged(parts[:-1])
+    return merge_turns(parts[:-1])
 
 
-def merged(parts: list[Message]) -> list[Message]:
+def merge_turns(parts: list[Message]) -> list[Message]:
     """Turns of one side in a row become one turn, with a blank line between."""
     result: list[Message] = []
     for part in parts:
@@ -71,15 +71,17 @@ def shared_prompt(chosen: list[Message], rejected: list[Message]) -> tuple[Promp
                 f"end both at the answer that differs, turn {common + 1}, or take the row out",
             )
         if rest[0]["role"] != "assistant":
-            raise BadRow(f"{name!r} that ends with a turn of the {rest[0]['role']}",
-                         "a conversation that ends with the assistant's answer",
-                         "add the answer, or take the row out")  # fmt: skip
+            raise BadRow(
+                f"{name!r} that ends with a turn of the {rest[0]['role']}",
+                "a conversation that ends with the assistant's answer",
+                "add the answer, or take the row out",
+            )
     if not prompt:
-        raise BadRow("conversations with nothing in common", "the same prompt in both",
-                     "give both the same first turns")  # fmt: skip
+        fix = "give both the same first turns"
+        raise BadRow("conversations with nothing in common", "the same prompt in both", fix)
     answers = [chosen[common]["content"], rejected[common]["content"]]
     if any(a["role"] == b["role"] for a, b in pairwise(prompt)):
-        prompt = merged(prompt)
+        prompt = merge_turns(prompt)
     if prompt[-1]["role"] == "assistant":  # the answer goes on: its beginning belongs to both
         begun = prompt.pop()["content"]
         answers = [f"{begun}\n\n{answer}" for answer in answers]

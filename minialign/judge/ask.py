@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minialign.durable import Lines, digest, now
+from minialign.durable import Journal, digest, now
 from minialign.errors import UserError
 from minialign.judge.judge import Judge, Question, Reading, decide, orders_of_pair, orders_of_values
 from minialign.judge.memory import Memory
@@ -41,8 +41,9 @@ def judge_comparisons(
     """
     stop = stop or threading.Event()
     memory = memory or Memory(judge)
-    lines = Lines.open(file.expanduser()) if file else None
-    known = {one.id: one for row in (lines.rows if lines else []) if (one := verdict_of(row))}
+    journal = Journal.open(file.expanduser()) if file else None
+    rows = journal.rows if journal else []
+    known = {verdict.id: verdict for row in rows if (verdict := verdict_of(row))}
     size = max(1, batch_size)
     for start in range(0, len(comparisons), size):
         window = [(verdict_id(judge, one), one) for one in comparisons[start : start + size]]
@@ -55,8 +56,8 @@ def judge_comparisons(
                     if next(asking, None) is None:
                         return  # stopped
                     continue
-                if lines is not None:
-                    lines.append(to_json(verdict) | {"source": verdict.source})
+                if journal is not None:
+                    journal.append(to_json(verdict) | {"source": verdict.source})
                 known[key] = verdict
             yield replace(known[key], source=pair.source, a_from=pair.a_from, b_from=pair.b_from)
         if stop.is_set():

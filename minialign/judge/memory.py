@@ -1,6 +1,8 @@
 """What a judge was asked before, so that it is not asked again."""
 
-from minialign.durable import Lines
+from dataclasses import asdict
+
+from minialign.durable import Journal
 from minialign.home import home
 from minialign.judge.judge import Judge, Reading
 
@@ -9,12 +11,12 @@ class Memory:
     """What a judge said, by question; on disk as it comes, for judges with an identity."""
 
     def __init__(self, judge: Judge):
-        self.lines: Lines | None = None
+        self.journal: Journal | None = None
         self.said: dict[str, Reading | str] = {}
         if not judge.identity:
             return
-        self.lines = Lines.open(home() / "cache" / "judge" / f"{judge.identity}.jsonl")
-        for row in self.lines.rows:
+        self.journal = Journal.open(home() / "cache" / "judge" / f"{judge.identity}.jsonl")
+        for row in self.journal.rows:
             if isinstance(row.get("text"), str) and isinstance(row.get("key"), str):
                 whole = "mass" in row
                 self.said[row["key"]] = (
@@ -23,10 +25,6 @@ class Memory:
 
     def keep(self, key: str, said: Reading | str) -> None:
         self.said[key] = said
-        if self.lines is None:
-            return
-        if isinstance(said, str):
-            self.lines.append({"key": key, "text": said})
-        else:
-            row = {"key": key, "shares": said.shares, "mass": said.mass, "text": said.text}
-            self.lines.append(row)
+        if self.journal is not None:
+            row = {"text": said} if isinstance(said, str) else asdict(said)
+            self.journal.append({"key": key, **row})

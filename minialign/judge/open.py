@@ -10,7 +10,7 @@ from typing import Any
 from minialign.durable import digest
 from minialign.engine import Engine
 from minialign.engine.identity import weights_of, weights_of_engine
-from minialign.engine.open import Fetching, open_engine
+from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.judge.endpoint import EndpointReader
 from minialign.judge.http_chat import KEY_VARIABLE, ChatServer
@@ -21,6 +21,7 @@ from minialign.judge.values import ValueReader
 from minialign.models.adapter import resolve_adapter
 from minialign.models.head import FILE as HEAD
 from minialign.models.names import DEFAULT, catalog
+from minialign.progress import Tell
 from minialign.records import Prompted
 from minialign.rewards.runs import run_scorer
 from minialign.rewards.spec import parse
@@ -31,7 +32,7 @@ def open_judge(
     options: JudgeOptions | None = None,
     *,
     engine: Engine | None = None,
-    progress: Fetching | None = None,
+    progress: Tell | None = None,
 ) -> Judge:
     """Open the judge that a text names.
 
@@ -70,7 +71,7 @@ def _open_model(
     adapter: str | None,
     template: Template,
     engine: Engine | None,
-    progress: Fetching | None,
+    progress: Tell | None,
 ) -> tuple[str, list[str], Reader]:
     """(name, what tells its weights from others, reader) of a model; it is loaded when asked."""
     name = f"{spec} with {adapter}" if spec and adapter else spec or adapter
@@ -125,7 +126,7 @@ def _read_criteria(text: str | None) -> str | None:
         raise UserError(f"{file}: {reason}", "criteria are a text file (UTF-8)") from None
 
 
-def _open_values(spec: str, options: JudgeOptions, progress: Fetching | None) -> Judge:
+def _open_values(spec: str, options: JudgeOptions, progress: Tell | None) -> Judge:
     """Open a reward head, or a DPO run's implicit reward."""
     if options.template or options.explain:
         raise UserError(f"{spec} reads no template and explains nothing", "leave them out")

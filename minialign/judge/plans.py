@@ -221,5 +221,5 @@ def take_back(votes: Votes, vote: Vote, before: Sequence[Vote]) -> None:
 
 
 def _remove(votes: Votes, vote: Vote) -> None:
-    votes.lines.remove_last(lambda row: vote_of(row) == vote)
+    votes.journal.remove_last(lambda row: vote_of(row) == vote)
     votes.all.remove(vote)

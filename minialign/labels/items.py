@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minialign.durable import Lines
+from minialign.durable import Journal
 from minialign.errors import UserError
 from minialign.home import home
 from minialign.records import Comparison, Prompt, as_prompt, read_comparison
@@ -90,15 +90,15 @@ class Waiting:
     """Pairs that were set aside in the chat, in ``pairs.jsonl``, until they have a vote."""
 
     def __init__(self, path: Path | None = None):
-        self.lines = Lines.open(path or home() / "pairs.jsonl")
+        self.journal = Journal.open(path or home() / "pairs.jsonl")
 
     def add(self, pair: Comparison) -> None:
         """Set a pair aside; on disk when this returns."""
-        self.lines.append(pair.sides)
+        self.journal.append(pair.sides)
 
     def pairs(self) -> list[Comparison]:
         """Return all that were ever set aside."""
-        return [pair for row in self.lines.rows if (pair := read_comparison(row)) is not None]
+        return [pair for row in self.journal.rows if (pair := read_comparison(row)) is not None]
 
 
 def write_two_answers(

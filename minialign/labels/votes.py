@@ -6,7 +6,7 @@ returns. Lines that do not read are counted and left as they are; several proces
 
 from pathlib import Path
 
-from minialign.durable import Lines
+from minialign.durable import Journal
 from minialign.home import home, labels_file
 from minialign.records import Rated, Vote, noted, to_json, vote_of
 
@@ -15,18 +15,18 @@ class Votes:
     """The user's votes, in the order in which they were given."""
 
     def __init__(self, path: Path | None = None):
-        self.lines = Lines.open(path or labels_file())
-        self.all = [vote for row in self.lines.rows if (vote := vote_of(row)) is not None]
+        self.journal = Journal.open(path or labels_file())
+        self.all = [vote for row in self.journal.rows if (vote := vote_of(row)) is not None]
 
     @property
     def path(self) -> Path:
         """The file."""
-        return self.lines.path
+        return self.journal.path
 
     @property
     def unreadable(self) -> int:
         """How many lines of the file are no votes; they stay as they are."""
-        return len(self.lines.bad) + len(self.lines.rows) - len(self.all)
+        return len(self.journal.bad) + len(self.journal.rows) - len(self.all)
 
     def add(self, vote: Vote) -> None:
         """Save a vote; it is on disk when this returns.
@@ -34,7 +34,7 @@ class Votes:
         Raises:
             UserError: when it cannot be written.
         """
-        self.lines.append(to_json(vote))
+        self.journal.append(to_json(vote))
         self.all.append(vote)
 
     def undo(self) -> Vote | None:
@@ -46,7 +46,7 @@ class Votes:
         if not self.all:
             return None
         last = self.all[-1]
-        self.lines.remove_last(lambda row: row.get("id") == last.id and row.get("a") == last.a)
+        self.journal.remove_last(lambda row: row.get("id") == last.id and row.get("a") == last.a)
         return self.all.pop()
 
 
@@ -59,7 +59,7 @@ def rate(
     Raises:
         UserError: when it cannot be written.
     """
-    lines = Lines.open(home() / "ratings.jsonl")
-    lines.remove_last(lambda row: row.get("prompt") == prompt and row.get("response") == response)
+    journal = Journal.open(home() / "ratings.jsonl")
+    journal.remove_last(lambda row: row.get("prompt") == prompt and row.get("response") == response)
     if good is not None:
-        lines.append(to_json(Rated(prompt, response, good, "", noted([finish_reason]))))
+        journal.append(to_json(Rated(prompt, response, good, "", noted([finish_reason]))))

@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +111,6 @@ def _parted(vectors: dict[str, mx.array], like: Any) -> Any:
     return tree_unflatten(named)
 
 
-def _reseed(seed: int, step: int) -> None:
-    # Dropout depends on the step alone, so a resumed run draws what the first would have drawn.
-    mx.random.seed((seed * 1_000_003 + step) % 2**63)
-
-
-def _finite(values: Iterable[float]) -> bool:
-    return all(math.isfinite(value) for value in values)
-
-
 def fit(
     policy: Policy,
     loss: Loss,
@@ -148,67 +139,60 @@ def fit(
         Diverged: when the loss or the gradient is not finite. The weights are then untouched, or
             those before the last update when it was this update that broke them.
     """
+    value_and_grad = nn.value_and_grad(policy.trainable, lambda batch: loss(policy, batch))
+    kept: list[Any] = []  # the weights before the last update, until it is known to be good
+    with cpu.training_memory(lean=checkpointed(policy.module)) as tidy:
+        for step in itertools.count(first) if last is None else range(first, last + 1):
+            policy.trainable.train()
+            micro = next(batches)
+            start, counts = time.perf_counter(), replace(policy.counts)
+            # Dropout depends on the step alone: a resumed run draws what the first would have.
+            mx.random.seed((seed * 1_000_003 + step) % 2**63)
+            units = sum(map(weight, micro))
+            sums, gradient = _summed_gradient(policy, value_and_grad, micro, kept, tidy)
+            mean, norm = _clipped(joined(gradient), units, clip)
+            del gradient
+            _check_finite(policy, sums["loss"], norm, step, kept)
+            optimizer.learning_rate = rate(step)
+            kept.append(_update(policy, optimizer, mean))
+            del mean  # not needed while the next step runs
+            tidy()
+            means = {name: value / units for name, value in sums.items()}
+            yield Step(
+                step=step,
+                loss=means.pop("loss"),
+                metrics=means,
+                tokens=sum(example.tokens for batch in micro for example in batch.examples),
+                padding=policy.counts.padding(since=counts),
+                grad_norm=norm,
+                learning_rate=rate(step),
+                seconds=time.perf_counter() - start,
+            )
 
-    def summed(batch: Batch) -> tuple[mx.array, dict[str, mx.array]]:
-        return loss(policy, batch)
 
-    value_and_grad = nn.value_and_grad(policy.trainable, summed)
-    policy.trainable.train()
-    cpu.keep_memory()
-    step, before = first, None
-    lean = checkpointed(policy.module)
-    while last is None or step <= last:
-        micro = next(batches)
-        start = time.perf_counter()
-        policy.computed = policy.needed = 0
-        _reseed(seed, step)
-        units = sum(weight(batch) for batch in micro)
-        total, gradient = 0.0, None
-        sums: dict[str, float] = {}
-        for number, batch in enumerate(micro, 1):
-            packed(policy, batch)  # tried here: the gradient would keep all that the trial makes
-            (value, parts), grads = value_and_grad(batch)
-            mx.eval(value, parts)
-            total += float(value)
-            if number == len(micro) and math.isfinite(total):
-                before = None  # the last update was good; not needed while gradients are computed
-            if lean:
-                cpu.tidy()
-            mx.eval(grads)  # one graph a micro-batch: memory is that of one
-            gradient = grads if gradient is None else tree_map(mx.add, gradient, grads)
-            mx.eval(gradient)  # the summands go
-            for name, part in parts.items():
-                sums[name] = sums.get(name, 0.0) + float(part)
-        clipped, norm = _clipped(joined(gradient), units, clip)
-        del gradient, grads
-        if not math.isfinite(total) and before is not None:
-            policy.trainable.update(before)
-            raise Diverged(step, "the loss", good=step - 2)
-        if not _finite([total, norm]):
-            what = "the gradient" if math.isfinite(total) else "the loss"
-            raise Diverged(step, what, good=step - 1)
-        before = policy.trainable.trainable_parameters()
-        optimizer.learning_rate = rate(step)
-        weights = optimizer.apply_gradients(clipped, joined(before))
-        for group, weight_group in weights.items():  # one after the other takes less memory
-            mx.eval(weight_group, optimizer.state[group])
-        policy.trainable.update(_parted(weights, before))
-        mx.eval(policy.trainable.trainable_parameters(), optimizer.state)
-        del clipped, weights  # not needed while the next step runs
-        if lean:
-            cpu.tidy()
-        yield Step(
-            step=step,
-            loss=total / units,
-            metrics={name: value / units for name, value in sums.items()},
-            tokens=sum(example.tokens for batch in micro for example in batch.examples),
-            padding=1 - policy.needed / max(policy.computed, 1),
-            grad_norm=norm,
-            learning_rate=rate(step),
-            seconds=time.perf_counter() - start,
-        )
-        policy.trainable.train()
-        step += 1
+def _summed_gradient(
+    policy: Policy,
+    value_and_grad: Callable[[Batch], Any],
+    micro: list[Batch],
+    kept: list[Any],
+    tidy: Callable[[], None],
+) -> tuple[dict[str, float], Any]:
+    """(sums of the loss, "loss", and of its metrics; the sum of the gradients) of one update."""
+    sums: dict[str, float] = {"loss": 0.0}
+    gradient = None
+    for number, batch in enumerate(micro, 1):
+        packed(policy, batch)  # tried here: the gradient would keep all that the trial makes
+        (value, parts), grads = value_and_grad(batch)
+        mx.eval(value, parts)
+        for name, part in {"loss": value, **parts}.items():
+            sums[name] = sums.get(name, 0.0) + float(part)
+        if number == len(micro) and math.isfinite(sums["loss"]):
+            kept.clear()  # the last update was good; not needed while gradients are computed
+        tidy()
+        mx.eval(grads)  # one graph a micro-batch: memory is that of one
+        gradient = grads if gradient is None else tree_map(mx.add, gradient, grads)
+        mx.eval(gradient)  # the summands go
+    return sums, gradient
 
 
 def _clipped(
@@ -223,6 +207,27 @@ def _clipped(
     return gradient, norm
 
 
+def _check_finite(policy: Policy, loss: float, norm: float, step: int, kept: list[Any]) -> None:
+    """Raise ``Diverged`` unless loss and gradient are finite, with the last good weights."""
+    if not math.isfinite(loss) and kept:
+        policy.trainable.update(kept[0])
+        raise Diverged(step, "the loss", good=step - 2)
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        what = "the gradient" if math.isfinite(loss) else "the loss"
+        raise Diverged(step, what, good=step - 1)
+
+
+def _update(policy: Policy, optimizer: optim.Optimizer, gradient: dict[str, mx.array]) -> Any:
+    """Make one update of the weights in place; returns those before it."""
+    before = policy.trainable.trainable_parameters()
+    weights = optimizer.apply_gradients(gradient, joined(before))
+    for group, vector in weights.items():  # one after the other takes less memory
+        mx.eval(vector, optimizer.state[group])
+    policy.trainable.update(_parted(weights, before))
+    mx.eval(policy.trainable.trainable_parameters(), optimizer.state)
+    return before
+
+
 def evaluate(
     policy: Policy, loss: Loss, batches: Iterable[Batch], weight: Callable[[Batch], float]
 ) -> Iterator[tuple[int, dict[str, float]]]:
@@ -230,11 +235,9 @@ def evaluate(
 
     Yields (examples so far, means so far) after each batch; the last is the result.
     """
-    policy.trainable.eval()
-    policy.gradient = False
     total, units, done = 0.0, 0.0, 0
     sums: dict[str, float] = {}
-    try:
+    with policy.reading():
         for batch in batches:
             value, parts = loss(policy, batch)
             mx.eval(value, parts)
@@ -244,9 +247,6 @@ def evaluate(
             for name, part in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(part)
             yield done, {"loss": total / units, **{name: s / units for name, s in sums.items()}}
-    finally:
-        policy.gradient = True
-        policy.trainable.train()
 
 
 def save_state(folder: Path, policy: Policy, optimizer: optim.Optimizer) -> None:

@@ -73,17 +73,17 @@ def response_hidden(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:
     packs = packed(policy, batch)
     saves = _unpadded_saves(batch) if packs else sharing_saves(batch)
     share = policy.share_prompts and saves >= WORTH
-    policy.shared += share
-    policy.separate += not share
-    needed = packing.unpadded(batch, share)
-    policy.needed += needed
+    counts, needed = policy.counts, packing.unpadded(batch, share)
+    counts.shared += share
+    counts.separate += not share
+    counts.needed += needed
     if packs:
-        policy.computed += needed
+        counts.computed += needed
         return packing.hidden(policy.backbone, policy.layers, batch, share)
     if share:
-        policy.computed += batch.prompts.size + batch.responses.size
+        counts.computed += batch.prompts.size + batch.responses.size
         return _shared_hidden(policy, batch)
-    policy.computed += batch.responses.shape[0] * _joined_width(batch)
+    counts.computed += batch.responses.shape[0] * _joined_width(batch)
     return _separate_hidden(policy, batch)
 
 

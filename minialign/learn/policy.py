@@ -1,5 +1,7 @@
 """A model as training sees it: backbone, head, what is trained."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,27 @@ import mlx.nn as nn
 
 from minialign.errors import UserError
 from minialign.models.head import FILE as HEAD
-from minialign.models.head import RewardHead, load_head
+from minialign.models.head import VALUE_FILE, RewardHead, load_head, load_value_head
 from minialign.models.load import Model
 from minialign.models.module import split_head
+
+
+@dataclass
+class Counts:
+    """What went through a policy's model so far."""
+
+    shared: int = 0  # batches that shared their prompts
+    separate: int = 0  # batches that did not
+    computed: int = 0  # tokens, padding included
+    needed: int = 0  # tokens, without padding
+
+    def padding(self, since: "Counts") -> float:
+        """The share of what was computed since then that was padding, 0 to 1."""
+        return 1 - (self.needed - since.needed) / max(self.computed - since.computed, 1)
+
+    def batches(self) -> dict[str, int]:
+        """How many batches shared their prompts and how many did not, for a run's summary."""
+        return {"shared_batches": self.shared, "separate_batches": self.separate}
 
 
 @dataclass
@@ -30,10 +50,19 @@ class Policy:
     share_prompts: bool = True
     gradient: bool = True  # whether a backward pass follows
     packs: bool | None = None  # whether the model reads packed rows; None: not tried yet
-    shared: int = field(default=0)  # batches that shared their prompts, for the report
-    separate: int = field(default=0)
-    computed: int = field(default=0)  # tokens that went through the model, padding included
-    needed: int = field(default=0)  # the same without padding
+    counts: Counts = field(default_factory=Counts)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within it nothing is dropped and no backward pass follows; then all is as it was."""
+        before = self.trainable.training, self.gradient
+        self.trainable.eval()
+        self.gradient = False
+        try:
+            yield
+        finally:
+            training, self.gradient = before
+            self.trainable.train(training)
 
     @property
     def layers(self) -> int:
@@ -74,13 +103,30 @@ def _identity(logits: mx.array) -> mx.array:
 
 def add_reward_head(policy: Policy, folder: Path | None) -> None:
     """Put a reward head on a policy: the one in ``folder`` if there is one, else a fresh one."""
-    dims = policy.backbone(mx.array([[0]])).shape[-1]
-    container = nn.Module()
-    container.model = policy.module
-    container.reward_head = (
-        RewardHead(dims)
-        if folder is None or not (folder / HEAD).exists()
-        else load_head(folder, dims)
-    )
-    policy.trainable = container
-    policy.reward = container.reward_head
+    dims = hidden_size(policy)
+    there = folder is not None and (folder / HEAD).exists()
+    policy.reward = load_head(folder, dims) if folder and there else RewardHead(dims)
+    train_beside(policy, "reward_head", policy.reward)
+
+
+def add_value_head(policy: Policy, folder: Path | None) -> tuple[float, float] | None:
+    """Put a value head on a policy, the one that a run left in ``folder`` if it left one; returns
+    that one's units (shift, scale)."""
+    dims, units = hidden_size(policy), None
+    head = RewardHead(dims)
+    if folder and (folder / VALUE_FILE).exists():
+        head, units = load_value_head(folder, dims)
+    train_beside(policy, "value_head", head)
+    return units
+
+
+def hidden_size(policy: Policy) -> int:
+    """The width of the hidden states, tried on one token."""
+    return policy.backbone(mx.array([[0]])).shape[-1]
+
+
+def train_beside(policy: Policy, name: str, head: nn.Module) -> None:
+    """Train a head under this name beside the model's adapter."""
+    policy.trainable = nn.Module()
+    policy.trainable.model = policy.module
+    policy.trainable[name] = head

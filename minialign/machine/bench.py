@@ -6,8 +6,6 @@ Every measure goes through the code that a user's own commands run: the engine t
 """
 
 import itertools
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +20,8 @@ from minialign.learn.batch import Batch, Example, collate
 from minialign.learn.fit import adamw, fit, joined
 from minialign.learn.forward import response_logps
 from minialign.learn.policy import make_policy
-from minialign.machine.roofline import Machine, Work, best, machine, work_of
+from minialign.machine.hardware import best, peak
+from minialign.machine.roofline import Machine, Work, machine, work_of
 from minialign.methods import METHODS
 from minialign.models.adapter import Lora, attach
 from minialign.models.load import Model, load
@@ -112,7 +111,7 @@ def bench(
         row = measure()
         rows[label] = replace(row, name=label, memory=float(mx.get_peak_memory()))
         yield rows[label]
-    yield Row("process", _peak(), "bytes", note="the most memory the whole process had")
+    yield Row("process", peak(), "bytes", note="the most memory the whole process had")
     yield from estimates(rows, work, here)
 
 
@@ -130,7 +129,7 @@ def _measures(
 
 
 class Endless:
-    """A tokenizer whose answers end only at their greatest length, so that all are as long."""
+    """A tokenizer without end tokens, so that every answer gets its greatest length."""
 
     eos_ids: frozenset[int] = frozenset()
 
@@ -166,10 +165,8 @@ def score(engine: Engine, work: Work, here: Machine, sizes: Sizes) -> Row:
 
 def decode(engine: Engine, batch: int, work: Work, here: Machine, sizes: Sizes) -> Row:
     """Answers written ``batch`` at once, prompts left out."""
-    rate = max(
-        decode_rate(engine, _texts(engine.model, batch, 16), sizes.written)
-        for _ in range(sizes.repeats)
-    )
+    prompts = _texts(engine.model, batch, 16)
+    rate = max(decode_rate(engine, prompts, sizes.written) for _ in range(sizes.repeats))
     return Row("decode", rate, "tokens/s", batch / work.decode_seconds(here, batch))
 
 
@@ -217,11 +214,8 @@ def dpo(model: Model, work: Work, here: Machine, sizes: Sizes) -> Row:
     """DPO with the prompts computed once; the reference's log-probs are there already."""
     prompts = _texts(model, sizes.rows, sizes.prompt)
     responses = _texts(model, 2 * sizes.rows, sizes.pair)
-    mask = [[1] * sizes.pair] * 2
-    examples = [
-        Example(prompt, responses[2 * i : 2 * i + 2], mask) for i, prompt in enumerate(prompts)
-    ]
-    batch = collate(examples)
+    pairs, mask = zip(responses[::2], responses[1::2], strict=True), [[1] * sizes.pair] * 2
+    batch = collate([Example(p, list(pair), mask) for p, pair in zip(prompts, pairs, strict=True)])
     batch.extra["reference"] = mx.zeros((2 * sizes.rows,))
     seconds = _step_seconds(model, "dpo", batch, sizes.repeats)
     trained = 2 * sizes.pair * sizes.rows
@@ -247,11 +241,6 @@ def _step_seconds(model: Model, method: str, batch: Batch, repeats: int) -> floa
     return min([step.seconds for step in steps][1:])
 
 
-def _peak() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else 1024 * peak)
-
-
 def estimates(rows: dict[str, Row], work: Work, here: Machine) -> Iterator[Estimate]:
     """What the models of the catalogue would do here: decoding by the bytes that a token reads,
     training by the number of weights; memory by both."""
@@ -263,18 +252,16 @@ def estimates(rows: dict[str, Row], work: Work, here: Machine) -> Iterator[Estim
         held = held_bytes(named, here.kept)
         decode = rows["decode 1"].value * work.held / held
         train, pairs = rows["sft"].value * smaller, 1000 / (rows["dpo"].value * smaller)
-        yield Estimate(
-            named.name, named.params, named.run_bytes, named.train_bytes, decode, train, pairs,
-            _verdict(named, here, decode, pairs),
-        )  # fmt: skip
+        sizes = named.params, named.run_bytes, named.train_bytes
+        yield Estimate(named.name, *sizes, decode, train, pairs, _judge(named, here, decode, pairs))
 
 
-def _verdict(named: Name, here: Machine, decode: float, pairs: float) -> str:
-    if here.memory and named.run_bytes > here.memory:
+def _judge(named: Name, here: Machine, decode: float, pairs: float) -> str:
+    if named.run_bytes > here.memory:
         return "does not fit"
     if decode < READING:
         return "slow to read along"
-    if here.memory and named.train_bytes > here.memory:
+    if named.train_bytes > here.memory:
         return "to chat; too large to train"
     if pairs > NIGHT:
         return "to chat; training takes days"

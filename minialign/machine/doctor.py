@@ -9,11 +9,10 @@ import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 from minialign import __version__
 from minialign.errors import UserError
 from minialign.home import home, settings
+from minialign.machine import hardware
 from minialign.models.names import DEFAULT, catalog, with_memory
 
 GB = 1e9
@@ -34,101 +34,76 @@ OPTIONAL = {
 
 
 @dataclass(frozen=True)
-class Check:
-    """One line of the report."""
+class Finding:
+    """What one check says."""
 
-    name: str
     status: str  # "ok", "note" or "problem"
     found: str
     fix: str = ""  # what to do about it; a command where there is one
-    data: dict[str, Any] = field(default_factory=dict)  # the same as numbers, for --json
+    data: dict[str, Any] = field(default_factory=dict)  # the figures in it, for --json
 
 
-def checks() -> Iterator[Check]:
-    """All checks, one after the other; each says what it found even when the one before failed."""
-    everything: list[Callable[[], Check]] = [
-        _version, _system, _chip, _memory, _mlx, _mlx_lm, _blas, _kernels, _compiler, _home,
-        _settings, _models, _hub, *(lambda name=name: _optional(name) for name in OPTIONAL),
-    ]  # fmt: skip
-    for check in everything:
+def checks() -> Iterator[tuple[str, Finding]]:
+    """(name, finding) of all checks, one after the other; each is made even when the one before
+    failed."""
+    everything: dict[str, Callable[[], Finding]] = {
+        "minialign": _version,
+        "system": _system,
+        "chip": _chip,
+        "memory": _memory,
+        "mlx": _mlx,
+        "mlx-lm": _mlx_lm,
+        "matmul": _matmul,
+        "kernels": _kernels,
+        "compiler": _compiler,
+        "home": _home,
+        "settings": _settings,
+        "models": _models,
+        "hub": _hub,
+        **{package: partial(_optional, package) for package in OPTIONAL},
+    }
+    for name, check in everything.items():
         try:
-            yield check()
+            yield name, check()
         except Exception as reason:  # the report of a broken machine must not break
-            name = getattr(check, "__name__", "check").strip("_<>")
-            yield Check(name, "note", f"could not be checked: {reason!r}")
+            yield name, Finding("note", f"could not be checked: {reason!r}")
 
 
-def _version() -> Check:
-    return Check("minialign", "ok", f"{__version__} in {Path(__file__).parents[1]}")
+def _version() -> Finding:
+    return Finding("ok", f"{__version__} in {Path(__file__).parents[1]}")
 
 
-def _system() -> Check:
-    found = f"Python {platform.python_version()} on {platform.platform(aliased=True, terse=True)}"
-    known = sys.platform in ("linux", "darwin")
-    fix = "" if known else "minialign runs on Linux and macOS; on Windows use WSL"
-    return Check("system", "ok" if known else "problem", f"{found}, {platform.machine()}", fix)
+def _system() -> Finding:
+    system = platform.platform(aliased=True, terse=True)
+    said = f"Python {platform.python_version()} on {system}, {platform.machine()}"
+    if sys.platform in ("linux", "darwin"):
+        return Finding("ok", said)
+    return Finding("problem", said, "minialign runs on Linux and macOS; on Windows use WSL")
 
 
-def _chip() -> Check:
-    usable, present = usable_cores(), os.cpu_count() or 1
-    quota = core_quota()
-    found = f"{chip_name()}, {usable} of {present} cores may be used"
+def _chip() -> Finding:
+    usable, present = hardware.usable_cores(), os.cpu_count() or 1
+    quota = hardware.core_quota()
+    said = f"{hardware.chip_name()}, {usable} of {present} cores may be used"
     data = {"cores": usable, "present": present, "quota": quota}
     wanted = os.environ.get("MINIALIGN_THREADS", "")
     if wanted and not (wanted.isdecimal() and int(wanted)):
-        return Check(
-            "chip", "note", f"{found}; MINIALIGN_THREADS={wanted!r} is ignored",
-            "set it to a number of threads, or unset it", data,
-        )  # fmt: skip
+        said += f"; MINIALIGN_THREADS={wanted!r} is ignored"
+        return Finding("note", said, "set it to a number of threads, or unset it", data)
     if wanted:
-        found += f", MINIALIGN_THREADS={wanted}"
-    if quota is not None and quota < usable:
-        fix = f"export MINIALIGN_THREADS={max(1, int(quota))}"
-        found += f", but only {quota:g} cores' time is granted (cgroup)"
-        return Check("chip", "note" if not wanted else "ok", found, "" if wanted else fix, data)
-    return Check("chip", "ok", found, data=data)
+        said += f", MINIALIGN_THREADS={wanted}"
+    if quota is None or quota >= usable:
+        return Finding("ok", said, data=data)
+    said += f", but only {quota:g} cores' time is granted (cgroup)"
+    if wanted:
+        return Finding("ok", said, data=data)
+    return Finding("note", said, f"export MINIALIGN_THREADS={max(1, int(quota))}", data)
 
 
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def core_quota() -> float | None:
-    """How many cores' time the container grants; None without a limit."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
-
-
-def chip_name() -> str:
-    """The processor's marketing name."""
-    if sys.platform == "darwin":
-        return _sysctl("machdep.cpu.brand_string") or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.partition(":")[0].strip() in ("model name", "Model", "Hardware"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _sysctl(name: str) -> str:
-    result = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
-    return result.stdout.strip()
-
-
-def _memory() -> Check:
-    total, free = memory()
+def _memory() -> Finding:
+    total, free = hardware.memory()
     data = {"total": total, "free": free}
-    if total is None:
-        return Check("memory", "note", "could not be told", data=data)
-    found = f"{total / GB:.1f} GB" + ("" if free is None else f", {free / GB:.1f} GB free")
+    said = f"{total / GB:.1f} GB, {free / GB:.1f} GB free"
     try:
         from minialign.cpu import kept_bits
 
@@ -138,55 +113,32 @@ def _memory() -> Check:
     small = with_memory(catalog()[DEFAULT], kept)
     need = f"training {small.name} with --grad-checkpoint takes {small.train_bytes / GB:.1f} GB"
     if total < small.train_bytes / 2:
-        return Check("memory", "problem", found, need, data)
+        return Finding("problem", said, need, data)
     if total < small.train_bytes:
-        return Check("memory", "note", found, f"{need}; with --batch-size 1 it takes less", data)
-    if free is not None and free < small.train_bytes:
-        return Check("memory", "note", found, f"close other programs: {need}", data)
-    return Check("memory", "ok", found, data=data)
+        return Finding("note", said, f"{need}; with --batch-size 1 it takes less", data)
+    if free < small.train_bytes:
+        return Finding("note", said, f"close other programs: {need}", data)
+    return Finding("ok", said, data=data)
 
 
-def memory() -> tuple[int | None, int | None]:
-    """(bytes of memory, bytes that programs can still get); the container's limit counts."""
-    if sys.platform == "darwin":
-        total = int(_sysctl("hw.memsize") or 0) or None
-        return total, None
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None, None
-    known = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if ":" in line}
-    total, free = known.get("MemTotal"), known.get("MemAvailable")
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return total, free
-    if total is not None and limit < total:
-        free = limit - used if free is None else min(free, limit - used)
-        total = limit
-    return total, free
-
-
-def _mlx() -> Check:
+def _mlx() -> Finding:
     try:
         import mlx.core as mx
     except ImportError as reason:
-        return Check(
-            "mlx", "problem", f"does not load: {reason}", "pip install --force-reinstall minialign"
-        )
+        fix = "pip install --force-reinstall minialign"
+        return Finding("problem", f"does not load: {reason}", fix)
     device = str(mx.default_device().type).rpartition(".")[2]
     version = _installed_version("mlx")
     if sys.platform == "darwin" and platform.machine() == "x86_64":
-        return Check("mlx", "note", f"{version} under Rosetta", "use a native arm64 Python")
-    return Check("mlx", "ok", f"{version}, device: {device}", data={"device": device})
+        return Finding("note", f"{version} under Rosetta", "use a native arm64 Python")
+    return Finding("ok", f"{version}, device: {device}", data={"device": device})
 
 
-def _mlx_lm() -> Check:
+def _mlx_lm() -> Finding:
     version = _installed_version("mlx-lm")
     if version is None:
-        return Check("mlx-lm", "problem", "not installed", "pip install minialign")
-    return Check("mlx-lm", "ok", version)
+        return Finding("problem", "not installed", "pip install minialign")
+    return Finding("ok", version)
 
 
 def _installed_version(package: str) -> str | None:
@@ -196,121 +148,94 @@ def _installed_version(package: str) -> str | None:
         return None
 
 
-def _blas() -> Check:
+def _matmul() -> Finding:
     from minialign import cpu
 
     cpu.activate()
     status = cpu.status()
-    speed = gemm_gflops()
-    found = f"{status.blas}; {speed:.0f} GFLOP/s in a float32 matmul"
+    speed = hardware.gemm_gflops(MEASURE_SECONDS)
+    said = f"{status.blas}; {speed:.0f} GFLOP/s in a float32 matmul"
     data = {"gflops": round(speed, 1), "fast": status.blas_ok}
     if status.device == "cpu" and not status.blas_ok:
         fix = "pip install scipy-openblas32 (and unset MINIALIGN_BLAS); training is 30 times slower"
-        return Check("matmul", "note", found, fix, data)
+        return Finding("note", said, fix, data)
     if status.device == "cpu" and speed < SLOW_GFLOPS:
-        return Check(
-            "matmul", "note", found, "the cores are busy with something else, or few", data
-        )
-    return Check("matmul", "ok", found, data=data)
+        return Finding("note", said, "the cores are busy with something else, or few", data)
+    return Finding("ok", said, data=data)
 
 
-def gemm_gflops(seconds: float = MEASURE_SECONDS) -> float:
-    """The best of as many float32 matmuls as fit into ``seconds`` (at least one), in GFLOP/s."""
-    import mlx.core as mx
-
-    best, start = 0.0, time.perf_counter()
-    # The small size warms up, and is all that a slow BLAS has time for.
-    for size, least, until in ((256, 4, seconds / 6), (768, 1, seconds)):
-        if 2 * size**3 / 1e9 > seconds * (best or float("inf")):
-            break
-        a, b = mx.ones((size, size)), mx.ones((size, size))
-        mx.eval(a, b)
-        count = 0
-        while count < least or time.perf_counter() - start < until:
-            before = time.perf_counter()
-            mx.eval(a @ b)
-            best = max(best, 2 * size**3 / (time.perf_counter() - before) / 1e9)
-            count += 1
-    return best
-
-
-def _kernels() -> Check:
+def _kernels() -> Finding:
     from minialign import cpu
 
     status = cpu.status()
     fine = status.native or status.device != "cpu"
-    return Check(
-        "kernels", "ok" if fine else "note", status.kernels, data={"native": status.native}
-    )
+    return Finding("ok" if fine else "note", status.kernels, data={"native": status.native})
 
 
-def _compiler() -> Check:
+def _compiler() -> Finding:
     wanted = os.environ.get("CXX", "").split()[:1]
     for name in [*wanted, "c++", "g++", "clang++"]:
         if path := shutil.which(name):
-            return Check("compiler", "ok", path)
+            return Finding("ok", path)
     install = "xcode-select --install" if sys.platform == "darwin" else "e.g. apt install g++"
-    return Check(
-        "compiler", "note", "no C++ compiler: everything works, but some of it slower",
-        f"{install}, then reinstall minialign",
-    )  # fmt: skip
+    said = "no C++ compiler: everything works, but some of it slower"
+    return Finding("note", said, f"{install}, then reinstall minialign")
 
 
-def _home() -> Check:
+def _home() -> Finding:
     path = home()
     place = path
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
     data = {"path": str(path), "free": free}
-    found = f"{path}{'' if path.exists() else ' (made when needed)'}, {free / GB:.1f} GB free"
+    said = f"{path}{'' if path.exists() else ' (made when needed)'}, {free / GB:.1f} GB free"
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         fix = "set MINIALIGN_HOME to a folder of yours"
-        return Check("home", "problem", f"{path} cannot be written", fix, data)
+        return Finding("problem", f"{path} cannot be written", fix, data)
     if free < ROOM_TO_STORE:
         fix = "make room, or set MINIALIGN_HOME to a folder on another disk"
-        return Check("home", "note", found, fix, data)
-    return Check("home", "ok", found, data=data)
+        return Finding("note", said, fix, data)
+    return Finding("ok", said, data=data)
 
 
-def _settings() -> Check:
+def _settings() -> Finding:
     path = home() / "config.toml"
     try:
         keys = sorted(settings())
     except UserError as reason:
-        return Check("settings", "problem", reason.problem, reason.hint)
+        return Finding("problem", reason.problem, reason.hint)
     if not path.exists():
-        return Check("settings", "ok", f"none ({path} would be read)")
-    return Check("settings", "ok", f"{path}: {', '.join(keys) or 'empty'}")
+        return Finding("ok", f"none ({path} would be read)")
+    return Finding("ok", f"{path}: {', '.join(keys) or 'empty'}")
 
 
-def _models() -> Check:
-    from minialign.models.sources.fetch import installed
+def _models() -> Finding:
+    from minialign.models.library import installed
 
     models = installed()
     if not models:
         fix = f"minialign models pull {DEFAULT}   (minialign demo does it by itself)"
-        return Check("models", "note", "none installed yet", fix, {"names": []})
+        return Finding("note", "none installed yet", fix, {"names": []})
     sizes = [f"{model.name} ({model.disk_bytes / 1e6:.0f} MB)" for model in models]
-    names = [model.name for model in models]
-    return Check("models", "ok", ", ".join(sizes), data={"names": names})
+    return Finding("ok", ", ".join(sizes), data={"names": [model.name for model in models]})
 
 
-def _hub() -> Check:
-    found = []
-    for name in ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
-        if value := os.environ.get(name):
-            found.append(f"{name}={_without_password(value)}")
+def _hub() -> Finding:
+    names = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE")
+    said = [f"{name}={_hide_password(os.environ[name])}" for name in names if os.environ.get(name)]
     token = _has_token()
-    found.append("a token is set" if token else "no token (only gated models need one)")
+    said.append("a token is set" if token else "no token (only gated models need one)")
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    fix = "unset HF_HUB_OFFLINE to fetch models" if offline else ""
-    status = "note" if offline else "ok"
-    return Check("hub", status, f"{', '.join(found)}; not asked whether it answers", fix,
-                 {"token": token, "offline": offline})  # fmt: skip
+    return Finding(
+        "note" if offline else "ok",
+        f"{', '.join(said)}; not asked whether it answers",
+        "unset HF_HUB_OFFLINE to fetch models" if offline else "",
+        {"token": token, "offline": offline},
+    )
 
 
-def _without_password(value: str) -> str:
+def _hide_password(value: str) -> str:
     """A URL without the user name and password that may stand in it."""
     try:
         address = urlsplit(value)
@@ -331,8 +256,8 @@ def _has_token() -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _optional(package: str) -> Check:
+def _optional(package: str) -> Finding:
     purpose, install = OPTIONAL[package]
     if importlib.util.find_spec(package) is None:
-        return Check(package, "note", f"not installed; it {purpose}", install)
-    return Check(package, "ok", f"{_installed_version(package)}; {purpose}")
+        return Finding("note", f"not installed; it {purpose}", install)
+    return Finding("ok", f"{_installed_version(package)}; {purpose}")

@@ -8,8 +8,6 @@ element-wise work, together 3 to 10 %: what is really reachable is a little less
 """
 
 import os
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +17,7 @@ import mlx.nn as nn
 import numpy as np
 
 from minialign import cpu
-from minialign.machine.doctor import chip_name, gemm_gflops, memory, usable_cores
+from minialign.machine.hardware import best, chip_name, gemm_gflops, memory, usable_cores
 from minialign.models.load import Model
 from minialign.models.module import TiedHead, split_head
 
@@ -32,7 +30,7 @@ class Machine:
 
     chip: str
     cores: int
-    memory: int  # bytes; 0 where it cannot be told
+    memory: int  # bytes
     kernels: str
     kept: tuple[int, ...]  # see ``cpu.kept_bits``
     bandwidth_one: float  # reading, one thread
@@ -70,24 +68,19 @@ def machine(seconds: float = 1.0) -> Machine:
     """Measure memory and cores, each for about ``seconds``."""
     cpu.activate()
     status = cpu.status()
-    total, _ = memory()
-    cores = _threads()
+    wanted = os.environ.get("MINIALIGN_THREADS", "")
+    cores = int(wanted) if wanted.isdecimal() and int(wanted) else usable_cores()
     one = read_bandwidth(1, seconds / 2)
     return Machine(
         chip=chip_name(),
         cores=cores,
-        memory=total or 0,
+        memory=memory()[0],
         kernels=status.kernels,
         kept=cpu.kept_bits(),
         bandwidth_one=one,
         bandwidth=max(one, read_bandwidth(cores, seconds / 2)),
         gemm=gemm_gflops(seconds) * 1e9,
     )
-
-
-def _threads() -> int:
-    wanted = os.environ.get("MINIALIGN_THREADS", "")
-    return int(wanted) if wanted.isdecimal() and int(wanted) else usable_cores()
 
 
 def read_bandwidth(threads: int, seconds: float) -> float:
@@ -103,38 +96,20 @@ def read_bandwidth(threads: int, seconds: float) -> float:
         return threads * READ_BYTES / best(lambda: list(pool.map(np.max, blocks)), seconds)
 
 
-def best(call: Callable[[], Any], seconds: float, least: int = 2) -> float:
-    """The shortest time of a call, of as many as fit into ``seconds``, after one to warm up."""
-    call()
-    shortest, start, count = float("inf"), time.perf_counter(), 0
-    while count < least or time.perf_counter() - start < seconds:
-        before = time.perf_counter()
-        call()
-        shortest = min(shortest, time.perf_counter() - before)
-        count += 1
-    return shortest
-
-
 def work_of(model: Model) -> Work:
     """What a token costs in this model, counted from its linear layers."""
     backbone, head = split_head(model.module) or (model.module, None)
     if isinstance(head, TiedHead):
         head = head.embedding
-    body = [part for _, part in backbone.named_modules() if _is_linear(part)]
+    kinds = nn.Linear | nn.QuantizedLinear
+    body = [part for _, part in backbone.named_modules() if isinstance(part, kinds)]
     last = [head] if isinstance(head, nn.Module) else []
-    held = sum(value.nbytes for part in body + last for value in _arrays(part))
-    return Work(sum(map(_weights, body)), sum(map(_weights, last)), held)
+    values = [value for part in body + last for value in part.values()]
+    held = sum(value.nbytes for value in values if isinstance(value, mx.array))
+    return Work(sum(map(_count_weights, body)), sum(map(_count_weights, last)), held)
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.QuantizedLinear)
-
-
-def _arrays(module: nn.Module) -> list[mx.array]:
-    return [value for value in module.values() if isinstance(value, mx.array)]
-
-
-def _weights(module: Any) -> int:
+def _count_weights(module: Any) -> int:
     """How many weights a layer has; a quantized word holds several."""
     quantized = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
     return module.weight.size * (32 // module.bits if quantized else 1)

@@ -1,9 +1,34 @@
 """Training methods, one file each. The dict is the whole registry."""
 
-from minialign.methods import conditional, dpo, kto, orpo, reward, rrhf, sft, simpo, slic
+from minialign.methods import (
+    conditional,
+    dpo,
+    expert,
+    kto,
+    online_dpo,
+    orpo,
+    ppo,
+    reward,
+    rrhf,
+    rso,
+    sft,
+    simpo,
+    slic,
+)
 from minialign.methods.method import Method
 
 METHODS: dict[str, Method] = {
-    module.METHOD.name: module.METHOD
-    for module in (sft, reward, dpo, slic, rrhf, conditional, kto, orpo, simpo)
+    "sft": sft.METHOD,
+    "reward": reward.METHOD,
+    "dpo": dpo.METHOD,
+    "slic": slic.METHOD,
+    "rrhf": rrhf.METHOD,
+    "conditional": conditional.METHOD,
+    "kto": kto.METHOD,
+    "orpo": orpo.METHOD,
+    "simpo": simpo.METHOD,
+    "expert": expert.METHOD,
+    "rso": rso.METHOD,
+    "online-dpo": online_dpo.METHOD,
+    "ppo": ppo.METHOD,
 }

@@ -1,7 +1,8 @@
 """What a training method is: the rows it accepts, its loss, and what the loss is a sum over."""
 
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from minialign.errors import UserError
@@ -42,6 +43,27 @@ def require(config: Any, above_0: Sequence[str] = (), from_0: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """What a method does in each round, with candidates that were sampled and scored.
+
+    Attributes:
+        trains: the method that a round trains with.
+        train_config: config -> that method's own settings.
+        select: (a prompt's candidates, config, chance) -> rows to train on.
+        usual: how many rounds there are when nothing is said.
+        fresh: whether each round trains from where the run started.
+        fixed_reference: whether the reference is the policy that the run started with.
+    """
+
+    trains: "Method"
+    train_config: Callable[[Any], Any]
+    select: Callable[[Ranking, Any, random.Random], Sequence[Record]]
+    usual: int = 3
+    fresh: Callable[[Any], bool] = lambda config: False
+    fixed_reference: Callable[[Any], bool] = lambda config: False
+
+
+@dataclass(frozen=True)
 class Method:
     """One training method; a new one is a file with such a value in it.
 
@@ -60,6 +82,10 @@ class Method:
         encode: makes examples of rows; the default encodes each by itself.
         control: config -> the control text that prompts shall have when the result is used.
         derived: turns the means of a loss's metrics into those that are shown.
+        defaults: settings whose usual value is another for this method.
+        unused: settings of every run that have no meaning for it.
+        on_policy: whether the model writes what it is trained on, in phases (``training.online``).
+        rounds: what it does in each round (``training.rounds``); None: it has none.
         file: where a method of the user's own was read from; "" for the built-in ones.
     """
 
@@ -77,7 +103,16 @@ class Method:
     encode: Encode = encode_each
     control: Callable[[Any], Control | None] = lambda config: None
     derived: Callable[[dict[str, float]], dict[str, float]] = lambda metrics: metrics
+    defaults: dict[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    on_policy: bool = False
+    rounds: Rounds | None = None
     file: str = ""
+
+    @property
+    def command(self) -> str:
+        """The words behind ``minialign`` that train with it."""
+        return f"train {self.file}" if self.file else self.name
 
     def weight(self, batch: Batch) -> float:
         """How many units the loss of a batch is a sum over."""

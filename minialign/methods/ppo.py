@@ -6,7 +6,7 @@ answer minus beta times the KL to the reference, token by token, Schulman et al.
 (arXiv:2402.14740), takes an answer as one action and the prompt's other answers as its baseline;
 GRPO, Shao et al. 2024 (arXiv:2402.03300), their mean and standard deviation.
 
-Here is the mathematics, on answers that are there already; ``tasks.ppo`` makes them.
+Here is the mathematics, on answers that are there already; ``training.online`` makes them.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,7 @@ from minialign.learn.policy import Policy
 from minialign.learn.selected_logps import selected_logps
 from minialign.methods.method import Method, require
 from minialign.records import Prompted
-
-# common settings that are usual here, where they are not what other methods take
-DEFAULTS: dict[str, Any] = {
-    "epochs": 10.0, "learning_rate": 3e-4, "lr_schedule": "constant", "warmup": 0.0,
-}  # fmt: skip
+from minialign.rewards.spec import parse
 
 
 @dataclass(frozen=True)
@@ -89,6 +85,7 @@ def check(config: Config) -> None:
             "no --scorer says what an answer is worth",
             "--scorer reward:RUN, or python:FILE.py:function; more: minialign best-of-n --help",
         )
+    parse(config.scorer)
     counts = ("n", "heldout_n", "rollout_prompts", "rollout_batch", "response_length", "ppo_epochs")
     positive = ("temperature", "clip", "value_clip", "kl_target", "kl_rate")
     require(config, above_0=counts + positive, from_0=("value_weight", "beta", "eos_penalty"))
@@ -204,7 +201,7 @@ def token_kls(answers: Sequence[Answers], config: Config) -> list[np.ndarray]:
     ]
 
 
-def described(answers: Sequence[Answers], config: Config) -> dict[str, float]:
+def describe(answers: Sequence[Answers], config: Config) -> dict[str, float]:
     """Means over the answers: the scorer's reward, nats of KL, tokens, the share that ended."""
     return {
         "reward/mean": float(np.mean([score for one in answers for score in one.scores])),
@@ -237,7 +234,7 @@ def targets(
     scores = np.array([score for one in answers for score in one.scores])
     ended = np.array([end for one in answers for end in one.ended])
     own = scores - config.eos_penalty * ~ended
-    metrics = {**described(answers, config), "beta": beta}
+    metrics = {**describe(answers, config), "beta": beta}
     shape, cuts = (len(answers), -1), np.cumsum([len(kl) for kl in kls])[:-1]
     if config.advantage == "group":
         each = group(own.reshape(shape)).reshape(-1)
@@ -259,11 +256,11 @@ def targets(
     shift, scale = units
     old = np.concatenate([np.array(values) for one in answers for values in one.values])
     values = np.split(shift + scale * old, cuts)
-    found = [
+    estimates = [
         gae(row, value, config.gamma, config.gae_lambda)
         for row, value in zip(rows, values, strict=True)
     ]
-    advantages = np.concatenate(found)
+    advantages = np.concatenate(estimates)
     returns = advantages / scale + old
     metrics["explained_variance"] = explained_variance(old, returns)
     advantages = whiten(advantages) if config.whiten_advantages else advantages
@@ -369,4 +366,7 @@ METHOD = Method(
     needs="a prompt (what else a row holds is for the scorer)",
     check=check,
     encode=encode_rows,
+    defaults={"epochs": 10.0, "learning_rate": 3e-4, "lr_schedule": "constant", "warmup": 0.0},
+    unused=("dropout",),  # noise in the ratios
+    on_policy=True,
 )

@@ -9,6 +9,37 @@ text, as pi is in how often a text was drawn.
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from minialign.errors import UserError
+from minialign.methods import dpo
+from minialign.methods.method import Method, Rounds, require
+from minialign.methods.rounds import UNUSED, RoundSettings, check_plan
+from minialign.methods.winners import pair
+from minialign.records import Pair, Prompted, Ranking
+
+
+@dataclass(frozen=True)
+class Config:
+    """RSO's own settings."""
+
+    plan: RoundSettings = field(default_factory=RoundSettings)
+    # candidates of each prompt that rejection sampling accepts, paired by --ranking (the paper: 8
+    # of --n 64; as many as --n: none is rejected)
+    accept: int = 8
+    # the paper's beta: accepted follow pi exp(r / beta); smaller keeps only the best
+    rejection_beta: float = 0.5
+    # the accepted as pairs: neighbours, or their winners against each other as well
+    ranking: Literal["first-round", "tournament"] = "tournament"
+    # sigmoid-norm (DPO) or hinge-norm (SLiC on normalised log-probs)
+    loss: Literal["sigmoid", "hinge"] = "sigmoid"
+    # the paper's gamma, DPO's beta: how strongly the policy is held to the reference
+    beta: float = 0.1
+
+    def train_config(self) -> dpo.Config:
+        """What a round's training is told."""
+        return dpo.Config(loss=self.loss, beta=self.beta)
 
 
 def rejection_sample(
@@ -50,8 +81,8 @@ def first_round(places: Sequence[int], rewards: Sequence[float]) -> list[tuple[i
 
 
 def tournament(places: Sequence[int], rewards: Sequence[float]) -> list[tuple[int, int]]:
-    """The same, and then among the winners until one is left: of n, n - 1 pairs without draws. Of a
-    draw the first goes on; without an opponent one goes on as well."""
+    """(winner, loser) of neighbours, then of the winners, until one is left: of n, n - 1 pairs
+    without draws. Of a draw the first goes on; without an opponent one goes on as well."""
     pairs = []
     while len(places) > 1:
         pairs += first_round(places, rewards)
@@ -63,3 +94,40 @@ def tournament(places: Sequence[int], rewards: Sequence[float]) -> list[tuple[in
 
 def _ordered(a: int, b: int, rewards: Sequence[float]) -> tuple[int, int]:
     return (a, b) if rewards[a] >= rewards[b] else (b, a)
+
+
+def accepted_pairs(row: Ranking, config: Config, chance: random.Random) -> list[Pair]:
+    """Pairs of the candidates that rejection sampling accepts."""
+    accepted = rejection_sample(row.scores, config.accept, config.rejection_beta, chance)
+    chance.shuffle(accepted)  # the first passes accept the better ones: pairs shall be any
+    rank = tournament if config.ranking == "tournament" else first_round
+    return [pair(row, *places) for places in rank(accepted, row.scores)]
+
+
+def check(config: Config) -> None:
+    """Raise a UserError for settings that make no sense together."""
+    check_plan(config.plan, "rso")
+    require(config, above_0=("rejection_beta",))
+    if config.accept < 2:
+        raise UserError(f"accept = {config.accept}", "a pair needs 2 accepted candidates or more")
+    if config.plan.n < config.accept:
+        raise UserError(
+            f"--accept {config.accept} of {config.plan.n} candidates", f"--n {2 * config.accept}"
+        )
+    dpo.check(config.train_config())
+
+
+METHOD = Method(
+    name="rso",
+    config=Config,
+    record=Prompted,
+    loss=lambda config: dpo.loss(config.train_config()),
+    unit="examples",
+    needs="prompts, and a scorer",
+    check=check,
+    defaults={"n": 16},
+    unused=UNUSED,
+    rounds=Rounds(
+        trains=dpo.METHOD, train_config=Config.train_config, select=accepted_pairs, usual=1
+    ),
+)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from minialign.errors import UserError
-from minialign.formats.kinds import made
+from minialign.formats.kinds import turn_into
 from minialign.learn import losses
 from minialign.learn.batch import Batch, Example, TokenizerLike, TooLong
 from minialign.learn.fit import Loss
@@ -58,7 +58,7 @@ def encode_rows(
         return encode_each(rows, tokenizer, limit, config)
     known, coded = reference_texts(config.sft_data), []
     for row in rows:
-        third = known.get(key(row.prompt)) or made(row, Demonstration)[0]
+        third = known.get(key(row.prompt)) or turn_into(row, Demonstration)[0]
         texts = [row.chosen, row.rejected, third.messages[-1]["content"]]
         reasons = (row.finish_reasons or ["stop"] * 2) + (third.finish_reasons or ["stop"])
         coded.append(encode_texts(row, texts, reasons, tokenizer, limit, {}))

@@ -7,7 +7,6 @@
 
 import contextlib
 import hashlib
-import json
 import math
 import operator
 import os
@@ -21,7 +20,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from minialign import cpu
-from minialign.durable import write_atomic
+from minialign.durable import read_object, write_json
 from minialign.errors import UserError
 from minialign.run_folder import Run
 
@@ -48,26 +47,8 @@ class Lora:
 
 
 def _parameters(lora: Lora) -> dict[str, Any]:
-    parameters: dict[str, Any] = {
-        "rank": lora.rank,
-        "scale": lora.effective_scale(),
-        "dropout": lora.dropout,
-    }
-    if lora.keys is not None:
-        parameters["keys"] = list(lora.keys)
-    return parameters
-
-
-def _known_keys(module: nn.Module) -> list[str]:
-    kinds = (nn.Linear, nn.QuantizedLinear)
-    return sorted(
-        {
-            name
-            for layer in module.layers
-            for name, part in layer.named_modules()
-            if isinstance(part, kinds)
-        }
-    )
+    own = {"rank": lora.rank, "scale": lora.effective_scale(), "dropout": lora.dropout}
+    return own if lora.keys is None else {**own, "keys": list(lora.keys)}
 
 
 def check_lora(module: nn.Module, lora: Lora) -> None:
@@ -77,10 +58,13 @@ def check_lora(module: nn.Module, lora: Lora) -> None:
     if lora.num_layers > blocks:
         raise UserError(f"num_layers = {lora.num_layers}, but the model has {blocks} layers")
     if lora.keys is not None:
-        known = _known_keys(module)
+        parts = [item for layer in module.layers for item in layer.named_modules()]
+        kinds = nn.Linear | nn.QuantizedLinear
+        known = {name for name, part in parts if isinstance(part, kinds)}
         for key in lora.keys:
             if key not in known and key not in dict(module.named_modules()):
-                raise UserError(f"keys: no layer is named {key!r}", f"known: {', '.join(known)}")
+                hint = f"known: {', '.join(sorted(known))}"
+                raise UserError(f"keys: no layer is named {key!r}", hint)
 
 
 def attach(module: nn.Module, lora: Lora) -> None:
@@ -106,11 +90,8 @@ def named_arrays(tree: Any) -> dict[str, mx.array]:
 
 def adapter_weights(module: nn.Module) -> dict[str, mx.array]:
     """The adapter's arrays by name."""
-    return {
-        name: value
-        for name, value in named_arrays(module.trainable_parameters()).items()
-        if name.rsplit(".", 1)[-1] in LEAVES
-    }
+    arrays = named_arrays(module.trainable_parameters())
+    return {name: value for name, value in arrays.items() if name.rsplit(".", 1)[-1] in LEAVES}
 
 
 def save_weights(path: Path, weights: dict[str, mx.array]) -> None:
@@ -144,7 +125,7 @@ def save_adapter(folder: Path, module: nn.Module, lora: Lora, base: str) -> None
         "model": base,
     }
     save_weights(folder / WEIGHTS, adapter_weights(module))
-    write_atomic(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_json(folder / CONFIG, config)
 
 
 def resolve_adapter(name_or_path: str | Path) -> Path:
@@ -157,20 +138,23 @@ def resolve_adapter(name_or_path: str | Path) -> Path:
     if not (path / CONFIG).exists():
         path = Run.open(name_or_path).path
     if not (path / WEIGHTS).exists() or not (path / CONFIG).exists():
-        raise UserError(
-            f"{path} has no adapter yet", "train it further: minialign runs resume " + path.name
-        )
+        fix = f"train it further: minialign runs resume {path.name}"
+        raise UserError(f"{path} has no adapter yet", fix)
     return path
 
 
 def read_lora(folder: Path) -> Lora:
-    """The ``Lora`` that an adapter folder was trained with."""
+    """The ``Lora`` that an adapter folder was trained with.
+
+    Raises:
+        UserError: when its config is damaged, or of something that is no adapter.
+    """
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_object(folder / CONFIG)
         kind = config.get("fine_tune_type", "lora")
         parameters = config["lora_parameters"]
         keys = parameters.get("keys")
-        return Lora(
+        lora = Lora(
             kind=kind,
             rank=operator.index(parameters["rank"]),
             scale=1.0 * parameters["scale"],
@@ -179,10 +163,11 @@ def read_lora(folder: Path) -> Lora:
             keys=None if keys is None else tuple(keys),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as reason:
-        raise UserError(
-            f"{folder / CONFIG} is no adapter config: {reason!r}",
-            "it needs fine_tune_type (lora or dora), num_layers and lora_parameters",
-        ) from None
+        fix = "it needs fine_tune_type (lora or dora), num_layers and lora_parameters"
+        raise UserError(f"{folder / CONFIG} is no adapter config: {reason!r}", fix) from None
+    if kind not in ("lora", "dora"):
+        raise UserError(f"{folder}: fine_tune_type {kind!r}", "only lora and dora are adapters")
+    return lora
 
 
 def load_adapter(module: nn.Module, folder: Path) -> Lora:
@@ -192,10 +177,6 @@ def load_adapter(module: nn.Module, folder: Path) -> Lora:
         UserError: when it is damaged or belongs to a model of another shape.
     """
     lora = read_lora(folder)
-    if lora.kind not in ("lora", "dora"):
-        raise UserError(
-            f"{folder}: fine_tune_type {lora.kind!r}", "only lora and dora are adapters"
-        )
     attach(module, lora)
     load_weights(module, folder / WEIGHTS)
     return lora
@@ -209,15 +190,14 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """
     weights = load_arrays(path)
     expected = adapter_weights(module)
+    other = "the adapter belongs to another base model"
     for name in sorted(set(expected) ^ set(weights)):
         where = "is not in the file" if name in expected else "is in no layer of this model"
-        raise UserError(f"{path}: {name} {where}", "the adapter belongs to another base model")
+        raise UserError(f"{path}: {name} {where}", other)
     for name, value in weights.items():
-        if value.shape != expected[name].shape:
-            raise UserError(
-                f"{path}: {name} has shape {value.shape}, the model needs {expected[name].shape}",
-                "the adapter belongs to another base model",
-            )
+        if value.shape != (needed := expected[name].shape):
+            said = f"{path}: {name} has shape {value.shape}, the model needs {needed}"
+            raise UserError(said, other)
     module.load_weights(list(weights.items()), strict=False)
     mx.eval(module.trainable_parameters())
 

@@ -25,7 +25,7 @@ class Control:
     place: str = "user"
 
     def apply(self, messages: list[Message]) -> list[Message]:
-        """The messages with the control text in its place; the same when there is no place."""
+        """The messages with the control text in its place; unchanged without such a place."""
         turns = [i for i, message in enumerate(messages) if message["role"] == self.place]
         if turns:
             at = turns[-1]
@@ -48,7 +48,7 @@ class Controlled:
         return self.tokenizer.render_text(self.control.apply(messages), add_generation_prompt)
 
     def render(self, messages: list[Message], add_generation_prompt: bool) -> list[int]:
-        """Ids of the same."""
+        """Ids of that text."""
         return self.tokenizer.render(self.control.apply(messages), add_generation_prompt)
 
     def __getattr__(self, name: str) -> Any:

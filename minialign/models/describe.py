@@ -1,6 +1,5 @@
 """What is known of a model: from its folder when it is here, else from the catalogue."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,17 @@ from typing import Any
 from minialign import cpu
 from minialign.errors import UserError, nearest
 from minialign.models import names, weights_file
-from minialign.models.sources import fetch
+from minialign.models.library import Installed, folder_bytes, installed
+from minialign.models.sources.fetch import find, is_hub_id
 from minialign.models.tokens.tokenizer import Tokenizer
+
+SIZES = ("params", "disk_bytes", "run_bytes", "train_bytes")
 
 
 def overview() -> list[dict[str, Any]]:
     """One row a model: the named ones, then those that were imported or pulled by hub id."""
     known = names.catalog()
-    here = {entry.name: entry for entry in fetch.installed()}
+    here = {entry.name: entry for entry in installed()}
     rows = []
     for name, named in known.items():
         row = asdict(_here(named)) | {"installed": name in here, "path": None}
@@ -34,25 +36,25 @@ def _here(named: names.Name) -> names.Name:
     return names.with_memory(named, cpu.kept_bits())
 
 
-def _found(path: Path, named: names.Name) -> tuple[names.Name, dict[str, Any]]:
+def _look_into(path: Path, named: names.Name) -> tuple[names.Name, dict[str, Any]]:
     """(a model that is in a folder, by what its files say; its config)."""
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = weights_file.read_config(path)
     stored = replace(
         named,
         params=weights_file.parameters(path),
-        disk_bytes=fetch.folder_bytes(path),
+        disk_bytes=folder_bytes(path),
         bits=(config.get("quantization") or {}).get("bits"),
     )
     return _here(stored), config
 
 
-def _sizes(entry: fetch.Installed, named: names.Name) -> dict[str, Any]:
+def _sizes(entry: Installed, named: names.Name) -> dict[str, Any]:
     values: dict[str, Any] = {"path": str(entry.path), "disk_bytes": entry.disk_bytes}
     try:
-        found, _ = _found(entry.path, named)
+        stored, _ = _look_into(entry.path, named)
     except (UserError, OSError, ValueError):  # damaged: listed, so that it can be removed
         return values | {"note": "damaged: remove it and get it again"}
-    return values | {key: getattr(found, key) for key in ("params", "run_bytes", "train_bytes")}
+    return values | {key: getattr(stored, key) for key in ("params", "run_bytes", "train_bytes")}
 
 
 def describe(model: str) -> dict[str, Any]:
@@ -62,46 +64,35 @@ def describe(model: str) -> dict[str, Any]:
         UserError: neither a known name nor here; damaged.
     """
     known = names.catalog().get(model)
-    path = fetch.find(model)
+    path = find(model)
     if path is None and known is None:
-        everything = {*names.catalog(), *(entry.name for entry in fetch.installed())}
-        raise UserError(
-            f"the model {model!r} is not here: {nearest(model, everything)}",
-            f"minialign models pull {model}"
-            if fetch.is_hub_id(model)
-            else "minialign models list shows the names",
-        )
+        everything = {*names.catalog(), *(entry.name for entry in installed())}
+        fix = "minialign models list shows the names"
+        if is_hub_id(model):
+            fix = f"minialign models pull {model}"
+        raise UserError(f"the model {model!r} is not here: {nearest(model, everything)}", fix)
     facts: dict[str, Any] = {"name": model, "installed": path is not None}
     if known is not None:
         facts |= {"source": known.source, "note": known.note}
     if path is None:
         assert known is not None
         there = _here(known)
-        return facts | {
-            key: getattr(there, key)
-            for key in ("bits", "params", "disk_bytes", "run_bytes", "train_bytes")
-        }
+        return facts | {key: getattr(there, key) for key in ("bits", *SIZES)}
     weights_file.check_folder(path)
-    entry = next((found for found in fetch.installed() if found.path == path), None)
+    entry = next((one for one in installed() if one.path == path), None)
     if entry is not None:
-        facts |= {"source": entry.source} | {
-            key: entry.record[key]
-            for key in ("revision", "license", "types", "time")
-            if entry.record.get(key)
-        }
-    found, config = _found(path, known or names.Name(model, ""))
+        told = [key for key in ("revision", "license", "types", "time") if entry.record.get(key)]
+        facts |= {"source": entry.source} | {key: entry.record[key] for key in told}
+    stored, config = _look_into(path, known or names.Name(model, ""))
     text = config.get("text_config") or config
     tokenizer = Tokenizer.load(path)
     ids = sorted(tokenizer.eos_ids)
     return facts | {
         "path": str(path),
         "architecture": config.get("model_type"),
-        "bits": found.bits,
+        "bits": stored.bits,
         "group_size": (config.get("quantization") or {}).get("group_size"),
-        "params": found.params,
-        "disk_bytes": found.disk_bytes,
-        "run_bytes": found.run_bytes,
-        "train_bytes": found.train_bytes,
+        **{key: getattr(stored, key) for key in SIZES},
         "layers": text.get("num_hidden_layers"),
         "hidden_size": text.get("hidden_size"),
         "heads": text.get("num_attention_heads"),

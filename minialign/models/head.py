@@ -1,8 +1,8 @@
 """Scalar heads beside the adapter: the reward of an answer, the value of a beginning of one.
 
 The reward head is one linear unit on the last token's hidden state, Ouyang et al. 2022
-(arXiv:2203.02155) section 3.5; PPO's value head the same on every token's. Each is a file of its
-own, ``reward_head.safetensors`` and ``value_head.safetensors``, so that the adapter stays in
+(arXiv:2203.02155) section 3.5; PPO's value head is such a unit on every token's. Each is a file of
+its own, ``reward_head.safetensors`` and ``value_head.safetensors``, so that the adapter stays in
 mlx-lm's format.
 """
 
@@ -78,9 +78,7 @@ def load_head(folder: Path, dims: int) -> RewardHead:
         held = ", ".join(f"{name} {value.shape}" for name, value in weights.items()) or "nothing"
         raise UserError(f"{path} is no reward head: it holds {held}", "train it again")
     if weights["weight"].shape != (dims,):
-        raise UserError(
-            f"{path}: the head is {weights['weight'].shape[0]} wide, the model {dims}",
-            "it was trained on another base model",
-        )
+        said = f"{path}: the head is {weights['weight'].shape[0]} wide, the model {dims}"
+        raise UserError(said, "it was trained on another base model")
     head.load_weights(list(weights.items()))
     return head

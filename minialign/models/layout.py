@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import psutil
 
 from minialign.errors import UserError
+from minialign.models.weights_file import read_config
 
 SHARD_BYTES = 4 << 30  # a safetensors file of the folder is at most about this large
 RECORD = "minialign.json"  # where a folder came from
 PART = ".part-"  # the prefix of folders that are being written
+MAKE_ROOM = "make room (minialign models rm NAME), or set MINIALIGN_HOME to another disk"
 
 
 def to_disk(path: Path) -> None:
@@ -30,21 +33,11 @@ def to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def sweep(parent: Path) -> None:
     """Remove what killed writers left in ``parent``."""
     for path in parent.glob(f"{PART}*"):
         pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not _alive(int(pid)):
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -55,10 +48,8 @@ def need_space(folder: Path, count: int) -> None:
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < count:
-        raise UserError(
-            f"not enough space in {place}: {free / 1e9:.1f} GB free, {count / 1e9:.1f} GB needed",
-            "make room (minialign models rm NAME), or set MINIALIGN_HOME to another disk",
-        )
+        said = f"not enough space in {place}: {free / 1e9:.1f} GB free, {count / 1e9:.1f} GB needed"
+        raise UserError(said, MAKE_ROOM)
 
 
 @contextmanager
@@ -85,10 +76,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         to_disk(target.parent)
     except OSError as reason:
         if reason.errno == 28:
-            raise UserError(
-                f"the disk of {target.parent} is full",
-                "make room (minialign models rm NAME), or set MINIALIGN_HOME to another disk",
-            ) from None
+            raise UserError(f"the disk of {target.parent} is full", MAKE_ROOM) from None
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -119,6 +107,10 @@ class Shards:
         if self._bytes >= SHARD_BYTES:
             self._write()
 
+    def names(self) -> set[str]:
+        """The names of all arrays so far."""
+        return {*self.index, *self._pending}
+
     def _write(self) -> None:
         path = self.folder / f"part-{len(self.files)}.safetensors"
         mx.save_safetensors(str(path), self._pending, metadata={"format": "mlx"})
@@ -137,13 +129,9 @@ class Shards:
         ]
         for path, name in zip(self.files, names, strict=True):
             path.rename(self.folder / name)
-        write_json(
-            self.folder / "model.safetensors.index.json",
-            {
-                "metadata": {"total_size": self.total},
-                "weight_map": {key: names[i] for key, i in sorted(self.index.items())},
-            },
-        )
+        weight_map = {key: names[i] for key, i in sorted(self.index.items())}
+        index = {"metadata": {"total_size": self.total}, "weight_map": weight_map}
+        write_json(self.folder / "model.safetensors.index.json", index)
 
 
 # What a model folder may hold; everything else (pickles, code, other formats) is left behind.
@@ -165,7 +153,7 @@ WANTED = (
 
 def is_quantized(folder: Path) -> bool:
     """Whether the folder's config says that its weights are quantized."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder)
     return bool(config.get("quantization") or config.get("quantization_config"))
 
 

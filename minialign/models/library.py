@@ -4,7 +4,6 @@ A model is ``home/models/NAME``: the folder itself, or only a ``minialign.json``
 the weights are (the Hugging Face cache, the user's own folder), so that nothing is stored twice.
 """
 
-import json
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minialign import home
+from minialign.durable import read_object
 from minialign.errors import UserError, nearest
 from minialign.models import layout
 from minialign.models.weights_file import is_whole
@@ -49,17 +49,15 @@ def installed_as(name: str) -> Installed | None:
         return None  # a path, which is never the home's to remove
     folder = models_folder() / name
     try:
-        record = json.loads((folder / layout.RECORD).read_text(encoding="utf-8"))
-        assert isinstance(record, dict)
-    except (OSError, ValueError, AssertionError):
+        record = read_object(folder / layout.RECORD)
+    except (OSError, ValueError):
         record = {"source": "put there by hand"}
     elsewhere = record.get("path")
     path = Path(elsewhere) if elsewhere else folder
     if not is_whole(path):
         return None  # the referenced folder is gone
-    return Installed(
-        record.get("name", name), path, record.get("source", ""), record, bool(elsewhere)
-    )
+    shown, source = record.get("name", name), record.get("source", "")
+    return Installed(shown, path, source, record, bool(elsewhere))
 
 
 def installed() -> list[Installed]:
@@ -85,10 +83,8 @@ def forget_broken(target: Path) -> None:
     if [path.name for path in target.iterdir()] == [layout.RECORD]:
         shutil.rmtree(target)
         return
-    raise UserError(
-        f"{target} is in the way, and is not a whole model",
-        "move it away, or remove it, and try again",
-    )
+    fix = "move it away, or remove it, and try again"
+    raise UserError(f"{target} is in the way, and is not a whole model", fix)
 
 
 def remove(name: str) -> Installed:
@@ -100,10 +96,8 @@ def remove(name: str) -> Installed:
     entry = installed_as(name) or installed_as(folder_name(name))
     if entry is None:
         here = [found.name for found in installed()]
-        raise UserError(
-            f"the model {name!r} is not here" + (f": {nearest(name, here)}" if here else ""),
-            "minialign models list shows what is",
-        )
+        said = f"the model {name!r} is not here" + (f": {nearest(name, here)}" if here else "")
+        raise UserError(said, "minialign models list shows what is")
     folder = models_folder() / (name if (models_folder() / name).is_dir() else folder_name(name))
     doomed = folder.with_name(f"{layout.PART}{folder.name}-{os.getpid()}")
     shutil.rmtree(doomed, ignore_errors=True)

@@ -13,8 +13,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from minialign import home
+from minialign.durable import read_object
 from minialign.errors import UserError
-from minialign.models.weights_file import check_folder
+from minialign.models.weights_file import check_folder, read_config
 
 
 def load_module(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -28,17 +29,17 @@ def load_module(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
     check_folder(path)
     try:
-        with _without_wildcards(path) as safe:
+        with _escape_wildcards(path) as safe:
             module, config = load_model(safe, lazy=True, trust_remote_code=False)
     except FileNotFoundError as reason:
         raise UserError(f"{path}: {reason}", "a model folder needs model*.safetensors") from None
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as reason:
-        raise _explained(path, reason) from reason
+        raise _explain(path, reason) from reason
     return module.eval(), config
 
 
 @contextmanager
-def _without_wildcards(path: Path) -> Iterator[Path]:
+def _escape_wildcards(path: Path) -> Iterator[Path]:
     """``path``, or a link to it when it has letters that mlx_lm would take for a pattern."""
     if glob.escape(str(path)) == str(path):
         yield path
@@ -49,14 +50,15 @@ def _without_wildcards(path: Path) -> Iterator[Path]:
         yield link
 
 
-def _explained(path: Path, reason: Exception) -> UserError:
+def _explain(path: Path, reason: Exception) -> UserError:
     text = " ".join(str(reason).split())
-    kind = _config(path).get("model_type")
+    try:
+        kind = read_config(path).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        kind = None
     if "not supported" in text or isinstance(reason, AttributeError):
-        return UserError(
-            f"{path}: models of type {kind!r} are not supported",
-            "supported is what mlx_lm supports: llama, mistral, qwen2, qwen3, gemma3, phi3, …",
-        )
+        fix = "supported is what mlx_lm supports: llama, mistral, qwen2, qwen3, gemma3, phi3, …"
+        return UserError(f"{path}: models of type {kind!r} are not supported", fix)
     if "custom module" in text:
         return UserError(f"{path}: this model brings its own code, which is never run here")
     if "safetensor" in text.lower() or isinstance(reason, RuntimeError):
@@ -64,14 +66,6 @@ def _explained(path: Path, reason: Exception) -> UserError:
     if isinstance(reason, KeyError | TypeError):
         return UserError(f"{path / 'config.json'}: it lacks or has wrong values: {text[:300]}")
     return UserError(f"{path}: weights and config do not fit together: {text[:300]}")
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 class TiedHead(nn.Module):
@@ -116,7 +110,7 @@ def fingerprint(path: Path) -> str:
     stamp = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
     memory = home.home() / "cache" / "fingerprints.json"
     try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
+        known = read_object(memory)
     except (OSError, ValueError):
         known = {}
     entry = known.get(str(path.resolve()))

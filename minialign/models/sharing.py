@@ -9,8 +9,8 @@ from minialign.models.load import Model
 
 
 def bare_copy(model: Model) -> Model:
-    """The same base model without its adapter, as modules of its own on the same arrays: an adapter
-    that is put on one of them is not on the other."""
+    """Copy a model without its adapter: the modules are new and the arrays shared, so an adapter
+    that is put on one is not on the other."""
     tokenizer: Any = model.tokenizer
     if isinstance(tokenizer, Controlled):
         tokenizer = tokenizer.tokenizer
@@ -19,7 +19,8 @@ def bare_copy(model: Model) -> Model:
 
 
 def _twin(value: Any, made: dict[int, Any]) -> Any:
-    """A module, or what a module holds, once more; ``made`` has the twins so far, by id."""
+    """Copy a module or what a module holds, arrays shared; ``made`` has the copies so far, by
+    id."""
     if isinstance(value, nn.Module):
         while "lora_b" in value:  # the layer behind an adapter
             value = value.linear if "linear" in value else value.embedding

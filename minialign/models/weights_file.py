@@ -5,6 +5,7 @@ https://huggingface.co/docs/safetensors
 """
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
     return header
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model folder's ``config.json``."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
 def is_whole(folder: Path) -> bool:
     """Whether a model folder has its config and all the weight files that its index names."""
     index = folder / "model.safetensors.index.json"
@@ -53,10 +59,8 @@ def is_whole(folder: Path) -> bool:
 def check_folder(folder: Path) -> None:
     """Raise UserError unless ``folder`` is a model folder with all its weights."""
     if not (folder / "config.json").exists():
-        raise UserError(
-            f"{folder}: there is no config.json in it",
-            "a model folder holds config.json, model*.safetensors and a tokenizer",
-        )
+        fix = "a model folder holds config.json, model*.safetensors and a tokenizer"
+        raise UserError(f"{folder}: there is no config.json in it", fix)
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
@@ -67,10 +71,8 @@ def check_folder(folder: Path) -> None:
             " (save_pretrained(…, safe_serialization=True)), or find a safetensors version",
         )
     if not is_whole(folder):
-        raise UserError(
-            f"{folder}: weight files that model.safetensors.index.json names are missing",
-            f"{len(files)} are here; get the model again",
-        )
+        said = f"{folder}: weight files that model.safetensors.index.json names are missing"
+        raise UserError(said, f"{len(files)} are here; get the model again")
     for file in files:
         read_header(file)
 
@@ -82,9 +84,7 @@ def parameters(folder: Path) -> int:
         header = read_header(file)
         for name, entry in header.items():
             stem, _, leaf = name.rpartition(".")
-            size = 1
-            for extent in entry["shape"]:
-                size *= extent
+            size = math.prod(entry["shape"])
             if leaf in ("scales", "biases") and f"{stem}.weight" in header:
                 continue
             scales = header.get(f"{stem}.scales") if leaf == "weight" else None
@@ -95,8 +95,6 @@ def parameters(folder: Path) -> int:
 
 
 def _bits(folder: Path, module: str) -> int:
-    quantization = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
-        "quantization", {}
-    )
+    quantization = read_config(folder).get("quantization", {})
     own = quantization.get(module)
     return int((own if isinstance(own, dict) else quantization).get("bits", 4))

@@ -17,17 +17,17 @@ _END = re.compile(r"[.!?]+[\"'”’)\]*_]*(?=\s+\S|$)")
 def sentences(text: str) -> list[str]:
     """The sentences of a text: what ends in . ! or ? before white space, abbreviations and initials
     excepted. A line break alone ends none."""
-    found, start = [], 0
+    pieces, start = [], 0
     for match in _END.finditer(text):
         piece = text[start : match.end()]
         before = text[max(start, match.start() - 8) : match.start() + 1]
         if match.group()[0] == "." and ABBREVIATIONS.search(before):
             continue
-        found.append(piece.strip())
+        pieces.append(piece.strip())
         start = match.end()
     if rest := text[start:].strip():
-        found.append(rest)
-    return found
+        pieces.append(rest)
+    return pieces
 
 
 def capital_words(text: str) -> int:

@@ -28,8 +28,8 @@ def final_answer(text: str) -> str | None:
     """The announced answer of a text: its number if it has one, else its words; None without one.
     A text that announces nothing answers with its last number."""
     for mark in MARKS:
-        if found := re.findall(mark, text):
-            announced = found[-1].strip()
+        if answers := re.findall(mark, text):
+            announced = answers[-1].strip()
             if number := NUMBER.search(announced):
                 return number.group()
             return announced.strip(" .*\"'`") or None
@@ -37,7 +37,7 @@ def final_answer(text: str) -> str | None:
     return numbers[-1] if numbers else None
 
 
-def _normal(answer: str) -> Decimal | str:
+def _normalise(answer: str) -> Decimal | str:
     try:
         return Decimal(answer.replace(",", "").replace("$", "").rstrip("."))
     except InvalidOperation:
@@ -51,7 +51,7 @@ def same_answer(response: str, reference: str) -> bool:
     """
     given, wanted = final_answer(response), final_answer(reference)
     wanted = reference.strip(" .\"'`\n") if wanted is None else wanted
-    return given is not None and _normal(given) == _normal(wanted)
+    return given is not None and _normalise(given) == _normalise(wanted)
 
 
 def reference_of(prompt: Prompted) -> str:

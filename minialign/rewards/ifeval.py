@@ -24,7 +24,7 @@ def _compare(count: int, relation: str, threshold: int) -> bool:
     return count < threshold if relation == "less than" else count >= threshold
 
 
-def _found(pattern: str, text: str) -> int:
+def _count(pattern: str, text: str) -> int:
     return len(re.findall(pattern, text, re.IGNORECASE))
 
 
@@ -80,19 +80,19 @@ def _postscript(text: str, postscript_marker: str) -> bool:
     return bool(re.search(POSTSCRIPTS.get(marker, marker.lower()), text.lower()))
 
 
-def _quoted(text: str) -> bool:
+def _is_quoted(text: str) -> bool:
     text = text.strip()
     return len(text) > 1 and text[0] == text[-1] == '"'
 
 
 # instruction: (response, **its arguments) -> whether it is followed
 RULES: dict[str, Callable[..., bool]] = {
-    "keywords:existence": lambda text, keywords: all(_found(word, text) for word in keywords),
+    "keywords:existence": lambda text, keywords: all(_count(word, text) for word in keywords),
     "keywords:frequency": lambda text, keyword, frequency, relation: _compare(
-        _found(keyword.strip(), text), relation, frequency
+        _count(keyword.strip(), text), relation, frequency
     ),
     "keywords:forbidden_words": lambda text, forbidden_words: (
-        not any(_found(rf"\b{word}\b", text) for word in forbidden_words)
+        not any(_count(rf"\b{word}\b", text) for word in forbidden_words)
     ),
     "keywords:letter_frequency": lambda text, letter, let_frequency, let_relation: _compare(
         text.lower().count(letter.strip().lower()), let_relation, let_frequency
@@ -103,11 +103,11 @@ RULES: dict[str, Callable[..., bool]] = {
     ),
     "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:number_words": lambda text, num_words, relation: _compare(
-        _found(r"\w+", text), relation, num_words
+        _count(r"\w+", text), relation, num_words
     ),
     "length_constraints:nth_paragraph_first_word": _first_word,
     "detectable_content:number_placeholders": lambda text, num_placeholders: (
-        _found(r"\[.*?\]", text) >= num_placeholders
+        _count(r"\[.*?\]", text) >= num_placeholders
     ),
     "detectable_content:postscript": _postscript,
     "detectable_format:number_bullet_lists": _bullets,
@@ -125,7 +125,7 @@ RULES: dict[str, Callable[..., bool]] = {
     "startend:end_checker": lambda text, end_phrase: (
         text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
     ),
-    "startend:quotation": _quoted,
+    "startend:quotation": _is_quoted,
     "change_case:capital_word_frequency": lambda text, capital_frequency, capital_relation: (
         _compare(capital_words(text), capital_relation, capital_frequency)
     ),
@@ -136,8 +136,8 @@ RULES: dict[str, Callable[..., bool]] = {
 
 
 def _is(text: str, wanted: str) -> bool:
-    found = language(text)
-    return found is None or found == wanted  # a text in which no language can be seen counts
+    seen = language(text)
+    return seen is None or seen == wanted  # a text in which no language can be seen counts
 
 
 def follows(instruction: str, arguments: dict[str, Any], response: str) -> bool:

@@ -29,21 +29,21 @@ class Scorer:
         given = self.values(prompt, responses)
         where = f"{self.name}{f', {prompt.source}' if prompt.source else ''}"
         try:
-            found = [float(value) for value in given]
+            scores = [float(value) for value in given]
         except (TypeError, ValueError):
             raise UserError(
                 f"{where}: the scorer returned {type(given).__name__} {str(given)[:60]!r}",
                 "it must return a number for each response",
             ) from None
-        if len(found) != len(responses):
+        if len(scores) != len(responses):
             raise UserError(
-                f"{where}: {len(found)} scores for {len(responses)} responses",
+                f"{where}: {len(scores)} scores for {len(responses)} responses",
                 "it must return a number for each response",
             )
-        for value, response in zip(found, responses, strict=True):
+        for value, response in zip(scores, responses, strict=True):
             if not math.isfinite(value):
                 raise UserError(
                     f"{where}: the score {value} for {response[:60]!r}",
                     "scores must be finite numbers",
                 )
-        return found
+        return scores

@@ -36,7 +36,7 @@ def parse(spec: str) -> tuple[str, str]:
 
 
 def with_whole_path(spec: str) -> str:
-    """The same words with an absolute path, where they hold one: good in any folder."""
+    """Make the path in a spec absolute, where it holds one: good in any folder."""
     kind, _, rest = spec.partition(":")
     file, colon, word = rest.rpartition(":") if kind == "python" else (rest, "", "")
     path = Path(file).expanduser()

@@ -57,10 +57,10 @@ def own(spec: str) -> Scorer:
         functions = [key for key, value in names.items() if inspect.isfunction(value)]
         hint = nearest(word, functions) if functions else "it has no functions"
         raise UserError(f"{file}: there is no function {word!r}", hint)
-    return Scorer(name, _called(function, f"{file}:{word}"))
+    return Scorer(name, _call(function, f"{file}:{word}"))
 
 
-def _called(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _call(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     wants_row = len(inspect.signature(function).parameters) > 2
 
     def values(prompt: Prompted, responses: Sequence[str]) -> Sequence[float]:

@@ -5,6 +5,7 @@ terminal, ends nothing. What it says goes to ``logs/NAME.log`` in the home.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from minialign.errors import UserError
 from minialign.home import folder, home
@@ -45,15 +46,9 @@ class Launched:
 
 def free_name(method: str) -> str:
     """METHOD-N, the first that neither a run nor a log has."""
-    number = 1
-    while any(
-        path.exists()
-        for path in (
-            home() / "runs" / f"{method}-{number}", log_path(f"{method}-{number}"),
-        )
-    ):  # fmt: skip
-        number += 1
-    return f"{method}-{number}"
+    names = (f"{method}-{number}" for number in itertools.count(1))
+    runs = home() / "runs"
+    return next(n for n in names if not (runs / n).exists() and not log_path(n).exists())
 
 
 def log_path(name: str) -> Path:
@@ -68,7 +63,7 @@ def start(method: str, options: Mapping[str, Any]) -> Launched:
         UserError: when the process cannot be started.
     """
     name = str(options.get("name") or free_name(method))
-    return _spawn(name, [method, *flags({**options, "name": name})])
+    return _launch(name, [method, *flags({**options, "name": name})])
 
 
 def resume(run: Run) -> Launched:
@@ -80,7 +75,7 @@ def resume(run: Run) -> Launched:
     status = run.state().status
     if status in ("running", "finished"):
         raise UserError(f"run {run.name} is {status}", "only what was stopped can go on")
-    return _spawn(run.name, ["runs", "resume", str(run.path)])
+    return _launch(run.name, ["runs", "resume", str(run.path)])
 
 
 def stop(run: Run) -> None:
@@ -95,26 +90,26 @@ def stop(run: Run) -> None:
     try:
         os.kill(pid, signal.SIGINT)
     except OSError as reason:
-        raise UserError(
-            f"cannot stop run {run.name}: {reason.strerror}", f"kill -INT {pid}"
-        ) from None
+        fix = f"kill -INT {pid}"
+        raise UserError(f"cannot stop run {run.name}: {reason.strerror}", fix) from None
 
 
-def _spawn(name: str, words: list[str]) -> Launched:
+def spawn(words: list[str], log: BinaryIO, **options: Any) -> subprocess.Popen[bytes]:
+    """A process of the command line in a session of its own; what it says goes to ``log``."""
+    command, environment = [sys.executable, "-m", "minialign", *words], {**os.environ}
+    environment |= {"PYTHONUNBUFFERED": "1"}
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **streams, **options)
+
+
+def _launch(name: str, words: list[str]) -> Launched:
     try:
         folder("logs")
         with open(log_path(name), "ab") as log:
             log.write(f"$ minialign {' '.join(words)}\n".encode())
             log.flush()
             began_at = log.tell()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "minialign", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
+            process = spawn(words, log)
     except OSError as reason:
         raise UserError(f"cannot start the run: {reason}", "is there room on the disk?") from None
     return Launched(name, log_path(name), process, began_at)

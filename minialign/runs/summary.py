@@ -54,9 +54,7 @@ class Series:
 
 def summarize(run: Run) -> Summary:
     """A run in one line; never raises for a damaged one."""
-    last: dict[str, dict[str, Any]] = {}
-    for row in run.metrics():
-        last[str(row.get("kind"))] = row
+    last = last_metrics(run)
     train, evaluation = last.get("train", {}), last.get("eval", {})
     config: dict[str, Any] = {}
     try:
@@ -91,21 +89,17 @@ def last_metrics(run: Run) -> dict[str, dict[str, Any]]:
 
 def changed_options(run: Run) -> dict[str, tuple[Any, Any]]:
     """option: (value, default) for the options of the run that are not at their default."""
-    from dataclasses import MISSING, fields
+    from dataclasses import MISSING
 
+    from minialign.config import parts
     from minialign.methods import METHODS
-    from minialign.methods.ppo import METHOD as PPO
-    from minialign.methods.rounds import LOOPS, RoundSettings
     from minialign.training.settings import Settings
 
     config = run.config
-    name = str(config.get("method"))
-    own = [METHODS[name].config] if name in METHODS else []  # looking runs no file of the user's
-    own += [RoundSettings, LOOPS[name].config] if name in LOOPS else []
-    own += [PPO.config] if name == PPO.name else []
+    method = METHODS.get(str(config.get("method")))  # looking runs no file of the user's
     changed: dict[str, tuple[Any, Any]] = {}
-    for options in (Settings, *own):
-        for option in fields(options):
+    for _, options in parts(Settings) + (parts(method.config) if method else []):
+        for option in options:
             default = option.default
             if default is MISSING or option.name not in config:
                 continue
@@ -118,17 +112,13 @@ def changed_options(run: Run) -> dict[str, tuple[Any, Any]]:
 
 def files(run: Run) -> list[tuple[str, int, str]]:
     """(name, bytes, what it is) of what lies at the top of the run's folder."""
+    listed = []
     with contextlib.suppress(OSError):
-        return [
-            (
-                path.name + ("/" if path.is_dir() else ""),
-                disk_bytes(path),
-                FILES.get(path.name, ""),
-            )
-            for path in sorted(run.path.iterdir())
-            if not path.name.startswith(".")
-        ]
-    return []
+        for path in sorted(run.path.iterdir()):
+            if not path.name.startswith("."):
+                name = path.name + ("/" if path.is_dir() else "")
+                listed.append((name, disk_bytes(path), FILES.get(path.name, "")))
+    return listed
 
 
 def disk_bytes(path: Path) -> int:
@@ -149,20 +139,14 @@ def number(value: Any) -> float | None:
 
 def metric_keys(runs: Iterable[Run]) -> list[str]:
     """The names of the numbers that these runs logged, in order of first appearance."""
-    keys: dict[str, None] = {}
-    for run in runs:
-        for row in run.metrics():
-            keys.update(
-                (key, None)
-                for key, value in row.items()
-                if key not in HIDDEN and number(value) is not None
-            )
-    return list(keys)
+    items = [item for run in runs for row in run.metrics() for item in row.items()]
+    keys = [key for key, value in items if key not in HIDDEN and number(value) is not None]
+    return list(dict.fromkeys(keys))
 
 
 def default_keys(runs: Sequence[Run]) -> list[str]:
-    """What is worth a plot by itself: rewards of answers and their KL where there are any, the
-    loss, accuracy, margins."""
+    """The metrics to plot where none is named: rewards of answers and their KL, the loss, accuracy,
+    margins, as far as they were logged."""
     known = metric_keys(runs)
     wanted = ("reward/mean", "reward/best", "kl", "loss", ACCURACY, "rewards/margins")
     return [key for key in wanted if key in known]
@@ -182,17 +166,17 @@ class Sample:
 def samples(run: Run) -> list[Sample]:
     """The answers that a run kept in ``samples.jsonl``, the oldest first; rows that hold none are
     passed over."""
-    found = []
+    kept = []
     for row in read_jsonl(run.path / "samples.jsonl"):
-        prompt, response = row.get("prompt"), row.get("response")
+        prompt, response, step = row.get("prompt"), row.get("response"), row.get("step")
         if isinstance(prompt, list):
-            prompt = "\n".join(str(turn.get("content", "")) for turn in prompt
-                               if isinstance(turn, dict))  # fmt: skip
+            turns = [turn for turn in prompt if isinstance(turn, dict)]
+            prompt = "\n".join(str(turn.get("content", "")) for turn in turns)
         if isinstance(prompt, str) and isinstance(response, str):
-            step = row.get("step")
-            found.append(Sample(step if isinstance(step, int) else 0, prompt, response,
-                                number(row.get("reward")), number(row.get("kl"))))  # fmt: skip
-    return found
+            step = step if isinstance(step, int) else 0
+            reward, kl = number(row.get("reward")), number(row.get("kl"))
+            kept.append(Sample(step, prompt, response, reward, kl))
+    return kept
 
 
 def series(
@@ -226,12 +210,12 @@ def series(
                 if points:
                     steps, values = map(list, zip(*points, strict=True))
                     if smooth and kind == "train":
-                        values = smoothed(values, smooth)
+                        values = moving_average(values, smooth)
                     charts[key].append(Series(run.name, key, kind, steps, values))
     return {key: lines for key, lines in charts.items() if lines}
 
 
-def smoothed(values: Sequence[float], weight: float) -> list[float]:
+def moving_average(values: Sequence[float], weight: float) -> list[float]:
     """Exponential moving average with the start's bias divided out (Adam's correction)."""
     average, share, result = 0.0, 0.0, []
     for value in values:

@@ -1,5 +1,6 @@
 """Runs looked at again and again: only what changed since the last look is read."""
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ class Watch:
 
     def look(self) -> list[Summary]:
         """All runs, the newest first; damaged ones are "broken"."""
-        found = []
+        summaries = []
         for run in reversed(list_runs()):
             stamp = self._stamp(run)
             before = self._known.get(run.name)
@@ -38,10 +39,10 @@ class Watch:
                     continue
                 self._known[run.name] = before
             _, summary, read = before
-            found.append(replace(summary, age=summary.age + time.time() - read))
-        names = {summary.name for summary in found}
+            summaries.append(replace(summary, age=summary.age + time.time() - read))
+        names = {summary.name for summary in summaries}
         self._known = {name: entry for name, entry in self._known.items() if name in names}
-        return found
+        return summaries
 
     @staticmethod
     def _stamp(run: Run) -> object:
@@ -56,7 +57,7 @@ class Watch:
 
 
 def keys_of(names: Sequence[str]) -> list[str]:
-    """What these runs logged, what is worth a plot by itself first."""
+    """The metrics that these runs logged, the ones that are plotted by default first."""
     runs = _open(names)
     first = default_keys(runs)
     return first + [key for key in metric_keys(runs) if key not in first]
@@ -81,13 +82,11 @@ def charts(
 
 
 def _open(names: Sequence[str]) -> list[Run]:
-    found = []
+    runs = []
     for name in names:
-        try:
-            found.append(Run.open(name))
-        except UserError:  # it vanished
-            continue
-    return found
+        with contextlib.suppress(UserError):  # it vanished
+            runs.append(Run.open(name))
+    return runs
 
 
 def samples_of(name: str) -> list[Sample]:

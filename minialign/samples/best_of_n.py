@@ -1,26 +1,36 @@
-"""Best-of-n over a file of prompts: every candidate with its score, on disk as it is known."""
+"""Best-of-n over a file of prompts: every candidate with its score, and what n buys.
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+What the best of n samples is worth is known from N >= n samples: Nakano et al. 2021
+(arXiv:2112.09332) appendix I, the mean over all subsets of n of the N samples of the score that
+would be chosen, without enumerating them. How far it goes: Stiennon et al. 2020 (arXiv:2009.01325)
+appendix G.3, KL(best-of-n || policy) <= log n - (n - 1) / n, which is what it is when no two
+responses tie.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from minialign.durable import whole_lines
-from minialign.engine import Engine, Sampling
+import numpy as np
+
+from minialign.durable import Journal
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
 from minialign.records import Prompted
 from minialign.rewards.scorer import Scorer
-from minialign.samples.groups import Group, groups
-from minialign.samples.selection import Point, curve
+from minialign.samples.generate import resume_rows
+from minialign.samples.groups import Group
 
 Row = dict[str, Any]
 
 
-def row(group: Group, scorer: Scorer, gold: Scorer | None = None, origin: Row | None = None) -> Row:
-    """The JSON object of a prompt: responses, scores, which is best (of ties the first). Data
-    readers take it for a ranking."""
+def score_group(
+    group: Group, scorer: Scorer, gold: Scorer | None = None, origin: Row | None = None
+) -> Row:
+    """Score a prompt's samples; the row says which is best (of ties the first). Data readers take
+    it for a ranking."""
     asked, texts = group.asked, group.texts
     scores = scorer.score(asked, texts)
     best = scores.index(max(scores))
@@ -36,13 +46,13 @@ def row(group: Group, scorer: Scorer, gold: Scorer | None = None, origin: Row | 
         "prompt_index": group.index,
         "seeds": [sample.seed for sample in group.samples],
         "tokens": [len(sample.ids) for sample in group.samples],
-        "finish_reasons": [sample.finish_reason for sample in group.samples],
+        "finish_reasons": group.finish_reasons,
         **(origin or {}),
         **({"extra": asked.extra} if asked.extra else {}),
     }
 
 
-def on_disk(
+def resume(
     path: Path,
     asked: Sequence[Prompted],
     n: int,
@@ -51,52 +61,27 @@ def on_disk(
     *,
     seed: int,
     adapter: str | None = None,
-) -> list[Row]:
-    """The rows that a file has already of these scorers, this seed and this adapter; a last line
-    cut by a kill is taken away.
+) -> Journal:
+    """The journal of a file of such rows, all of these scorers, this seed and this adapter.
 
     Raises:
         UserError: when it holds something else.
     """
-    rows: list[Row] = []
-    for where, line in whole_lines(path):
-        try:
-            found = json.loads(line)
-            index = found["prompt_index"]
-            same = (
-                found["prompt"] == asked[index].prompt
-                and found["seeds"] == [sample_seed(seed, index, i) for i in range(n)]
-                and (found["scorer"], found.get("gold")) == (scorer, gold)
-                and found.get("adapter") == adapter
-            )
-        except (ValueError, KeyError, TypeError, IndexError):
-            same = False
-        if not same:
-            raise UserError(
-                f"{where}: not of these prompts with this n, seed, adapter and these scorers",
-                "resume with what the file was made with, or choose another file",
-            )
-        rows.append(found)
-    return rows
 
+    def is_wanted(row: Row) -> bool:
+        index = row["prompt_index"]
+        return (
+            row["prompt"] == asked[index].prompt
+            and row["seeds"] == [sample_seed(seed, index, i) for i in range(n)]
+            and (row["scorer"], row.get("gold")) == (scorer, gold)
+            and row.get("adapter") == adapter
+        )
 
-def best_of_n(
-    engine: Engine,
-    asked: Sequence[Prompted],
-    scorer: Scorer,
-    n: int,
-    sampling: Sampling,
-    *,
-    gold: Scorer | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
-    done: Sequence[Row] = (),
-    origin: Row | None = None,
-) -> Iterator[Row]:
-    """A row for each prompt that is not in ``done``, as soon as its samples are scored."""
-    skip = frozenset(one["prompt_index"] for one in done)
-    for group in groups(engine, asked, n, sampling, seed, batch_size, skip):
-        yield row(group, scorer, gold, origin)
+    other = UserError(
+        "not of these prompts with this n, seed, adapter and these scorers",
+        "resume with what the file was made with, or choose another file",
+    )
+    return resume_rows(path, is_wanted, other, other)
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
@@ -114,3 +99,70 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
             for point in points
         ],
     }
+
+
+@dataclass(frozen=True)
+class Point:
+    """Best-of-n over all prompts, for one n."""
+
+    n: int
+    kl: float  # the bound, in nats
+    proxy: float  # mean score by which the best is chosen
+    proxy_error: float  # its standard error over prompts; 0 for a single prompt
+    gold: float | None = None  # mean of another score of the same choices
+    gold_error: float | None = None
+
+
+def kl_bound(n: int) -> float:
+    """log n - (n - 1) / n, in nats."""
+    return math.log(n) - (n - 1) / n
+
+
+def weights(count: int, n: int) -> np.ndarray:
+    """(count,): how likely each sample, in ascending order of score, is the best of n of them
+    drawn without replacement: C(i - 1, n - 1) / C(count, n) for the i-th."""
+    most = math.comb(count, n)
+    return np.array([math.comb(i, n - 1) / most for i in range(count)])
+
+
+def expected_best(scores: Sequence[float], n: int, values: Sequence[float] | None = None) -> float:
+    """The expected score of the best of n samples, unbiased, from N >= n of them.
+
+    Args:
+        values: another score of the same samples; its expectation for the samples chosen by
+            ``scores`` (ties are chosen among at random).
+
+    Raises:
+        ValueError: when n is not one of 1 … N.
+    """
+    if not 1 <= n <= len(scores):
+        raise ValueError(f"the best of {n} out of {len(scores)} samples")
+    order = np.argsort(scores, kind="stable")
+    ranked = np.asarray(scores, np.float64)[order]
+    chances = weights(len(ranked), n)
+    if values is None:
+        return float(chances @ ranked)
+    _, group = np.unique(ranked, return_inverse=True)
+    chances = (np.bincount(group, chances) / np.bincount(group))[group]
+    return float(chances @ np.asarray(values, np.float64)[order])
+
+
+def curve(
+    scores: Sequence[Sequence[float]], gold: Sequence[Sequence[float]] | None = None
+) -> list[Point]:
+    """Best-of-n for n = 1 … N, over prompts with N samples each (N is that of the fewest)."""
+    points = []
+    for n in range(1, min(map(len, scores)) + 1):
+        proxy = [expected_best(row, n) for row in scores]
+        point = [n, kl_bound(n), *_mean(proxy)]
+        if gold is not None:
+            pairs = zip(scores, gold, strict=True)
+            point += _mean([expected_best(row, n, values) for row, values in pairs])
+        points.append(Point(*point))  # type: ignore[arg-type]
+    return points
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, standard error)."""
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return float(np.mean(values)), error

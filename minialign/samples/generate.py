@@ -1,19 +1,22 @@
 """Answers to prompts from anywhere: which model, which prompts, what is on disk already."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from minialign.data.prompts import check_text, prompt_ids
-from minialign.durable import whole_lines
+from minialign.durable import Journal, numbered_rows
 from minialign.engine import Completion, Engine, Request, Sampling, requests
 from minialign.errors import UserError
 from minialign.records import Prompted
 
+Row = dict[str, Any]
 
-def planned(engine: Engine, asked: Sequence[Prompted], n: int = 1, seed: int = 0) -> list[Request]:
-    """A request for each sample of each prompt.
+
+def plan_requests(
+    engine: Engine, asked: Sequence[Prompted], n: int = 1, seed: int = 0
+) -> list[Request]:
+    """Plan a request for each sample of each prompt.
 
     Raises:
         UserError: for no samples, or a prompt that the model cannot read, with its line.
@@ -31,7 +34,7 @@ def planned(engine: Engine, asked: Sequence[Prompted], n: int = 1, seed: int = 0
     return requests(prompts, n, seed)
 
 
-def row(asked: Prompted, completion: Completion, origin: dict[str, str]) -> dict[str, Any]:
+def answer_row(asked: Prompted, completion: Completion, origin: dict[str, str]) -> Row:
     """The JSON object of an answer; ``data`` commands read it as a demonstration."""
     return {
         "prompt": asked.written,
@@ -46,42 +49,58 @@ def row(asked: Prompted, completion: Completion, origin: dict[str, str]) -> dict
     }
 
 
-def resume(path: Path, asked: Sequence[Prompted], waiting: Sequence[Request]) -> list[Request]:
-    """The requests whose answers are not in the file yet; a last line cut by a kill is taken away.
+def resume(
+    path: Path, asked: Sequence[Prompted], waiting: Sequence[Request]
+) -> tuple[Journal, list[Request]]:
+    """The journal of a file of answers, and the requests whose answers are not in it yet.
 
     Raises:
         UserError: when the file holds answers to other prompts or with other seeds.
     """
     wanted = {(request.prompt_index, request.sample_index): request for request in waiting}
-    for where, line in whole_lines(path):
+
+    def is_wanted(row: Row) -> bool:
+        request = wanted.pop((row["prompt_index"], row["sample_index"]), None)
+        return request is None or (
+            row["seed"] == request.seed and row["prompt"] == asked[request.prompt_index].written
+        )
+
+    other = UserError(
+        "an answer to another prompt, or with another seed",
+        "resume with the same prompts and --seed, or choose another file",
+    )
+    alien = UserError("this is no line that generate wrote", "choose another file")
+    return resume_rows(path, is_wanted, other, alien), list(wanted.values())
+
+
+def resume_rows(
+    path: Path, is_wanted: Callable[[Any], bool], other: UserError, alien: UserError
+) -> Journal:
+    """The journal of a file to go on with.
+
+    Raises:
+        UserError: ``other``, with the line, for a row that is not wanted; ``alien`` for a line
+            of another program's.
+    """
+    journal = Journal.resume(path)
+    for number, row in numbered_rows(path):
         try:
-            found = json.loads(line)
-            request = wanted.get((found["prompt_index"], found["sample_index"]))
-            same = request is None or (
-                found["seed"] == request.seed
-                and found["prompt"] == asked[request.prompt_index].written
-            )
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{where}: this is no line that generate wrote", "choose another file"
-            ) from None
-        if not same:
-            raise UserError(
-                f"{where}: an answer to another prompt, or with another seed",
-                "resume with the same prompts and --seed, or choose another file",
-            )
-        wanted.pop((found["prompt_index"], found["sample_index"]), None)
-    return list(wanted.values())
+            error = None if is_wanted(row) else other
+        except (ValueError, KeyError, TypeError, IndexError):
+            error = alien
+        if error:
+            raise UserError(f"{path}:{number}: {error.problem}", error.hint)
+    return journal
 
 
-def answers(
+def write_answers(
     engine: Engine,
     asked: Sequence[Prompted],
     waiting: Sequence[Request],
     sampling: Sampling,
     batch_size: int = 16,
     origin: dict[str, str] | None = None,
-) -> Iterator[tuple[Completion, dict[str, Any]]]:
-    """(completion, its JSON object) for each request, in the order in which they finish."""
+) -> Iterator[tuple[Completion, Row]]:
+    """Answer each request: (completion, its JSON object) in the order in which they finish."""
     for completion in engine.complete(waiting, sampling, batch_size):
-        yield completion, row(asked[completion.prompt_index], completion, origin or {})
+        yield completion, answer_row(asked[completion.prompt_index], completion, origin or {})

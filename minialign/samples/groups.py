@@ -1,17 +1,17 @@
 """n samples of each prompt, prompt by prompt as they are complete; rankings or pairs of them."""
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from minialign.engine import Completion, Engine, Request, Sampling
+from minialign.engine import Completion, Engine, Sampling
 from minialign.errors import UserError
-from minialign.formats.kinds import written
+from minialign.formats.kinds import row_of
 from minialign.methods import winners
 from minialign.records import Prompted, Ranking, marked
 from minialign.rewards.scorer import Scorer
-from minialign.samples.generate import planned
+from minialign.samples.generate import plan_requests
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,15 @@ class Group:
         return [sample.text for sample in self.samples]
 
     @property
-    def different(self) -> list[Completion]:
-        """The first sample of each text."""
-        first: dict[str, Completion] = {}
-        for sample in self.samples:
-            first.setdefault(sample.text, sample)
-        return list(first.values())
+    def finish_reasons(self) -> list[str]:
+        """Why each response ended."""
+        return [sample.finish_reason for sample in self.samples]
+
+    def without_repeats(self) -> "Group":
+        """The group of the first sample of each text."""
+        first = {sample.text: sample for sample in reversed(self.samples)}
+        samples = [sample for sample in self.samples if first[sample.text] is sample]
+        return replace(self, samples=samples)
 
     @property
     def tokens(self) -> int:
@@ -41,16 +44,16 @@ class Group:
         return sum(len(sample.ids) for sample in self.samples)
 
 
-def groups(
+def sample_groups(
     engine: Engine,
     asked: Sequence[Prompted],
     n: int,
     sampling: Sampling,
     seed: int = 0,
     batch_size: int = 16,
-    skip: frozenset[int] = frozenset(),
+    skip: Container[int] = (),
 ) -> Iterator[Group]:
-    """A group for each prompt whose index is not in ``skip``, as soon as it is complete.
+    """Sample each prompt whose index is not in ``skip``; gives a group as soon as it is complete.
 
     Raises:
         UserError: for no samples or no prompts, or when all n samples would be the same.
@@ -59,49 +62,44 @@ def groups(
         raise UserError(
             f"{n} samples at temperature 0 are {n} times the same", "--temperature 0.7, or --n 1"
         )
-    waiting: list[Request] = [
-        request for request in planned(engine, asked, n, seed) if request.prompt_index not in skip
-    ]
-    open_: dict[int, dict[int, Completion]] = {}
+    planned = plan_requests(engine, asked, n, seed)
+    waiting = [request for request in planned if request.prompt_index not in skip]
+    begun: dict[int, dict[int, Completion]] = {}
     for one in engine.complete(waiting, sampling, batch_size):
-        found = open_.setdefault(one.prompt_index, {})
-        found[one.sample_index] = one
-        if len(found) == n:
-            del open_[one.prompt_index]
-            samples = [found[i] for i in range(n)]
-            yield Group(one.prompt_index, asked[one.prompt_index], samples)
+        samples = begun.setdefault(one.prompt_index, {})
+        samples[one.sample_index] = one
+        if len(samples) == n:
+            del begun[one.prompt_index]
+            in_order = [samples[i] for i in range(n)]
+            yield Group(one.prompt_index, asked[one.prompt_index], in_order)
 
 
-def ranking(group: Group, scorer: Scorer) -> dict[str, Any] | None:
+def rank(group: Group, scorer: Scorer) -> dict[str, Any] | None:
     """A row with the different responses and their scores; None when there are less than two."""
-    samples = group.different
-    if len(samples) < 2:
+    group = group.without_repeats()
+    if len(group.samples) < 2:
         return None
-    texts = [sample.text for sample in samples]
-    scores = scorer.score(group.asked, texts)
     return {
         "prompt": group.asked.prompt,
-        "responses": texts,
-        "scores": scores,
-        **marked([sample.finish_reason for sample in samples]),
+        "responses": group.texts,
+        "scores": scorer.score(group.asked, group.texts),
+        **marked(group.finish_reasons),
     }
 
 
-def best_and_worst(group: Group, scorer: Scorer) -> dict[str, Any] | None:
+def pair_best_and_worst(group: Group, scorer: Scorer) -> dict[str, Any] | None:
     """A pair of the responses with the highest and the lowest score; None when all are equal."""
-    row = ranking(group, scorer)
+    row = rank(group, scorer)
     if row is None:
         return None
-    reasons = row.get("finish_reasons")
-    pairs = winners.best_and_worst(
-        Ranking(group.asked.prompt, row["responses"], row["scores"], finish_reasons=reasons)
-    )
-    return written(pairs[0]) if pairs else None
+    ranking = Ranking(**{**row, "prompt": group.asked.prompt})
+    pairs = winners.best_and_worst(ranking)
+    return row_of(pairs[0]) if pairs else None
 
 
-def unlabelled(group: Group, seed: int) -> dict[str, Any] | None:
+def pair_at_random(group: Group, seed: int) -> dict[str, Any] | None:
     """A pair of two different responses in random order, to be labelled; None without two."""
-    samples = group.different
+    samples = group.without_repeats().samples
     if len(samples) < 2:
         return None
     two = random.Random(f"{seed} {group.index}").sample(samples, 2)

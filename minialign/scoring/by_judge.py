@@ -5,18 +5,18 @@ from dataclasses import replace
 from itertools import combinations
 
 from minialign.engine import Engine
-from minialign.engine.open import Fetching
 from minialign.errors import UserError
 from minialign.judge import Judge, JudgeOptions
 from minialign.judge.ask import judge_comparisons
 from minialign.judge.memory import Memory
 from minialign.judge.open import open_judge
+from minialign.progress import Tell
 from minialign.records import Comparison, Prompted
 from minialign.rewards.scorer import Scorer
 
 
 def open_judge_scorer(
-    spec: str, engine: Engine | None = None, progress: Fetching | None = None
+    spec: str, engine: Engine | None = None, progress: Tell | None = None
 ) -> Scorer:
     """Open what stands behind ``judge:``: MODEL, or MODEL@TEMPLATE; "self" is ``engine``'s model.
 

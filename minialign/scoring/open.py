@@ -1,16 +1,14 @@
 """From the words behind ``--scorer`` to a scorer; the ones that need a model load it."""
 
 from minialign.engine import Engine
-from minialign.engine.open import Fetching
+from minialign.progress import Tell
 from minialign.rewards import exact, ifeval, text
 from minialign.rewards.runs import run_scorer
 from minialign.rewards.scorer import Scorer
 from minialign.rewards.spec import parse
 
 
-def open_scorer(
-    spec: str, progress: Fetching | None = None, engine: Engine | None = None
-) -> Scorer:
+def open_scorer(spec: str, progress: Tell | None = None, engine: Engine | None = None) -> Scorer:
     """Open the scorer that a text names. A run on the base model of ``engine`` reads that one's
     weights: they are in memory once.
 

@@ -2,15 +2,16 @@
 it is least sure teaches most (uncertainty sampling; Lewis and Gale, 1994)."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from minialign.progress import Tell
 from minialign.records import Comparison
 
 
 def measure_certainty(
     spec: str,
     pairs: Sequence[Comparison],
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Tell | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[tuple[str, float]]:
     """Measure (key of the pair, how sure) in the order of the pairs; 0 is not at all.

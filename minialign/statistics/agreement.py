@@ -46,7 +46,7 @@ def cohen_kappa(x: Choices, y: Choices) -> float:
     return (observed - expected) / (1 - expected) if expected < 1 else float("nan")
 
 
-def counted_agreement(judge: Votes, people: Votes, ties: bool = True) -> tuple[int, int]:
+def count_agreement(judge: Votes, people: Votes, ties: bool = True) -> tuple[int, int]:
     """(votes that agree, votes compared): every vote of the judge against every person's on
     the same thing, as MT-bench counts (Zheng et al. 2023, arXiv:2306.05685, table 5).
 
@@ -58,15 +58,15 @@ def counted_agreement(judge: Votes, people: Votes, ties: bool = True) -> tuple[i
         for ours in judge.get(key, ())
         for theirs in votes
     ]
-    return _counted(pairs, ties)
+    return _count(pairs, ties)
 
 
 def ceiling(people: Votes, ties: bool = True) -> tuple[int, int]:
     """(votes that agree, votes compared) between any two people's votes on the same thing: what a
     judge cannot be expected to exceed by much."""
-    return _counted([pair for votes in people.values() for pair in combinations(votes, 2)], ties)
+    return _count([pair for votes in people.values() for pair in combinations(votes, 2)], ties)
 
 
-def _counted(pairs: Sequence[tuple[str, str]], ties: bool) -> tuple[int, int]:
+def _count(pairs: Sequence[tuple[str, str]], ties: bool) -> tuple[int, int]:
     kept = [pair for pair in pairs if ties or "tie" not in pair]
     return sum(x == y for x, y in kept), len(kept)

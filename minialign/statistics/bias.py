@@ -74,8 +74,8 @@ def lean(choices: Choices, gold: Choices, more: Sequence[float]) -> Lean | None:
     rate = float(np.mean([for_more[strata == s].mean() for s in np.unique(strata)]))
     scale = d.std() or np.abs(d).max()
     columns = [d / scale] + ([g] if g.any() else [])
-    found = logistic.fit(np.stack(columns, 1), y)
-    return Lean(rate, float(found.coefficients[0]), float(found.errors[0]), len(y), found.separable)
+    fit = logistic.fit(np.stack(columns, 1), y)
+    return Lean(rate, float(fit.coefficients[0]), float(fit.errors[0]), len(y), fit.separable)
 
 
 def longer(a: Sequence[str], b: Sequence[str]) -> list[str]:
@@ -87,7 +87,7 @@ def longer(a: Sequence[str], b: Sequence[str]) -> list[str]:
 
 
 def shorter(a: Sequence[str], b: Sequence[str]) -> list[str]:
-    """The same of a judge that takes the shorter response."""
+    """The choices of a judge that takes the shorter response; a tie when equal."""
     return longer(b, a)
 
 

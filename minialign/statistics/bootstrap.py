@@ -23,11 +23,11 @@ def resamples(n: int, seed: int = 0, count: int = RESAMPLES) -> np.ndarray:
 
 def quantiles(values: np.ndarray) -> tuple[float, float]:
     """The 95 % percentile interval of bootstrap values; those that are not numbers do not count."""
-    found = values[np.isfinite(values)]
-    if not len(found):
+    numbers = values[np.isfinite(values)]
+    if not len(numbers):
         return float("nan"), float("nan")
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
+    low, high = np.quantile(numbers, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -58,14 +58,14 @@ def mean_interval(
 def share_interval(
     values: Sequence[float], clusters: Sequence[Hashable] | None = None, seed: int = 0
 ) -> Interval:
-    """``mean_interval`` of values in [0, 1], where a bootstrap of all wins or all losses would
-    claim to be certain: there it is Wilson's interval of as many trials as there are clusters."""
-    found = mean_interval(values, clusters, seed)
-    return widened(found, len({*cluster_index(clusters, len(values))}))
+    """``mean_interval`` of values in [0, 1]. Where all are won or all lost, which a bootstrap would
+    call certain, it is Wilson's interval of as many trials as there are clusters."""
+    interval = mean_interval(values, clusters, seed)
+    return widen(interval, len({*cluster_index(clusters, len(values))}))
 
 
-def widened(interval: Interval, n: int) -> Interval:
-    """A share's interval over n clusters; where the resamples all say the same, Wilson's."""
+def widen(interval: Interval, n: int) -> Interval:
+    """A share's interval over n clusters: Wilson's where the resamples all agree."""
     share, low, high = interval
     if n and (share in (0.0, 1.0) or high - low < 1e-9):
         low, high = wilson(share * n, n)

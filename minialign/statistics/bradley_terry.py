@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minialign.statistics import logistic
-from minialign.statistics.bootstrap import Interval, cluster_index, quantiles, resamples, widened
+from minialign.statistics.bootstrap import Interval, cluster_index, quantiles, resamples, widen
 from minialign.statistics.logistic import Logistic, sigmoid
 
 
@@ -63,7 +63,7 @@ def fit(games: Sequence[Game], *, order: bool = False, reference: str | None = N
 
 def win_rate_interval(
     games: Sequence[Game], a: str, b: str, *, order: bool = True, seed: int = 0, count: int = 400
-) -> tuple[float, float, float]:
+) -> Interval:
     """(P(a beats b) on neutral ground, low, high); bootstrap over the games' clusters."""
     table = ability_intervals(games, order=order, reference=b, seed=seed, count=count)
     return tuple(float(sigmoid(value)) for value in table[a])  # type: ignore[return-value]
@@ -77,7 +77,7 @@ def ability_intervals(
     centred: bool = False,
     seed: int = 0,
     count: int = 400,
-) -> dict[str, tuple[float, float, float]]:
+) -> dict[str, Interval]:
     """player: (log-ability, low, high), 95 %, by a bootstrap over the games' clusters.
 
     ``centred``: relative to the mean of all players, which has no error, instead of to one of them.
@@ -93,22 +93,26 @@ def ability_intervals(
     drawn = resamples(int(index.max()) + 1, seed, count)
     weights = [np.bincount(which.reshape(-1), w * row[index], len(kinds)) for row in drawn]
     fits = [logistic.fit(kinds[:, :-1], kinds[:, -1], one).coefficients for one in weights]
-    found = np.hstack([np.zeros((count, 1)), np.array(fits)[:, : len(free)]])
+    drawn_values = np.hstack([np.zeros((count, 1)), np.array(fits)[:, : len(free)]])
     players = [whole.reference, *free]
     values = np.array([whole.ability[name] for name in players])
     if centred:
-        values, found = values - values.mean(), found - found.mean(1, keepdims=True)
-    table = {name: (float(values[at]), *quantiles(found[:, at])) for at, name in enumerate(players)}
-    known = set() if centred else {whole.reference}  # whose own 0 is certain
-    return {name: one if name in known else _widened(one, drawn.shape[1])
-            for name, one in table.items()}  # fmt: skip
+        values = values - values.mean()
+        drawn_values = drawn_values - drawn_values.mean(1, keepdims=True)
+    table: dict[str, Interval] = {}
+    for at, name in enumerate(players):
+        interval = float(values[at]), *quantiles(drawn_values[:, at])
+        certain = name == whole.reference and not centred  # its own 0
+        table[name] = interval if certain else _widen_ability(interval, drawn.shape[1])
+    return table
 
 
-def _widened(ability: Interval, n: int) -> Interval:
-    """The same where all resamples agree (all won, all tied), by way of the chance to beat 0."""
+def _widen_ability(ability: Interval, n: int) -> Interval:
+    """An ability's interval; where all resamples agree (all won, all tied), that of the chance to
+    beat 0, turned back into log-odds."""
     if ability[2] - ability[1] > 1e-9:
         return ability
-    _, *ends = widened((float(sigmoid(ability[0])), 0.0, 0.0), n)
+    _, *ends = widen((float(sigmoid(ability[0])), 0.0, 0.0), n)
     low, high = (float(np.log(end / (1 - end))) for end in ends)
     return ability[0], low, high
 
@@ -132,17 +136,16 @@ def _design(
 
 
 def _abilities(
-    found: Logistic, players: list[str], free: list[str], reference: str, order: bool
+    fit: Logistic, players: list[str], free: list[str], reference: str, order: bool
 ) -> Abilities:
-    ability, error = {reference: 0.0}, {reference: 0.0}
-    for at, name in enumerate(free):
-        ability[name], error[name] = float(found.coefficients[at]), float(found.errors[at])
+    abilities = {reference: 0.0, **dict(zip(free, fit.coefficients.tolist(), strict=False))}
+    errors = {reference: 0.0, **dict(zip(free, fit.errors.tolist(), strict=False))}
     return Abilities(
         players=players,
-        ability={name: ability[name] for name in players},
-        error={name: error[name] for name in players},
+        ability={name: abilities[name] for name in players},
+        error={name: errors[name] for name in players},
         reference=reference,
-        order=float(found.coefficients[-1]) if order else None,
-        order_error=float(found.errors[-1]) if order else None,
-        separable=found.separable,
+        order=float(fit.coefficients[-1]) if order else None,
+        order_error=float(fit.errors[-1]) if order else None,
+        separable=fit.separable,
     )

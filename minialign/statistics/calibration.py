@@ -29,19 +29,17 @@ def reliability(probabilities: Sequence[float], right: Sequence[float], bins: in
     correct = np.where(p == 0.5, 0.5, np.where(p > 0.5, y, 1 - y))
     edges = np.linspace(0.5, 1.0, bins + 1)
     place = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
-    return [
-        Bin(
-            float(edges[i]), float(edges[i + 1]), int((place == i).sum()),
-            float(confidence[place == i].mean()), float(correct[place == i].mean()),
-        )
-        for i in range(bins)
-        if (place == i).any()
-    ]  # fmt: skip
+    filled = []
+    for i in np.unique(place).tolist():
+        here = place == i
+        means = float(confidence[here].mean()), float(correct[here].mean())
+        filled.append(Bin(float(edges[i]), float(edges[i + 1]), int(here.sum()), *means))
+    return filled
 
 
-def calibration_error(found: Sequence[Bin]) -> float:
+def calibration_error(bins: Sequence[Bin]) -> float:
     """ECE: the mean distance of accuracy from confidence over the cases (Naeini et al. 2015; Guo et
     al. 2017); nan without any."""
-    total = sum(one.count for one in found)
-    gaps = sum(one.count * abs(one.accuracy - one.confidence) for one in found)
+    total = sum(one.count for one in bins)
+    gaps = sum(one.count * abs(one.accuracy - one.confidence) for one in bins)
     return gaps / total if total else float("nan")

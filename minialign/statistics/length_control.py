@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minialign.statistics import logistic
-from minialign.statistics.bootstrap import Interval, cluster_index, statistic_interval, widened
+from minialign.statistics.bootstrap import Interval, cluster_index, statistic_interval, widen
 from minialign.statistics.logistic import sigmoid
 
 
@@ -68,7 +68,7 @@ def length_controlled(
     whole = logistic.fit(x, y)
     estimate: Interval = statistic_interval(rate, len(y), clusters, seed)
     if not np.ptp(y):  # all won, all tied: the resamples agree, which is no certainty
-        estimate = widened((estimate[0], 0.0, 0.0), len({*cluster_index(clusters, len(y))}))
+        estimate = widen((estimate[0], 0.0, 0.0), len({*cluster_index(clusters, len(y))}))
     return LengthControl(
         *estimate,
         slope=float(whole.coefficients[1]) if known else 0.0,

@@ -1,7 +1,8 @@
 """Logistic regression by Newton's method, with weights and with shares as outcomes.
 
 The one fit behind Bradley-Terry, length control and the slopes of biases. Separable data have no
-maximum: then the fit says so and gives the estimate under a weak prior instead.
+maximum: then the fit says so and gives the estimate under a weak prior instead. Libraries that fit
+this (scikit-learn, statsmodels) bring SciPy along, and neither says that data are separable.
 """
 
 from dataclasses import dataclass
@@ -45,10 +46,10 @@ def fit(
     w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
     used = w > 0
     x, y, w = x[used], y[used], w[used]
-    found = _newton(x, y, w, prior)
-    if found is None:
+    maximum = _newton(x, y, w, prior)
+    if maximum is None:
         return _result(x, y, w, _newton(x, y, w, PRIOR), PRIOR, separable=True)
-    return _result(x, y, w, found, prior, separable=False)
+    return _result(x, y, w, maximum, prior, separable=False)
 
 
 def _objective(x: np.ndarray, y: np.ndarray, w: np.ndarray, prior: float, c: np.ndarray) -> float:
@@ -57,7 +58,7 @@ def _objective(x: np.ndarray, y: np.ndarray, w: np.ndarray, prior: float, c: np.
 
 
 def _newton(x: np.ndarray, y: np.ndarray, w: np.ndarray, prior: float) -> np.ndarray | None:
-    """The maximum, or None when there is none (or no single one)."""
+    """The maximum; None when there is none, or no single one."""
     k = x.shape[1]
     c = np.zeros(k)
     if prior == 0 and np.linalg.matrix_rank(x) < k:

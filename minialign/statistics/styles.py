@@ -27,7 +27,7 @@ def style_of(text: str, median: float) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """Of the pairs whose better answer has one style and whose worse answer has another."""
+    """The pairs whose better answer has one style and whose worse answer has another."""
 
     better: str
     worse: str

@@ -25,7 +25,7 @@ _ABSENT = re.compile(
 )
 
 
-def showable(text: str) -> bool:
+def is_showable(text: str) -> bool:
     """Whether an instruction fits on a line of the list."""
     return "\n" not in text.strip() and 0 < len(text.split()) <= SHOWN_WORDS
 
@@ -87,10 +87,10 @@ class Pool:
 
     def add(self, text: str) -> str | None:
         """Take an instruction in; or the reason why not, in words that can be counted."""
-        found = words(text)
-        if len(found) < self._shortest:
+        said = words(text)
+        if len(said) < self._shortest:
             return f"shorter than {self._shortest} words"
-        if len(found) > self._longest:
+        if len(said) > self._longest:
             return f"longer than {self._longest} words"
         if not text[0].isalnum():
             return "begins with a sign"
@@ -98,8 +98,8 @@ class Pool:
             return "has a word to avoid"
         if ":" not in text and _ABSENT.search(text):
             return "needs a text that is not there"
-        if most_similar(found, self._words, self._similarity):
+        if most_similar(said, self._words, self._similarity):
             return f"ROUGE-L with a seed or an earlier one is {self._similarity:g} or more"
-        self._words.append(found)
+        self._words.append(said)
         self.made.append(text)
         return None

@@ -1,24 +1,25 @@
 """Data made by models: self-instruct, respond, prefer (RLAIF) and critique (constitutional AI).
 
-Each is a generator of events: a row for the output, something left out and why, or a step of the
-way. Rows come in the order of the prompts, so the same inputs give the same file.
+Each is a generator of events: a row for the output, something left out and why, or how far it is.
+Rows come in the order of the prompts, so the same inputs give the same file.
 """
 
-import fcntl
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from minialign.durable import Journal, json_line, numbered_rows
 from minialign.engine.next_token import sample_seed
 from minialign.errors import UserError
+from minialign.progress import Progress
 from minialign.records import Comparison, Prompt, Prompted, Verdict, as_prompt, marked
 from minialign.synth import answers, instructions
 from minialign.synth.instructions import Pool
+from minialign.synth.text_model import RememberingModel, TextRequest, Written
 from minialign.synth.texts import Text
-from minialign.synth.writers import Ask, Desk, Step, Written
 
 IDLE = 8  # rounds in a row without a new instruction, after which self-instruct gives up
 ROUND = 4  # lists asked for before the new instructions are shown to the model
@@ -42,23 +43,25 @@ class Dropped:
     text: str
 
 
-Event = Row | Dropped | Step
+Event = Row | Dropped | Progress
 Events = Generator[Event, None, None]
 
 
-def _chunks(desk: Desk, asked: Sequence[Prompted]) -> Iterator[tuple[int, Sequence[Prompted]]]:
+def _chunks(
+    model: RememberingModel, asked: Sequence[Prompted]
+) -> Iterator[tuple[int, Sequence[Prompted]]]:
     """(the index of the first, prompts): enough at once to keep a batch full."""
-    size = max(64, 4 * desk.batch_size)
+    size = max(64, 4 * model.batch_size)
     for start in range(0, len(asked), size):
         yield start, asked[start : start + size]
 
 
-def _origin(desk: Desk, command: str, **more: Any) -> dict[str, Any]:
-    return {"made_by": f"synth {command}", **desk.writer.origin, "seed": desk.seed, **more}
+def _origin(model: RememberingModel, command: str, **more: Any) -> dict[str, Any]:
+    return {"made_by": f"synth {command}", **model.model.origin, "seed": model.seed, **more}
 
 
 def self_instruct(
-    desk: Desk,
+    model: RememberingModel,
     seeds: Sequence[Prompted],
     pool: Pool,
     template: Text,
@@ -67,41 +70,27 @@ def self_instruct(
     answered: bool = True,
     keep_cut: bool = False,
 ) -> Events:
-    """``count`` new instructions, with answers unless ``answered`` is false.
+    """Make ``count`` new instructions, with answers unless ``answered`` is false.
 
     What is made does not depend on ``count``, so a finished file can be made longer.
 
     Raises:
         UserError: when no seed can be shown, or round after round brings nothing new.
     """
-    shown = [text for one in seeds if instructions.showable(text := one.prompt[-1]["content"])]
+    shown = [text for one in seeds if instructions.is_showable(text := one.prompt[-1]["content"])]
     if not shown:
         raise UserError(
             f"none of the {len(seeds)} seeds is a single line of up to"
             f" {instructions.SHOWN_WORDS} words",
             "write some short tasks that need no further text, one a line",
         )
-    origin = _origin(desk, "self-instruct", template=template.origin)
+    origin = _origin(model, "self-instruct", template=template.origin)
     made, number, idle = 0, 0, 0
     while made < count:
-        asks = []
-        for place in range(ROUND):
-            examples = instructions.draw(shown, pool.made, Random(f"{desk.seed} {number} {place}"))
-            content = template.filled(count=len(examples) + instructions.ASKED)
-            opening = instructions.opening(examples)
-            drawn = sample_seed(desk.seed, number * ROUND + place, 0)
-            asks.append(Ask(as_prompt(content), drawn, opening))
-        lists = yield from desk.write(asks, "instructions", made, count, unit=0)
-        fresh = []
-        for one in lists:
-            found, cut = instructions.parse(one.text, one.finish_reason == "length")
-            if cut:
-                yield Dropped(answers.CUT, cut)
-            for text in found:
-                if reason := pool.add(text):
-                    yield Dropped(reason, text)
-                else:
-                    fresh.append(text)
+        requests = _list_requests(model, shown, pool.made, template, number)
+        at = Progress("instructions", made, count)
+        lists = yield from model.write(requests, at, unit=0)
+        fresh = yield from _new_instructions(lists, pool)
         idle = 0 if fresh else idle + 1
         if idle == IDLE:
             raise UserError(
@@ -115,85 +104,135 @@ def self_instruct(
                 yield Row({"prompt": text, "origin": origin})
             continue
         for start in range(0, len(fresh), ANSWERED):
-            part = [as_prompt(text) for text in fresh[start : start + ANSWERED]]
             first = len(pool.made) - len(fresh) + start
-            asks = [
-                Ask(prompt, sample_seed(desk.seed, first + place, 1))
-                for place, prompt in enumerate(part)
+            requests = [
+                TextRequest(as_prompt(text), sample_seed(model.seed, first + place, 1))
+                for place, text in enumerate(fresh[start : start + ANSWERED])
             ]
-            texts = yield from desk.write(asks, "answers", made, count, unit=0)
-            for prompt, one in zip(part, texts, strict=True):
+            texts = yield from model.write(requests, Progress("answers", made, count), unit=0)
+            for request, written in zip(requests, texts, strict=True):
                 if made == count:
                     return
-                if reason := answers.fault(prompt, one.text, one.finish_reason, keep_cut):
-                    yield Dropped(f"answer: {reason}", prompt[-1]["content"])
-                    continue
-                made += 1
-                asked, end = prompt[-1]["content"], marked([one.finish_reason])
-                yield Row({"prompt": asked, "response": one.text.strip(), "origin": origin, **end})
+                event = _demonstration(request, written, origin, keep_cut)
+                made += isinstance(event, Row)
+                yield event
 
 
-def respond(desk: Desk, asked: Sequence[Prompted], n: int = 1, *, keep_cut: bool = False) -> Events:
-    """n answers to every prompt, as demonstrations (distillation)."""
-    origin = _origin(desk, "respond")
-    for start, part in _chunks(desk, asked):
-        asks = _asks(desk, start, part, n)
-        texts = yield from desk.write(asks, "answers", n * start, n * len(asked))
+def _list_requests(
+    model: RememberingModel, shown: Sequence[str], made: Sequence[str], template: Text, number: int
+) -> list[TextRequest]:
+    """The lists that one round asks for."""
+    requests = []
+    for place in range(ROUND):
+        examples = instructions.draw(shown, made, Random(f"{model.seed} {number} {place}"))
+        content = template.fill(count=len(examples) + instructions.ASKED)
+        seed = sample_seed(model.seed, number * ROUND + place, 0)
+        requests.append(TextRequest(as_prompt(content), seed, instructions.opening(examples)))
+    return requests
+
+
+def _new_instructions(lists: Sequence[Written], pool: Pool) -> Generator[Dropped, None, list[str]]:
+    """The instructions of these lists that the pool takes in; the others are dropped."""
+    fresh = []
+    for one in lists:
+        listed, cut = instructions.parse(one.text, one.finish_reason == "length")
+        if cut:
+            yield Dropped(answers.CUT, cut)
+        for text in listed:
+            if reason := pool.add(text):
+                yield Dropped(reason, text)
+            else:
+                fresh.append(text)
+    return fresh
+
+
+def _demonstration(
+    request: TextRequest, written: Written, origin: dict[str, Any], keep_cut: bool
+) -> Row | Dropped:
+    """A new instruction with its answer."""
+    text, reason = _check(request, written, keep_cut)
+    if reason:
+        return Dropped(f"answer: {reason}", _last(request))
+    row = {"prompt": _last(request), "response": text, "origin": origin}
+    return Row(row | marked([written.finish_reason]))
+
+
+def respond(
+    model: RememberingModel, asked: Sequence[Prompted], n: int = 1, *, keep_cut: bool = False
+) -> Events:
+    """Write n answers to every prompt, as demonstrations (distillation)."""
+    origin = _origin(model, "respond")
+    for start, part in _chunks(model, asked):
+        requests = _answer_requests(model, start, part, n)
+        texts = yield from model.write(requests, Progress("answers", n * start, n * len(asked)))
         seen: set[str] = set()
-        for index, (ask, one) in enumerate(zip(asks, texts, strict=True)):
+        for index, (request, written) in enumerate(zip(requests, texts, strict=True)):
             seen = set() if index % n == 0 else seen
-            text, reason = _checked(ask, one, keep_cut)
+            text, reason = _check(request, written, keep_cut)
             if reason is None and text in seen:
                 reason = "the same as another answer to this prompt"
             if reason:
-                yield Dropped(reason, _last(ask))
+                yield Dropped(reason, _last(request))
                 continue
             seen.add(text)
-            end = marked([one.finish_reason])
-            yield Row({"prompt": ask.prompt, "response": text, "origin": origin, **end})
+            row = {"prompt": request.prompt, "response": text, "origin": origin}
+            yield Row(row | marked([written.finish_reason]))
 
 
 def prefer(
-    desk: Desk,
-    asked: Sequence[Prompted],
-    judge: Judge,
-    *,
-    keep_cut: bool = False,
+    model: RememberingModel, asked: Sequence[Prompted], judge: Judge, *, keep_cut: bool = False
 ) -> Events:
-    """Two answers to every prompt, and the pair in the order that a judge prefers (RLAIF; Lee et
-    al. 2023, arXiv:2309.00267). A tie gives no pair."""
+    """Write two answers to every prompt, and the pair in the order that a judge prefers (RLAIF; Lee
+    et al. 2023, arXiv:2309.00267). A tie gives no pair."""
     total = 3 * len(asked)
-    for start, part in _chunks(desk, asked):
-        asks = _asks(desk, start, part, 2)
-        texts = yield from desk.write(asks, "answers", 3 * start, total)
+    for start, part in _chunks(model, asked):
+        requests = _answer_requests(model, start, part, 2)
+        texts = yield from model.write(requests, Progress("answers", 3 * start, total))
         pairs = []
-        for ask, one, other in zip(asks[::2], texts[::2], texts[1::2], strict=True):
-            (a, bad), (b, worse) = _checked(ask, one, keep_cut), _checked(ask, other, keep_cut)
+        for request, one, other in zip(requests[::2], texts[::2], texts[1::2], strict=True):
+            a, bad = _check(request, one, keep_cut)
+            b, worse = _check(request, other, keep_cut)
             if reason := bad or worse:
-                yield Dropped(f"an answer: {reason}", _last(ask))
-            elif answers.same(a, b):
-                yield Dropped("both answers are the same", _last(ask))
+                yield Dropped(f"an answer: {reason}", _last(request))
+            elif answers.hardly_differ(a, b):
+                yield Dropped("both answers are the same", _last(request))
             else:
                 origins = [{"finish_reason": each.finish_reason} for each in (one, other)]
-                pair = Comparison(ask.prompt, a, b, a_from=origins[0], b_from=origins[1])
+                pair = Comparison(request.prompt, a, b, a_from=origins[0], b_from=origins[1])
                 pairs.append(pair)
-        done = 3 * start + 2 * len(part) + len(part) - len(pairs)
-        yield Step("verdicts", done, total, desk.fresh)
+        done = 3 * (start + len(part)) - len(pairs)
+        yield Progress("verdicts", done, total)
         for place, verdict in enumerate(judge(pairs), 1):
-            yield Step("verdicts", done + place, total, desk.fresh)
-            if verdict.choice not in ("a", "b"):
-                said = "a tie" if verdict.choice == "tie" else "no verdict in what the judge said"
-                yield Dropped(said, verdict.prompt[-1]["content"])
-                continue
-            order = 1 if verdict.choice == "a" else -1
-            best, worst = (verdict.a, verdict.b)[::order]
-            ends = [origin.get("finish_reason") for origin in (verdict.a_from, verdict.b_from)]
-            origin = _origin(desk, "prefer", judge=verdict.judge, judge_template=verdict.template)
-            yield Row(_pair(verdict.prompt, best, worst, ends[::order], origin))
+            yield Progress("verdicts", done + place, total)
+            yield _order_pair(model, verdict)
+
+
+def _order_pair(model: RememberingModel, verdict: Verdict) -> Row | Dropped:
+    """The pair that a verdict gives."""
+    if verdict.choice not in ("a", "b"):
+        said = "a tie" if verdict.choice == "tie" else "no verdict in what the judge said"
+        return Dropped(said, verdict.prompt[-1]["content"])
+    order = 1 if verdict.choice == "a" else -1
+    texts = (verdict.a, verdict.b)[::order]
+    ends = [origin.get("finish_reason") for origin in (verdict.a_from, verdict.b_from)][::order]
+    origin = _origin(model, "prefer", judge=verdict.judge, judge_template=verdict.template)
+    return Row(_pair(verdict.prompt, texts, ends, origin))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An answer on its way to a revision; ``turns`` is what the model is asked next."""
+
+    request: TextRequest
+    answer: str
+    finish_reason: str
+    principle: str
+    turns: list[dict[str, str]]
+    critique: str = ""
 
 
 def critique(
-    desk: Desk,
+    model: RememberingModel,
     asked: Sequence[Prompted],
     constitution: Text,
     ask_critique: Text,
@@ -201,122 +240,131 @@ def critique(
     *,
     keep_cut: bool = False,
 ) -> Events:
-    """An answer, its critique by a principle and a revision; the revision is the chosen one
+    """Write an answer, its critique by a principle and a revision; the revision is the chosen one
     (constitutional AI; Bai et al. 2022, arXiv:2212.08073, section 3.1)."""
     total = 3 * len(asked)
-    principles = constitution.lines
     files = [one.origin for one in (constitution, ask_critique, ask_revision)]
     template = "built-in" if all(one.startswith("built-in") for one in files) else "; ".join(files)
-    for start, part in _chunks(desk, asked):
-        asks = _asks(desk, start, part, 1)
-        texts = yield from desk.write(asks, "answers", 3 * start, total)
-        done = 3 * start + len(part)
-        kept: list[tuple[Ask, str, str, str, list[dict[str, str]]]] = []
-        for place, (ask, one) in enumerate(zip(asks, texts, strict=True), start):
-            answer, reason = _checked(ask, one, keep_cut)
+    for start, part in _chunks(model, asked):
+        end = 3 * (start + len(part))
+        requests = _answer_requests(model, start, part, 1)
+        texts = yield from model.write(requests, Progress("answers", 3 * start, total))
+        drafts: list[Draft] = []
+        for place, (request, one) in enumerate(zip(requests, texts, strict=True), start):
+            answer, reason = _check(request, one, keep_cut)
             if reason:
-                done += 2
-                yield Dropped(f"answer: {reason}", _last(ask))
+                yield Dropped(f"answer: {reason}", _last(request))
                 continue
-            principle = Random(f"{desk.seed} {place}").choice(principles)
-            turns = [*ask.prompt, {"role": "assistant", "content": answer}]
-            turns.append({"role": "user", "content": ask_critique.filled(principle=principle)})
-            kept.append((ask, answer, one.finish_reason, principle, turns))
-        then = [Ask(turns, ask.seed) for ask, *_, turns in kept]
-        critiques = yield from desk.write(then, "critiques", done, total)
-        done += len(kept)
-        revised = []
-        for (ask, answer, end, principle, turns), one in zip(kept, critiques, strict=True):
-            if reason := answers.fault(turns, one.text, one.finish_reason, keep_cut=True):
-                done += 1
-                yield Dropped(f"critique: {reason}", _last(ask))
+            principle = Random(f"{model.seed} {place}").choice(constitution.lines)
+            turns = _go_on(request.prompt, answer, ask_critique.fill(principle=principle))
+            drafts.append(Draft(request, answer, one.finish_reason, principle, turns))
+        at = Progress("critiques", end - 2 * len(drafts), total)
+        texts = yield from model.write(_next_requests(drafts), at)
+        criticised: list[Draft] = []
+        for draft, one in zip(drafts, texts, strict=True):
+            if reason := answers.find_fault(draft.turns, one.text, one.finish_reason, True):
+                yield Dropped(f"critique: {reason}", _last(draft.request))
                 continue
-            content = ask_revision.filled(principle=principle, critique=one.text.strip())
-            turns = [*turns, {"role": "assistant", "content": one.text.strip()}]
-            turns.append({"role": "user", "content": content})
-            revised.append((ask, answer, end, principle, turns, one.text.strip()))
-        last = [Ask(turns, ask.seed) for ask, *_, turns, _ in revised]
-        revisions = yield from desk.write(last, "revisions", done, total)
-        for (ask, answer, end, principle, _, said), one in zip(revised, revisions, strict=True):
-            text = answers.without_preface(one.text)
-            reason = answers.fault(ask.prompt, text, one.finish_reason, keep_cut)
+            said = one.text.strip()
+            content = ask_revision.fill(principle=draft.principle, critique=said)
+            turns = _go_on(draft.turns, said, content)
+            criticised.append(replace(draft, turns=turns, critique=said))
+        at = Progress("revisions", end - len(criticised), total)
+        texts = yield from model.write(_next_requests(criticised), at)
+        for draft, one in zip(criticised, texts, strict=True):
+            text, reason = _check_revision(draft, one, keep_cut)
             if reason:
-                reason = f"revision: {reason}"
-            elif answers.same(text, answer):
-                reason = "the revision changes nothing"
-            elif answers.same(text, said, 0.7):
-                reason = "the revision is the critique"
-            if reason:
-                yield Dropped(reason, _last(ask))
+                yield Dropped(reason, _last(draft.request))
                 continue
-            origin = _origin(
-                desk, "critique", principle=principle, critique=said, template=template
-            )
-            yield Row(_pair(ask.prompt, text, answer, [one.finish_reason, end], origin))
+            how = {"principle": draft.principle, "critique": draft.critique, "template": template}
+            origin = _origin(model, "critique", **how)
+            ends = [one.finish_reason, draft.finish_reason]
+            yield Row(_pair(draft.request.prompt, (text, draft.answer), ends, origin))
 
 
-def _asks(desk: Desk, start: int, part: Sequence[Prompted], n: int) -> list[Ask]:
+def _go_on(turns: Prompt, answer: str, question: str) -> Prompt:
     return [
-        Ask(asked.prompt, sample_seed(desk.seed, start + place, sample))
+        *turns,
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": question},
+    ]
+
+
+def _next_requests(drafts: Sequence[Draft]) -> list[TextRequest]:
+    return [TextRequest(draft.turns, draft.request.seed) for draft in drafts]
+
+
+def _check_revision(draft: Draft, written: Written, keep_cut: bool) -> tuple[str, str | None]:
+    """(the text of a revision, what is wrong with it)."""
+    prompt, text = draft.request.prompt, answers.strip_preface(written.text)
+    if reason := answers.find_fault(prompt, text, written.finish_reason, keep_cut):
+        return text, f"revision: {reason}"
+    if answers.hardly_differ(text, draft.answer):
+        return text, "the revision changes nothing"
+    if answers.hardly_differ(text, draft.critique, 0.7):
+        return text, "the revision is the critique"
+    return text, None
+
+
+def _answer_requests(
+    model: RememberingModel, start: int, part: Sequence[Prompted], n: int
+) -> list[TextRequest]:
+    return [
+        TextRequest(asked.prompt, sample_seed(model.seed, start + place, sample))
         for place, asked in enumerate(part)
         for sample in range(n)
     ]
 
 
-def _checked(ask: Ask, one: Written, keep_cut: bool) -> tuple[str, str | None]:
-    return one.text.strip(), answers.fault(ask.prompt, one.text, one.finish_reason, keep_cut)
+def _check(request: TextRequest, written: Written, keep_cut: bool) -> tuple[str, str | None]:
+    """(the text of an answer, what is wrong with it)."""
+    reason = answers.find_fault(request.prompt, written.text, written.finish_reason, keep_cut)
+    return written.text.strip(), reason
 
 
-def _last(ask: Ask) -> str:
-    return ask.prompt[-1]["content"]
+def _last(request: TextRequest) -> str:
+    return request.prompt[-1]["content"]
 
 
 def _pair(
-    prompt: Prompt, chosen: str, rejected: str, ends: Sequence[str | None], origin: dict[str, Any]
+    prompt: Prompt, texts: Sequence[str], ends: Sequence[str | None], origin: dict[str, Any]
 ) -> dict[str, Any]:
-    row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "origin": origin}
+    """The row of (chosen, rejected)."""
+    row = {"prompt": prompt, "chosen": texts[0], "rejected": texts[1], "origin": origin}
     return row | marked(ends)
 
 
-def beside(output: Path, what: str) -> Path:
+def file_beside(output: Path, what: str) -> Path:
     """A file that belongs to an output: "pairs.jsonl" has a "pairs.journal.jsonl"."""
     return output.with_name(f"{output.stem}.{what}.jsonl")
 
 
-def kept(events: Iterator[Event], output: Path) -> Iterator[Event]:
-    """The events, with every row appended to ``output`` as it comes, and what was left out in a
+def write_rows(events: Iterator[Event], output: Path) -> Iterator[Event]:
+    """Pass events on, with every row appended to ``output`` as it comes, and what was left out in a
     file beside it. Rows that the file begins with already are compared, not written again.
 
     Raises:
         UserError: when the file has another row than the one that comes out.
     """
-    with open(output, "a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with Journal(output) as journal:
+        if not journal.claim():
             hint = "wait for it, or choose another -o FILE"
-            raise UserError(f"{output}: another process is writing it", hint) from None
-        file.seek(0)
-        lines = [line for line in file if line.endswith(b"\n")]  # the last may be cut by a kill
-        file.truncate(sum(map(len, lines)))
+            raise UserError(f"{output}: another process is writing it", hint)
+        Journal.resume(output)
+        before = [row for _, row in numbered_rows(output)]
+        file_beside(output, "dropped").write_bytes(b"")
         place = 0
-        with open(beside(output, "dropped"), "wb") as dropped:
+        with Journal(file_beside(output, "dropped")) as dropped:
             for event in events:
                 if isinstance(event, Row):
-                    line = _line(event.values)
-                    if place >= len(lines):
-                        file.write(line)
-                        file.flush()
-                    elif lines[place] != line:
+                    if place >= len(before):
+                        journal.append(event.values)
+                    elif before[place] != json.loads(json_line(event.values)):
                         raise UserError(
                             f"{output}:{place + 1}: not the row that these inputs give",
                             "go on with the same prompts, or choose another -o FILE",
                         )
                     place += 1
                 elif isinstance(event, Dropped):
-                    dropped.write(_line({"reason": event.reason, "text": event.text}))
+                    dropped.append({"reason": event.reason, "text": event.text})
                 yield event
-
-
-def _line(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, ensure_ascii=False).encode() + b"\n"

@@ -48,7 +48,7 @@ def most_similar(
     if not new:
         return None
     fuzz = rapidfuzz()
-    found = fuzz.process.extractOne(
+    nearest = fuzz.process.extractOne(
         new, known, scorer=fuzz.distance.Indel.normalized_similarity, score_cutoff=least
     )
-    return (found[2], found[1]) if found else None
+    return (nearest[2], nearest[1]) if nearest else None

@@ -31,8 +31,8 @@ class Text:
         lines = (line.strip() for line in self.content.splitlines())
         return [line for line in lines if line and not line.startswith("#")]
 
-    def filled(self, **values: object) -> str:
-        """The text with each {name} replaced; other braces stay as they are."""
+    def fill(self, **values: object) -> str:
+        """Replace each {name} of the text; other braces stay as they are."""
         content = self.content.strip()
         for name, value in values.items():
             content = content.replace(f"{{{name}}}", str(value))

@@ -1,16 +1,14 @@
-"""The course of a training run, whatever it trains: what is logged, evaluated and saved between the
-updates that ``fit`` makes, and when it ends.
+"""What is logged, evaluated and saved between the updates that ``fit`` makes, and when a run ends.
 
-A method of rows (``tasks.train``) and one that writes its own rows (``tasks.ppo``) differ in what a
-``Course`` holds, not in how it goes.
+A method on rows (``offline``) and one that writes its own rows (``online``) differ in what their
+``Bookkeeping`` holds, not in how it is kept.
 """
 
 import json
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event as Signal
 from typing import Any
 
@@ -20,22 +18,22 @@ from minialign.durable import write_atomic
 from minialign.errors import UserError
 from minialign.learn.fit import Diverged, Step, schedule
 from minialign.models.adapter import CONFIG, WEIGHTS
-from minialign.run_folder import Run, take_back
+from minialign.run_folder import Run
 from minialign.training import memory
 from minialign.training.budget import spent
-from minialign.training.events import Event
+from minialign.training.events import Ended, Event, Note, Saved, Updated
 from minialign.training.settings import Settings
 
 
-def at_once(done: int) -> Generator[Event, None, bool]:
-    """Nothing is to be done before a step."""
+def be_ready(done: int) -> Generator[Event, None, bool]:
+    """Do nothing before a step."""
     yield from ()
     return True
 
 
 @dataclass
-class Course:
-    """A run under way.
+class Bookkeeping:
+    """A run under way: how far it is, and how it is logged, evaluated and saved.
 
     Attributes:
         total: the number of its last step.
@@ -52,6 +50,7 @@ class Course:
         result: files of a result beside the adapter's.
         advice: what to try when the run diverges.
         ended: why it ends before ``total``; "" otherwise.
+        unlogged: sums of ``summed`` since the last line of the metrics.
     """
 
     run: Run
@@ -65,11 +64,16 @@ class Course:
     save: Callable[[int], None]
     save_result: Callable[[], None]
     best: tuple[str, Callable[..., float]] = ("loss", min)
-    ready: Callable[[int], Generator[Event, None, bool]] = at_once
+    ready: Callable[[int], Generator[Event, None, bool]] = be_ready
     summed: tuple[str, ...] = ("tokens", "seconds")
     result: tuple[str, ...] = ()
     advice: str = "try a smaller --learning-rate, a longer --warmup or --grad-clip 0.5"
     ended: str = ""
+    unlogged: dict[str, float] = field(default_factory=dict)
+
+    def is_last(self) -> bool:
+        """Whether no step follows."""
+        return self.done == self.total or bool(self.ended)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step; the schedule ends where the run will, as far as known."""
@@ -77,112 +81,109 @@ class Course:
         warmup = settings.warmup * total if settings.warmup < 1 else settings.warmup
         return schedule(settings.lr_schedule, settings.learning_rate, round(warmup), total)(step)
 
-    def waited(self) -> int:
+    def evaluations_since_best(self) -> int:
         """How many evaluations have passed since the best one, up to now."""
         name, best = self.best
-        found = [row[name] for row in self.run.metrics("eval") if row["step"] <= self.done]
-        return len(found) - 1 - found.index(best(found)) if found else 0
+        values = [row[name] for row in self.run.metrics("eval") if row["step"] <= self.done]
+        return len(values) - 1 - values.index(best(values)) if values else 0
 
 
-@contextmanager
-def under_lock(run: Run, began: Callable[[], bool]) -> Iterator[None]:
-    """The run's lock, and its end when a user's mistake ends it: a run of which nothing ``began``
-    leaves name and folder free for the next try."""
-    with run.locked():
-        try:
-            yield
-        except UserError as reason:
-            if began():
-                run.finish("failed", reason.problem)
-            else:
-                take_back(run)
-            raise
-
-
-def follow(course: Course, steps: Iterator[Step], stop: Signal) -> Generator[Event, None, bool]:
-    """The events of the steps that are left; true when the course came to its end, false when
-    ``stop`` was set before.
+def record_steps(
+    books: Bookkeeping, steps: Iterator[Step], stop: Signal
+) -> Generator[Event, None, bool]:
+    """Take the steps that are left; true when the run came to its end, false when ``stop`` was set
+    before.
 
     Raises:
         UserError: when the run diverges; the last good weights are its result.
     """
-    run, settings = course.run, course.settings
-    began, first = time.monotonic(), course.done
-    unlogged = dict.fromkeys(course.summed, 0.0)
-    course.ended = spent(settings, **course.used)
+    began, first = time.monotonic(), books.done
+    books.ended = spent(books.settings, **books.used)
     mx.reset_peak_memory()
     try:
-        while course.done < course.total and not course.ended:
-            if not (yield from course.ready(course.done)):
-                course.save(course.done)
-                yield _stopped(course, course.total)
+        while books.done < books.total and not books.ended:
+            if not (yield from books.ready(books.done)):
+                books.save(books.done)
+                yield _stop(books, books.total)
                 return False
-            step = next(steps)
-            done = course.done = step.step
-            values = course.values(step)
-            unlogged = {name: value + values[name] for name, value in unlogged.items()}
-            for name in course.used:
-                course.used[name] += values[name]
-            course.ended = spent(settings, **course.used)
-            last = done == course.total or bool(course.ended)
-            if done % settings.steps_per_report == 0 or last:
-                run.log("train", done, {**values, **unlogged})
-                unlogged = dict.fromkeys(course.summed, 0.0)
-            ahead = done if last else max(course.ahead(done + 1), done + 1)
+            values = _log(books, next(steps))
+            done, last = books.done, books.is_last()
+            ahead = done if last else max(books.ahead(done + 1), done + 1)
             eta = (time.monotonic() - began) / (done - first) * (ahead - done)
-            yield Event("step", step=done, total=ahead, values={**values, "eta": eta})
-            evaluates = settings.steps_per_eval and done % settings.steps_per_eval == 0
-            if course.evaluate and (evaluates or last):
-                yield from course.evaluate(done, ahead)
-            enough = bool(settings.patience) and course.waited() >= settings.patience
-            if done % settings.save_every == 0 or last or stop.is_set() or enough:
-                course.save(done)
-                yield Event("saved", step=done, total=ahead)
-            if enough and not course.ended:
-                figure = course.best[0].split("/")[0]
-                course.ended = f"no better {figure} in {settings.patience} evaluations"
-            if stop.is_set() and not last and not course.ended:
-                yield _stopped(course, ahead)
+            yield Updated(done, ahead, {**values, "eta": eta})
+            yield from _evaluate_and_save(books, ahead, stop)
+            if stop.is_set() and not last and not books.ended:
+                yield _stop(books, ahead)
                 return False
     except Diverged as reason:
-        run.drop_checkpoints(after=reason.good)
-        course.save_result()
+        books.run.drop_checkpoints(after=reason.good)
+        books.save_result()
         raise UserError(
-            f"{reason}; the weights of step {reason.good} are kept", course.advice
+            f"{reason}; the weights of step {reason.good} are kept", books.advice
         ) from None
     return True
 
 
-def _stopped(course: Course, ahead: int) -> Event:
-    course.run.finish("stopped", f"after step {course.done}")
-    return Event("end", step=course.done, total=ahead, values={"status": "stopped"})
+def _log(books: Bookkeeping, step: Step) -> dict[str, Any]:
+    """Count a step and write its line of the metrics where one is due; returns its values."""
+    books.done = step.step
+    values = books.values(step)
+    for name in books.summed:
+        books.unlogged[name] = books.unlogged.get(name, 0.0) + values[name]
+    for name in books.used:
+        books.used[name] += values[name]
+    books.ended = spent(books.settings, **books.used)
+    if books.done % books.settings.steps_per_report == 0 or books.is_last():
+        books.run.log("train", books.done, {**values, **books.unlogged})
+        books.unlogged.clear()
+    return values
 
 
-def finished(course: Course, summary: dict[str, Any]) -> Iterator[Event]:
-    """The end of a course that was not stopped: result and summary, to which ``summary`` adds."""
-    run, settings, done = course.run, course.settings, course.done
-    if course.ended:
-        yield Event("note", f"{course.ended}: finished")
+def _evaluate_and_save(books: Bookkeeping, ahead: int, stop: Signal) -> Iterator[Event]:
+    """What is due after a step; the end, when nothing got better for long enough."""
+    settings, done, last = books.settings, books.done, books.is_last()
+    evaluates = settings.steps_per_eval and done % settings.steps_per_eval == 0
+    if books.evaluate and (evaluates or last):
+        yield from books.evaluate(done, ahead)
+    enough = bool(settings.patience) and books.evaluations_since_best() >= settings.patience
+    if done % settings.save_every == 0 or last or stop.is_set() or enough:
+        books.save(done)
+        yield Saved(done, ahead)
+    if enough and not books.ended:
+        figure = books.best[0].split("/")[0]
+        books.ended = f"no better {figure} in {settings.patience} evaluations"
+
+
+def _stop(books: Bookkeeping, ahead: int) -> Event:
+    books.run.finish("stopped", f"after step {books.done}")
+    return Ended({"status": "stopped"}, books.done, ahead)
+
+
+def finish(books: Bookkeeping, summary: dict[str, Any]) -> Iterator[Event]:
+    """End a run that was not stopped: its result and its summary, to which ``summary`` adds."""
+    run, settings, done = books.run, books.settings, books.done
+    if books.ended:
+        yield Note(f"{books.ended}: finished")
     run.set_total(done)
     if not (run.path / WEIGHTS).exists() or done not in run.checkpoints():
-        course.save(done)
+        books.save(done)
     best = run.path / "best"
     if (settings.select == "best" or settings.patience) and (best / WEIGHTS).exists():
-        for name in (WEIGHTS, CONFIG, *course.result):
+        for name in (WEIGHTS, CONFIG, *books.result):
             if (best / name).exists():
                 shutil.copyfile(best / name, run.path / name)
     evaluations = run.metrics("eval")
     whole = {
         "status": "finished",
-        "reason": course.ended or "all steps done",
+        "reason": books.ended or "all steps done",
         "steps": done,
-        "seconds": course.used["seconds"],
-        "tokens": int(course.used["tokens"]),
+        "seconds": books.used["seconds"],
+        "tokens": int(books.used["tokens"]),
         "peak_memory": mx.get_peak_memory(),
         "peak_resident": memory.peak(),
         **summary,
         "after": evaluations[-1] if evaluations else None,
     }
     write_atomic(run.path / "summary.json", json.dumps(whole, indent=2) + "\n")
-    run.finish("finished", course.ended)
-    yield Event("end", step=done, total=done, values=whole)
+    run.finish("finished", books.ended)
+    yield Ended(whole, done, done)

@@ -6,8 +6,6 @@ shapes.
 """
 
 import dataclasses
-import os
-import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import psutil
 
 from minialign import cpu
 from minialign.errors import UserError
@@ -22,15 +21,19 @@ from minialign.learn import packing
 from minialign.learn.batch import Example
 from minialign.learn.forward import WORTH
 from minialign.learn.selected_logps import CHUNK
+from minialign.machine.hardware import peak
 from minialign.methods import Method
 from minialign.models.adapter import Lora, named_arrays
 from minialign.models.load import Model
+from minialign.run_folder import flags
 from minialign.training.reference_logps import TOKENS as REFERENCE_TOKENS
 from minialign.training.settings import Settings
 
+__all__ = ["Need", "available", "describe", "estimate", "peak", "refuse", "resident"]
+
 FLOAT = 4
-# The process beside the weights where the system does not tell, and how much it grows in training:
-# code that is first run then, the graph of a step.
+# The process beside the weights where the system does not count these (on a GPU), and how much it
+# grows in training: code that is first run then, the graph of a step.
 PROCESS, GROWTH = 100e6, 22e6
 # The temporaries of so many blocks exist at once (native kernels, MLX's own) in training, and in a
 # pass without a gradient: the native ones wait for those before them, MLX's own are allocated up to
@@ -47,8 +50,8 @@ COPIES, COPIES_IN_UPDATE = 4, 7
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes: the process before it trains but for the weights, the weights as they are in memory,
-    the adapter with its optimizer, the activations."""
+    """Bytes of memory: of the process before training without the weights, of the weights as they
+    are held, of the adapter with its optimizer, of the activations."""
 
     process: float
     weights: float
@@ -135,7 +138,7 @@ def _linears(module: nn.Module, lora: Lora) -> list[tuple[int, int, bool]]:
     """(outputs, inputs, quantized) of each layer that gets an adapter."""
     adapted = module.layers if lora.num_layers <= 0 else module.layers[-lora.num_layers :]
     parts = [item for layer in adapted for item in layer.named_modules()]
-    found = []
+    sizes = []
     for name, part in [*parts, *(module.named_modules() if lora.keys else [])]:
         if isinstance(part, nn.Linear | nn.QuantizedLinear) and (
             lora.keys is None or name in lora.keys
@@ -144,8 +147,8 @@ def _linears(module: nn.Module, lora: Lora) -> list[tuple[int, int, bool]]:
             quantized = isinstance(part, nn.QuantizedLinear)
             if quantized:
                 inputs = part.scales.shape[1] * part.group_size
-            found.append((outputs, inputs, quantized))
-    return found
+            sizes.append((outputs, inputs, quantized))
+    return sizes
 
 
 def _block(shape: _Shape, tokens: _Tokens, kept: bool) -> list[tuple[float, int]]:
@@ -237,43 +240,22 @@ def estimate(
         peaks.append(_reading(shape, widest(rows, count)))
     if settings.reference_adapter:  # a second model is loaded beside the reference
         peaks.append(weights)
-    held = resident()
-    process = max(held - weights, 0.0) if held else PROCESS
+    process = max(resident() - weights, 0.0) or PROCESS
     adapters = COPIES * adapter
     return Need(process + GROWTH, weights, adapters, max(peaks) - adapters)
 
 
-def _told(file: str, name: str) -> float:
-    """Bytes that Linux tells of this process or of the machine under a name; 0 elsewhere."""
-    try:
-        with open(file, encoding="ascii") as lines:
-            return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(name))
-    except (OSError, StopIteration):
-        return 0.0
-
-
 def resident() -> float:
-    """Bytes that this process holds and does not give back; 0 where the system does not tell."""
+    """Bytes that this process holds and does not give back."""
     cpu.trim()  # loading a model leaves free memory behind
-    return _told("/proc/self/status", "VmRSS:")
-
-
-def peak() -> float:
-    """Most bytes that this process ever held."""
-    # Linux's ru_maxrss begins with that of the program that started this one.
-    unit = 1 if sys.platform == "darwin" else 1024
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return _told("/proc/self/status", "VmHWM:") or used
+    return float(psutil.Process().memory_info().rss)
 
 
 def available() -> float:
-    """Bytes of memory that a new process can have."""
-    if there := _told("/proc/meminfo", "MemAvailable:"):
-        return there
+    """Bytes of memory that a new process can have; on a GPU no more than it works well with."""
+    free = float(psutil.virtual_memory().available)
     info = mx.device_info() if mx.metal.is_available() else {}
-    if limit := info.get("max_recommended_working_set_size"):
-        return float(limit)
-    return 0.75 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(free, float(info.get("max_recommended_working_set_size") or free))
 
 
 def describe(need: Need) -> str:
@@ -300,29 +282,20 @@ def refuse(
     limit += resident() if settings.memory_limit is None else 0.0  # of the total, held already
     if need.total <= limit:
         return
-    smaller: list[tuple[str, dict[str, Any]]] = [
-        ("--grad-checkpoint", {"grad_checkpoint": True}),
-        ("--grad-checkpoint --batch-size 1", {"grad_checkpoint": True, "batch_size": 1}),
-    ]
-    for length in (512, 256, 128):
-        if length < settings.max_seq_length:
-            flags = f"--grad-checkpoint --batch-size 1 --max-seq-length {length}"
-            changes: dict[str, Any] = {
-                "grad_checkpoint": True,
-                "batch_size": 1,
-                "max_seq_length": length,
-            }
-            smaller.append((flags, changes))
+    smaller: list[dict[str, Any]] = [{"grad_checkpoint": True}]
+    smaller.append(smaller[-1] | {"batch_size": 1})
+    shorter = [length for length in (512, 256, 128) if length < settings.max_seq_length]
+    smaller += [smaller[-1] | {"max_seq_length": length} for length in shorter]
     hint = "use a smaller model: minialign models list"
-    for flags, changes in smaller:
-        changed = dataclasses.replace(settings, **dict(changes))
+    for changes in smaller:
+        changed = dataclasses.replace(settings, **changes)
         fitting, others = (
             [example for example in rows if example.length <= changed.max_seq_length]
             for rows in (examples, held_out)
         )
         if fitting and estimate(model, fitting, changed, lora, method, others).total <= limit:
-            hint = f"this fits: {flags}"
+            words = [word.replace("=", " ") for word in flags(changes)]
+            hint = f"this fits: {' '.join(words)}"
             break
-    raise UserError(
-        f"this run needs about {need.total / 1e9:.1f} GB and {limit / 1e9:.1f} GB are there", hint
-    )
+    said = f"this run needs about {need.total / 1e9:.1f} GB and {limit / 1e9:.1f} GB are there"
+    raise UserError(said, hint)

@@ -1,111 +1,112 @@
-"""A training run, from its settings to its adapter, as a stream of events.
+"""Training on rows: from the parts of a run to its adapter, as a stream of events.
 
-``start`` makes the run's folder, ``resume`` goes on with one; both give the events of the same
-generator. Whoever consumes them (the command line, a test) decides how they look; another process
-reads the run's files.
+What is trained on is known before the first step; the reference's log-probs, where a method has a
+reference, are computed before it too.
 """
 
-import dataclasses
+import itertools
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.optimizers as optim
 
-from minialign.config import resolve
-from minialign.durable import write_atomic
-from minialign.errors import UserError
 from minialign.learn.batch import Batch, Example, collate, endless, index_batches
 from minialign.learn.fit import Step, adamw, evaluate, fit, joined, load_state, save_state
+from minialign.learn.policy import Counts, add_reward_head, make_policy
 from minialign.methods import Method
-from minialign.methods.own import method_of
-from minialign.models.adapter import save_adapter
-from minialign.models.control import FILE as CONTROL
-from minialign.models.control import to_text
+from minialign.models.adapter import adapter_hash, load_adapter
 from minialign.models.head import FILE as HEAD
-from minialign.models.head import save_head
-from minialign.models.sources.fetch import ensure
+from minialign.models.load import load
 from minialign.records import Pair
 from minialign.run_folder import Run
 from minialign.statistics.shares import wilson
-from minialign.training.bookkeeping import Course, finished, follow, under_lock
-from minialign.training.budget import steps_ahead
-from minialign.training.events import Event
-from minialign.training.examples import check_data
-from minialign.training.prepare import Session, prepare
-from minialign.training.settings import Settings, check, own_whole_paths, with_whole_paths
+from minialign.training.bookkeeping import Bookkeeping, finish, record_steps
+from minialign.training.budget import steps_ahead, steps_within
+from minialign.training.events import (
+    UNKNOWN,
+    Ended,
+    Evaluated,
+    Evaluating,
+    Event,
+    Note,
+    ReferenceRead,
+)
+from minialign.training.parts import (
+    Parts,
+    attach_adapter,
+    open_parts,
+    prepare_passes,
+    save_result,
+)
+from minialign.training.reference_logps import reference_logps
+from minialign.training.settings import Settings
 
 
-def start(
-    method: Method,
-    settings: Settings,
-    config: Any,
-    stop: threading.Event | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[Run, Iterator[Event]]:
-    """A new run's folder, and its events; nothing is trained before the first event is taken.
-
-    Setting ``stop`` ends the run after the step under way, with a checkpoint; ``progress`` is
-    called with (what, done, total) while the model is fetched.
-
-    Raises:
-        UserError: for settings that no run can use, a model that is not to be had, or a folder
-            that is taken.
-    """
-    check(settings)
-    method.check(config)
-    settings, config = with_whole_paths(settings), own_whole_paths(config)
-    check_data(settings)
-    ensure(settings.model, progress)
-    out = Path(settings.out) if settings.out else None
-    values = {**dataclasses.asdict(settings), **dataclasses.asdict(config)}
-    if method.file:
-        values["method_file"] = method.file
-    run = Run.create(method.name, values, out, settings.name)
-    return run, _train(run, method, settings, config, stop or threading.Event(), fresh=True)
-
-
-def resume(run: Run, stop: threading.Event | None = None) -> Iterator[Event]:
-    """Go on with a run that was stopped or killed, to the same weights as if it had not been.
+def events(
+    run: Run, method: Method, settings: Settings, config: Any, stop: threading.Event
+) -> Iterator[Event]:
+    """Everything that happens in a run on rows, which goes on where its checkpoints are.
 
     Raises:
-        UserError: when the run is finished, running, or no training run.
+        UserError: for bad rows, a model or adapter that is not there, too little memory.
     """
-    stored = run.config
-    method = method_of(stored)
-    if method is None:
-        raise UserError(f"run {run.name}: method {stored.get('method')!r} cannot be resumed")
-    if run.state().status == "finished":
-        raise UserError(
-            f"run {run.name} is finished",
-            f"to train on from it: minialign {method.file and 'train '}{method.file or method.name}"
-            f" --adapter {run.name} --data FILE",
-        )
-    where = str(run.path / "config.json")
-    settings = resolve(Settings, stored, {}, where)
-    config = resolve(method.config, stored, {}, where)
-    return _train(run, method, settings, config, stop or threading.Event())
+    parts = yield from open_parts(run, method, settings, config, _plan)
+    if not (yield from _read_reference(parts, stop)):
+        run.finish("stopped", "before the first step")
+        yield Ended({"status": "stopped"})
+        return
+    prepare_passes(parts)
+    yield from _train(parts, stop)
 
 
-def _train(
-    run: Run, method: Method, settings: Settings, config: Any, stop: threading.Event,
-    fresh: bool = False,
-) -> Iterator[Event]:  # fmt: skip
-    session = None
-    with under_lock(run, began=lambda: not fresh or session is not None):
-        for event in prepare(run, method, settings, config, stop):
-            if isinstance(event, Session):
-                session = event
-            else:
-                yield event
-        if session is None:
-            run.finish("stopped", "before the first step")
-            yield Event("end", values={"status": "stopped"})
-            return
-        yield from _steps(session, stop)
+def _plan(parts: Parts) -> tuple[int, str]:
+    """How many steps there will be, and what is said of them and of the rows."""
+    settings, rows = parts.settings, parts.rows
+    each = settings.batch_size * settings.grad_accumulation_steps
+    total = settings.iters or max(1, round(settings.epochs * math.ceil(len(rows.train) / each)))
+    if settings.max_tokens or settings.max_minutes:
+        total = settings.iters or UNKNOWN
+    if settings.max_tokens:
+        total = steps_within(rows.train, settings, total)
+    held_out = f", {len(rows.held_out)} held out" if rows.held_out else ""
+    steps = f"{total} steps" if total < UNKNOWN else f"{settings.max_minutes:g} minutes"
+    return total, f"{len(rows.train)} examples to train on{held_out}; {steps} of {each} examples"
+
+
+def _read_reference(parts: Parts, stop: threading.Event) -> Generator[Event, None, bool]:
+    """Fill in the reference's log-probs, and leave the policy as training begins with it; false
+    when stopped on the way."""
+    method, settings, rows = parts.method, parts.settings, parts.rows
+    base = parts.reference_from or parts.start_from
+    if base is not None:
+        load_adapter(parts.model.module, base)
+    if method.reference:
+        key = f"{parts.model.fingerprint} {adapter_hash(base)}"
+        needed = _visited(rows.train, settings, parts.total) + rows.held_out
+        for done, count, cached in reference_logps(parts.policy, needed, key):
+            yield ReferenceRead(done, count, {"cached": cached})
+            if stop.is_set():
+                return False
+    if parts.reference_from is not None:
+        # The reference's log-probs are in the examples now; training starts from its own adapter.
+        parts.model = load(settings.model)
+        parts.policy = make_policy(parts.model, method.reward_head)
+    if parts.reference_from is not None or parts.start_from is None:
+        attach_adapter(parts)
+    if method.reward_head:
+        add_reward_head(parts.policy, parts.start_from)
+    return True
+
+
+def _visited(examples: list[Example], settings: Settings, total: int) -> list[Example]:
+    """The examples that ``total`` updates will see: a short run does not need all."""
+    order = endless([example.length for example in examples], settings.batch_size, settings.seed)
+    whole = math.ceil(len(examples) / settings.batch_size)  # the batches of an epoch hold all
+    batches = itertools.islice(order, min(total * settings.grad_accumulation_steps, whole))
+    return [examples[i] for i in sorted({i for batch in batches for i in batch})]
 
 
 def _batch(examples: list[Example], indices: list[int]) -> Batch:
@@ -116,30 +117,28 @@ def _batch(examples: list[Example], indices: list[int]) -> Batch:
     return batch
 
 
-def _updates(session: Session, done: int) -> Iterator[list[Batch]]:
+def _updates(parts: Parts, done: int) -> Iterator[list[Batch]]:
     """Micro-batches of each update, from the one after ``done`` on."""
-    settings = session.settings
-    lengths = [example.length for example in session.rows.train]
+    settings = parts.settings
+    lengths = [example.length for example in parts.rows.train]
     order = endless(lengths, settings.batch_size, settings.seed)
     each = settings.grad_accumulation_steps
     for _ in range(done * each):
         next(order)
     while True:
-        yield [_batch(session.rows.train, next(order)) for _ in range(each)]
+        yield [_batch(parts.rows.train, next(order)) for _ in range(each)]
 
 
-def _evaluated(session: Session, step: int, total: int) -> Iterator[Event]:
+def _evaluate(parts: Parts, step: int, total: int) -> Iterator[Event]:
     """Evaluate on the held-out rows, log it, and keep the adapter if it is the best so far."""
-    rows, method, run = session.rows.held_out, session.method, session.run
-    order = index_batches(
-        [example.length for example in rows], 4 * session.settings.batch_size, 0, 0
-    )
+    rows, method, run = parts.rows.held_out, parts.method, parts.run
+    order = index_batches([example.length for example in rows], 4 * parts.settings.batch_size, 0, 0)
     batches = (_batch(rows, indices) for indices in order)
     means: dict[str, float] = {}
-    loss = method.loss(session.config)
-    for done, so_far in evaluate(session.policy, loss, batches, method.weight):
+    loss = method.loss(parts.config)
+    for done, so_far in evaluate(parts.policy, loss, batches, method.weight):
         means = so_far
-        yield Event("evaluating", step=done, total=len(rows))
+        yield Evaluating(done, len(rows))
     values: dict[str, Any] = method.derived(means)
     values["rows"] = len(rows)
     if "rewards/accuracies" in values:
@@ -149,8 +148,8 @@ def _evaluated(session: Session, step: int, total: int) -> Iterator[Event]:
     earlier = [row["loss"] for row in run.metrics("eval") if 0 < row["step"] < step]
     run.log("eval", step, values)
     if step > 0 and values["loss"] < min(earlier, default=float("inf")):
-        _save_result(session, run.path / "best")
-    yield Event("eval", step=step, total=total, values=values)
+        save_result(parts, run.path / "best")
+    yield Evaluated(step, total, values)
 
 
 def _shorter_wins(rows: list[Example]) -> float:
@@ -170,34 +169,19 @@ def _ordered(row: Example) -> list[tuple[int, int]]:
     return [(i, j) for i in places for j in places if scores[i] > scores[j]]
 
 
-def _before(session: Session) -> dict[str, float] | None:
+def _before(parts: Parts) -> dict[str, float] | None:
     """What the held-out rows looked like before the first step."""
-    if session.method.reference and session.method.record is Pair:
-        pairs = [example.meta["reference"] for example in session.rows.held_out]
+    if parts.method.reference and parts.method.record is Pair:
+        pairs = [example.meta["reference"] for example in parts.rows.held_out]
         share = sum(chosen > rejected for chosen, rejected in pairs) / max(len(pairs), 1)
         return {"logps/accuracies": share} if pairs else None
-    return next((row for row in session.run.metrics("eval") if row["step"] == 0), None)
+    return next((row for row in parts.run.metrics("eval") if row["step"] == 0), None)
 
 
-def _known_at_start(session: Session) -> bool:
+def _known_at_start(parts: Parts) -> bool:
     """Whether step 0 needs no look: a policy that is its own reference, a fresh reward head."""
-    fresh_head = session.method.reward_head and session.settings.adapter is None
-    return session.method.reference or fresh_head
-
-
-def _save_result(session: Session, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    save_adapter(folder, session.model.module, session.lora, str(session.model.path))
-    if session.policy.reward is not None:
-        save_head(folder, session.policy.reward)
-    if session.words:
-        write_atomic(folder / CONTROL, to_text(session.words))
-
-
-def _save(session: Session, step: int, optimizer: optim.Optimizer) -> None:
-    """A checkpoint, and the same weights as the run's adapter."""
-    session.run.save_checkpoint(step, lambda folder: save_state(folder, session.policy, optimizer))
-    _save_result(session, session.run.path)
+    fresh_head = parts.method.reward_head and parts.settings.adapter is None
+    return parts.method.reference or fresh_head
 
 
 def _values(step: Step, method: Method) -> dict[str, float]:
@@ -214,48 +198,48 @@ def _values(step: Step, method: Method) -> dict[str, float]:
     }
 
 
-def _steps(session: Session, stop: threading.Event) -> Iterator[Event]:
-    run, settings, policy, total = session.run, session.settings, session.policy, session.total
+def _train(parts: Parts, stop: threading.Event) -> Iterator[Event]:
+    run, settings, policy, total = parts.run, parts.settings, parts.policy, parts.total
     optimizer = adamw((settings.betas[0], settings.betas[1]), settings.weight_decay)
     optimizer.init(joined(policy.trainable.trainable_parameters()))
     done = 0
     if checkpoints := run.checkpoints():
         done = checkpoints[-1]
         load_state(run.checkpoint_path(done), policy, optimizer)
-        yield Event("note", f"going on after step {done}", done, total)
-    elif session.rows.held_out and not _known_at_start(session):
-        yield from _evaluated(session, 0, total)
-    kept = [row for row in run.metrics("train") if row["step"] <= done]
-    used = {name: sum(row[name] for row in kept) for name in ("tokens", "seconds")}
-    course = Course(
+        yield Note(f"going on after step {done}", done, total)
+    elif parts.rows.held_out and not _known_at_start(parts):
+        yield from _evaluate(parts, 0, total)
+    logged = [row for row in run.metrics("train") if row["step"] <= done]
+    used = {name: sum(row[name] for row in logged) for name in ("tokens", "seconds")}
+
+    def save(step: int) -> None:
+        run.save_checkpoint(step, lambda folder: save_state(folder, policy, optimizer))
+        save_result(parts, run.path)
+
+    books = Bookkeeping(
         run,
         settings,
         total,
         done,
         used,
-        values=lambda step: _values(step, session.method),
+        values=lambda step: _values(step, parts.method),
         ahead=lambda step: steps_ahead(settings, step, used["seconds"], total),
-        evaluate=partial(_evaluated, session) if session.rows.held_out else None,
-        save=lambda step: _save(session, step, optimizer),
-        save_result=lambda: _save_result(session, run.path),
+        evaluate=partial(_evaluate, parts) if parts.rows.held_out else None,
+        save=save,
+        save_result=lambda: save_result(parts, run.path),
         result=(HEAD,),
     )
-    policy.shared = policy.separate = 0  # the reference's batches are not training's
+    policy.counts = Counts()  # the reference's batches are not training's
     steps = fit(
         policy,
-        session.method.loss(session.config),
-        _updates(session, done),
+        parts.method.loss(parts.config),
+        _updates(parts, done),
         optimizer,
-        rate=course.rate,
-        weight=session.method.weight,
+        rate=books.rate,
+        weight=parts.method.weight,
         clip=settings.grad_clip,
         first=done + 1,
         seed=settings.seed,
     )
-    if (yield from follow(course, steps, stop)):
-        summary = {
-            "shared_batches": policy.shared,
-            "separate_batches": policy.separate,
-            "before": _before(session),
-        }
-        yield from finished(course, summary)
+    if (yield from record_steps(books, steps, stop)):
+        yield from finish(books, policy.counts.batches() | {"before": _before(parts)})

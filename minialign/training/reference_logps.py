@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import mlx.core as mx
 import numpy as np
 
-from minialign.durable import read_jsonl
+from minialign.durable import Journal
 from minialign.home import folder
 from minialign.learn.batch import Example, collate, index_batches
 from minialign.learn.forward import response_logps
@@ -38,38 +38,32 @@ def reference_logps(
         policy: the model as it is before training.
         model_key: identifies the weights, adapter included.
     """
-    file = (
-        folder("cache/reference") / f"{hashlib.sha256(model_key.encode()).hexdigest()[:32]}.jsonl"
-    )
-    known = {row["key"]: row["logps"] for row in read_jsonl(file) if "logps" in row}
+    name = hashlib.sha256(model_key.encode()).hexdigest()[:32]
+    journal = Journal.resume(folder("cache/reference") / f"{name}.jsonl")
+    known = {key: row["logps"] for key, row in journal.known("key").items() if "logps" in row}
     keys = [example_key(example) for example in examples]
     cached = sum(key in known for key in keys)
     done = 0
     longest = max(example.length for example in examples)
     rows = max(len(example.responses) for example in examples)
     size = max(1, TOKENS // (longest * rows))
-    policy.trainable.eval()
-    policy.gradient = False
     lengths = [example.length for example in examples]
     # Batches depend on the examples alone, not on what is cached: an interrupted computation that
     # goes on later gives the same numbers to the last bit.
-    with open(file, "a", encoding="utf-8") as out:
-        if out.tell():
-            out.write("\n")  # a kill may have cut the last line
-        for indices in index_batches(lengths, size, 0, 0):
-            if any(keys[i] not in known for i in indices):
+    for indices in index_batches(lengths, size, 0, 0):
+        if any(keys[i] not in known for i in indices):
+            with policy.reading():
                 sums, _ = response_logps(policy, collate([examples[i] for i in indices]))
-                values = iter(np.array(sums).tolist())
-                for i in indices:
-                    logps = [next(values) for _ in examples[i].responses]
-                    if keys[i] not in known:
-                        known[keys[i]] = logps
-                        out.write(json.dumps({"key": keys[i], "logps": logps}) + "\n")
-                out.flush()
-                mx.clear_cache()
+            values = iter(np.array(sums).tolist())
+            fresh: dict[str, list[float]] = {}
             for i in indices:
-                examples[i].meta["reference"] = known[keys[i]]
-            done += len(indices)
-            yield done, len(examples), cached
-    policy.gradient = True
-    policy.trainable.train()
+                logps = [next(values) for _ in examples[i].responses]
+                if keys[i] not in known:
+                    fresh.setdefault(keys[i], logps)
+            journal.append(*({"key": key, "logps": logps} for key, logps in fresh.items()))
+            known |= fresh
+            mx.clear_cache()
+        for i in indices:
+            examples[i].meta["reference"] = known[keys[i]]
+        done += len(indices)
+        yield done, len(examples), cached

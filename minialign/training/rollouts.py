@@ -3,36 +3,32 @@
 A phase is the answers to some prompts, written by the policy as it was before the updates on them.
 """
 
-import json
 import math
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from minialign.durable import read_jsonl, write_atomic
+from minialign.durable import Journal
 from minialign.engine import Engine, Sampling
 from minialign.engine.next_token import sample_seed
 from minialign.learn.batch import Example, collate, index_batches
 from minialign.learn.policy import Policy
 from minialign.methods import ppo
 from minialign.methods.ppo import Answers, Config
-from minialign.models import control
-from minialign.models.adapter import Lora, save_adapter
 from minialign.models.head import save_value_head
-from minialign.models.load import Model
+from minialign.progress import Pace, Progress
 from minialign.rewards.scorer import Scorer
-from minialign.run_folder import Run
-from minialign.samples.groups import Group, groups
+from minialign.samples.groups import Group, sample_groups
 from minialign.statistics.bootstrap import mean_interval
 from minialign.training.budget import READS
-from minialign.training.events import Event
-from minialign.training.examples import Rows
-from minialign.training.settings import Settings
+from minialign.training.events import Evaluated, Event, PhaseSampled, Sampled
+from minialign.training.parts import Parts, save_result
 
 SAMPLES = "samples.jsonl"
 SHOWN = 4  # answers a phase that are kept there
@@ -51,25 +47,32 @@ class Phase:
     tokens: int  # read and written for it
     seconds: float
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Phase":
+        """A phase from what ``dataclasses.asdict`` made of it.
+
+        Raises:
+            KeyError, TypeError: when something is missing or of another kind.
+        """
+        answers = [Answers(**one) for one in values["answers"]]
+        return cls(**{**values, "answers": answers, "units": tuple(values["units"])})
+
 
 @dataclass
 class Learner:
-    """Everything that a run holds."""
+    """A run that learns from its own answers: its parts, and what writes and scores these."""
 
-    run: Run
-    settings: Settings
-    config: Config
-    model: Model
+    parts: Parts
     engine: Engine
-    policy: Policy
     reference: Policy
     scorer: Scorer
-    rows: Rows
-    lora: Lora
-    words: control.Control | None  # of the adapter it starts from
-    total: int
     units: tuple[float, float] | None  # of the value head; None: not known yet
     used: dict[str, float] = field(default_factory=lambda: {"tokens": 0.0, "seconds": 0.0})
+
+    @property
+    def config(self) -> Config:
+        """The method's own settings."""
+        return self.parts.config
 
     @property
     def sampling(self) -> Sampling:
@@ -80,8 +83,8 @@ class Learner:
 def chosen_prompts(count: int, size: int, seed: int, number: int) -> list[int]:
     """Which prompts phase ``number`` answers: the next ``size`` of one shuffle after the other."""
     places = range(number * size, (number + 1) * size)
-    orders = {i: np.random.default_rng((seed, i)).permutation(count) for i in
-              {place // count for place in places}}  # fmt: skip
+    shuffles = {place // count for place in places}
+    orders = {i: np.random.default_rng((seed, i)).permutation(count) for i in shuffles}
     return [int(orders[place // count][place % count]) for place in places]
 
 
@@ -95,22 +98,21 @@ def answers_to(
 ) -> Generator[Event, None, list[Answers] | None]:
     """n answers to each prompt with their scores, in order; None when stopped on the way."""
     asked = [one.meta["row"] for one in examples]
-    found: dict[int, Answers] = {}
-    began = time.monotonic()
-    sampled = groups(learner.engine, asked, n, learner.sampling, seed, learner.config.rollout_batch)
-    for one in sampled:
+    answered: dict[int, Answers] = {}
+    pace, size = Pace(), learner.config.rollout_batch
+    for one in sample_groups(learner.engine, asked, n, learner.sampling, seed, size):
         if stop.is_set():
             return None
-        found[one.index] = _scored(one, learner.scorer)
-        share = len(found) / len(asked)
-        eta = (time.monotonic() - began) * (1 - share) / share
-        text = f"{what}: answers to {len(found)} of {len(asked)} prompts"
-        yield Event("sampling", text, len(found), len(asked), {"eta": eta, "prompt": one.index})
-    _read(learner, examples, answers := [found[i] for i in range(len(asked))])
+        answered[one.index] = _score(one, learner.scorer)
+        at = Progress(f"{what}: answers", len(answered), len(asked))
+        values = {"eta": pace.seconds_left(at), "prompt": one.index}
+        yield Sampled(f"{at.what} to {at.done} of {at.total} prompts", at.done, at.total, values)
+    answers = [answered[i] for i in range(len(asked))]
+    _read(learner, examples, answers)
     return answers
 
 
-def _scored(group: Group, scorer: Scorer) -> Answers:
+def _score(group: Group, scorer: Scorer) -> Answers:
     return Answers(
         prompt=group.index,
         ids=[sample.ids for sample in group.samples],
@@ -123,21 +125,19 @@ def _scored(group: Group, scorer: Scorer) -> Answers:
 def _read(learner: Learner, examples: Sequence[Example], answers: Sequence[Answers]) -> None:
     """Fill in the log-probs of policy and reference, and the values, by the forward pass that
     training uses (a sampler's own log-probs are other numbers)."""
-    policy, temperature = learner.policy, learner.config.temperature
-    policy.trainable.eval()
-    policy.gradient = False
+    policy, temperature = learner.parts.policy, learner.config.temperature
     lengths = [examples[i].length for i in range(len(answers))]
-    for indices in index_batches(lengths, learner.settings.batch_size, 0, 0):
-        taken = [answers[i] for i in indices]
-        batch = collate([ppo.answered(examples[i], answers[i]) for i in indices])
-        logps, values = ppo.token_values(policy, batch, temperature)
-        reference, _ = ppo.token_values(learner.reference, batch, temperature)
-        for name, array in (("logps", logps), ("reference", reference), ("values", values)):
-            if array is not None:
-                numbers = iter(array.astype(mx.float32).tolist())  # type: ignore[arg-type]
-                for one in taken:
-                    getattr(one, name).extend([next(numbers) for _ in ids] for ids in one.ids)
-    policy.gradient = True
+    with policy.reading():
+        for indices in index_batches(lengths, learner.parts.settings.batch_size, 0, 0):
+            taken = [answers[i] for i in indices]
+            batch = collate([ppo.answered(examples[i], answers[i]) for i in indices])
+            logps, values = ppo.token_values(policy, batch, temperature)
+            reference, _ = ppo.token_values(learner.reference, batch, temperature)
+            for name, array in (("logps", logps), ("reference", reference), ("values", values)):
+                if array is not None:
+                    numbers = iter(array.astype(mx.float32).tolist())  # type: ignore[arg-type]
+                    for one in taken:
+                        getattr(one, name).extend([next(numbers) for _ in ids] for ids in one.ids)
     mx.clear_cache()
 
 
@@ -157,14 +157,14 @@ def next_phase(
     learner: Learner, last: Phase | None, done: int, stop: threading.Event
 ) -> Generator[Event, None, Phase | None]:
     """Sample, score and read the next phase's answers; None when stopped on the way."""
-    config, rows = learner.config, learner.rows.train
+    config, rows = learner.config, learner.parts.rows.train
     number = last.number + 1 if last else 0
     beta = ppo.next_beta(last.beta, last.kl, config) if last else config.beta
     began = time.monotonic()
     size = min(config.rollout_prompts, len(rows))
-    which = chosen_prompts(len(rows), size, learner.settings.seed, number)
+    which = chosen_prompts(len(rows), size, learner.parts.settings.seed, number)
     examples = [rows[i] for i in which]
-    seed = sample_seed(learner.settings.seed, number + 1, 0)
+    seed = sample_seed(learner.parts.settings.seed, number + 1, 0)
     answers = yield from answers_to(learner, examples, config.n, seed, f"phase {number + 1}", stop)
     if answers is None:
         return None
@@ -182,72 +182,70 @@ def next_phase(
         f"{100 * taught.metrics['ended']:.0f} % ended, {seconds:.0f} s"
     )
     values = {**taught.metrics, "phase": number, "tokens": tokens, "seconds": seconds}
-    yield Event("phase", text, done, learner.total, values)
+    yield PhaseSampled(text, done, learner.parts.total, values)
     return phase
 
 
 def _keep_samples(learner: Learner, phase: Phase) -> None:
     """Append the first answers of a phase to samples.jsonl, once."""
-    path = learner.run.path / SAMPLES
-    if any(row.get("phase") == phase.number for row in read_jsonl(path)):
+    parts = learner.parts
+    journal = Journal.resume(parts.run.path / SAMPLES)
+    if phase.number in journal.known("phase"):
         return  # written before the run was killed
-    with open(path, "a", encoding="utf-8") as file:
-        if file.tell():
-            file.write("\n")  # a kill may have cut the last line
-        for one in phase.answers[:SHOWN]:
-            row = {
+    journal.append(
+        *(
+            {
                 "phase": phase.number,
                 "step": phase.first,
-                "prompt": learner.rows.train[one.prompt].meta["row"].prompt,
+                "prompt": parts.rows.train[one.prompt].meta["row"].prompt,
                 "response": one.texts[0],
                 "reward": one.scores[0],
                 "kl": sum(one.logps[0]) - sum(one.reference[0]),
                 "ended": one.ended[0],
             }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            for one in phase.answers[:SHOWN]
+        )
+    )
 
 
 def updates(learner: Learner, phase: Phase) -> list[list[list[int]]]:
     """The indices of the micro-batches of each update of a phase."""
-    settings, config = learner.settings, learner.config
+    settings, config = learner.parts.settings, learner.config
     each = settings.grad_accumulation_steps
     lengths = [max(map(len, one.ids)) for one in phase.answers]
-    found = []
+    batches = []
     for epoch in range(config.ppo_epochs):
         number = phase.number * config.ppo_epochs + epoch
         micro = index_batches(lengths, settings.batch_size, settings.seed, number)
-        found += [micro[i : i + each] for i in range(0, len(micro), each)]
-    return found
+        batches += [micro[i : i + each] for i in range(0, len(micro), each)]
+    return batches
 
 
-def evaluated(learner: Learner, step: int, total: int, stop: threading.Event) -> Iterator[Event]:
+def evaluate(learner: Learner, step: int, total: int, stop: threading.Event) -> Iterator[Event]:
     """Answer the held-out prompts, the same seeds each time; log the reward, and keep the adapter
     if it is the best so far. Nothing when stopped on the way."""
-    run, rows = learner.run, learner.rows.held_out
-    seed = sample_seed(learner.settings.seed, 0, 1)
+    run, rows = learner.parts.run, learner.parts.rows.held_out
+    seed = sample_seed(learner.parts.settings.seed, 0, 1)
     answers = yield from answers_to(learner, rows, learner.config.heldout_n, seed, "held out", stop)
     if answers is None:
         return
     mean, low, high = mean_interval([float(np.mean(one.scores)) for one in answers])
-    values = ppo.described(answers, learner.config)
+    values = ppo.describe(answers, learner.config)
     values |= {"reward/mean": mean, "reward/low": low, "reward/high": high, "rows": len(rows)}
     earlier = [row["reward/mean"] for row in run.metrics("eval") if 0 < row["step"] < step]
     run.log("eval", step, values)
     if step > 0 and mean > max(earlier, default=-math.inf):
-        save_result(learner, run.path / "best")
+        save(learner, run.path / "best")
     text = (
         f"held out, step {step}: reward {mean:.4g} ({low:.4g} to {high:.4g}), "
         f"kl {values['kl']:.3g}, {values['response_length']:.0f} tokens"
     )
-    yield Event("eval", text, step, total, values)
+    yield Evaluated(step, total, values, text)
 
 
-def save_result(learner: Learner, folder: Path) -> None:
-    """Write the adapter, the value head if there is one, and the words that its prompts need."""
-    folder.mkdir(exist_ok=True)
-    save_adapter(folder, learner.model.module, learner.lora, str(learner.model.path))
-    head = getattr(learner.policy.trainable, "value_head", None)
+def save(learner: Learner, folder: Path) -> None:
+    """Write the result of a run, and the value head if there is one."""
+    save_result(learner.parts, folder)
+    head = getattr(learner.parts.policy.trainable, "value_head", None)
     if head is not None:
         save_value_head(folder, head, learner.units or (0.0, 1.0))
-    if learner.words:
-        write_atomic(folder / control.FILE, control.to_text(learner.words))

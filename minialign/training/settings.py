@@ -1,12 +1,13 @@
 """What every training run can be told, whatever its method: one dataclass, read by all faces."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from minialign.errors import UserError
 from minialign.models.adapter import CONFIG, Lora
+from minialign.rewards.spec import with_whole_path
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,17 @@ class Settings:
         )
 
 
-def with_whole_paths(settings: Settings) -> Settings:
-    """The settings with absolute paths, so that a run can be resumed from any folder. What is not
-    here (a name, a hub id) stays as it is."""
+def with_whole_paths(settings: Settings, config: Any) -> tuple[Settings, Any]:
+    """Settings and a method's config with absolute paths, so that a run can be resumed from any
+    folder. What is not here (a name, a hub id) stays as it is."""
 
     def whole(path: str, part: str = "") -> str:
-        found = (Path(path).expanduser() / part).exists()
-        return os.path.abspath(Path(path).expanduser()) if found else path
+        there = (Path(path).expanduser() / part).exists()
+        return os.path.abspath(Path(path).expanduser()) if there else path
 
     is_path = settings.model.startswith((".", "~")) or "/" in settings.model
     other = settings.reference_adapter
-    return replace(
+    settings = replace(
         settings,
         model=whole(settings.model) if is_path else settings.model,
         data=tuple(whole(path) for path in settings.data),
@@ -124,16 +125,20 @@ def with_whole_paths(settings: Settings) -> Settings:
         reference_adapter=other and whole(other, CONFIG),
         out=settings.out and os.path.abspath(Path(settings.out).expanduser()),
     )
+    return settings, _whole_config(config)
 
 
-def own_whole_paths(config: Any) -> Any:
-    """The same for a method's own settings, of which those named ``*_data`` hold files."""
-    files = {
-        name: tuple(os.path.abspath(Path(path).expanduser()) for path in value)
-        for name, value in vars(config).items()
-        if name.endswith("_data") and isinstance(value, tuple)
-    }
-    return replace(config, **files)
+def _whole_config(config: Any) -> Any:
+    """A method's config, of which ``mix`` and ``*_data`` hold files and ``scorer`` may."""
+    whole: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if is_dataclass(value):
+            whole[name] = _whole_config(value)
+        elif name == "scorer" and isinstance(value, str):
+            whole[name] = with_whole_path(value)
+        elif (name == "mix" or name.endswith("_data")) and isinstance(value, tuple):
+            whole[name] = tuple(os.path.abspath(Path(path).expanduser()) for path in value)
+    return replace(config, **whole)
 
 
 def check(settings: Settings) -> None:

@@ -65,10 +65,9 @@ def minialign(given, batches: list[list[dict]]) -> None:
         batch = collate(examples)
         if given.no_cache:
             with adapter_off(model.module):
-                policy.gradient = False
-                values = mx.stop_gradient(response_logps(policy, batch)[0])
+                with policy.reading():
+                    values = mx.stop_gradient(response_logps(policy, batch)[0])
                 mx.eval(values)
-                policy.gradient = True
             batch.extra["reference"] = values
         else:
             batch.extra["reference"] = mx.array(
@@ -93,7 +92,7 @@ def minialign(given, batches: list[list[dict]]) -> None:
         seconds.append(time.perf_counter() - start)  # with making the batch
         losses.append(step.loss)
         start = time.perf_counter()
-    _report(given, batches, seconds, losses, reference, shared=policy.shared)
+    _report(given, batches, seconds, losses, reference, shared=policy.counts.shared)
 
 
 def _example(pair: dict):

@@ -9,7 +9,7 @@ import pytest
 
 from minialign.cli import main
 from minialign.cli.dataclass_flags import ALIASES, add_fields, read_config, to_toml
-from minialign.config import resolve
+from minialign.config import parts, resolve
 from minialign.errors import UserError
 from minialign.methods import METHODS
 from minialign.training.settings import Settings
@@ -91,11 +91,11 @@ def test_only_typed_flags_are_in_the_arguments():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_field_is_a_flag_with_help_and_default(name):
-    for config in (Settings, METHODS[name].config):
+    for config, own in parts(Settings) + parts(METHODS[name].config):
         parser = argparse.ArgumentParser()
         add_fields(parser, config, "title")
         text = " ".join(parser.format_help().split())
-        for field in dataclasses.fields(config):
+        for field in own:
             assert f"--{field.name.replace('_', '-')}" in text
             for other in ALIASES.get(field.name, ()):
                 assert other in text

@@ -18,7 +18,7 @@ from minialign.cli.compare import settings_of
 from minialign.compare.config import line_of, read
 from minialign.compare.plan import plan
 from minialign.compare.process import record_of
-from minialign.compare.report import NO_DIFFERENCE, crossed, verdict, win_rate
+from minialign.compare.report import NO_DIFFERENCE, crossed_interval, verdict, win_rate
 from minialign.compare.run import command as command_of
 from minialign.compare.run import is_done, run
 from minialign.errors import UserError
@@ -413,7 +413,7 @@ def test_a_null_difference_is_no_difference_shown():
     for trial in range(200):
         prompts = chance.normal(size=60)  # some are easier than others, for both
         a, b = (prompts + chance.normal(size=(1, 60)) for _ in range(2))
-        false += verdict(crossed(a - b, seed=trial)) != NO_DIFFERENCE
+        false += verdict(crossed_interval(a - b, seed=trial)) != NO_DIFFERENCE
     assert 1 <= false <= 22  # 5 % of 200, and the bootstrap's own optimism
 
 
@@ -422,17 +422,20 @@ def test_a_seed_effect_alone_is_no_difference():
     chance = np.random.default_rng(1)
     seeds = np.array([[0.9], [-0.5], [0.8], [-0.6]])
     values = seeds + 0.05 * chance.normal(size=(4, 80))
-    assert verdict(crossed(values)) == NO_DIFFERENCE
-    assert verdict(crossed(values.mean(axis=0, keepdims=True))) == "better"
+    assert verdict(crossed_interval(values)) == NO_DIFFERENCE
+    assert verdict(crossed_interval(values.mean(axis=0, keepdims=True))) == "better"
 
 
 def test_a_true_difference_is_found_in_its_direction():
     chance = np.random.default_rng(2)
     values = 0.5 + chance.normal(size=(2, 80))
-    mean, low, high = crossed(values)
+    mean, low, high = crossed_interval(values)
     assert low < mean < high
     assert mean == pytest.approx(values.mean())
-    assert (verdict(crossed(values)), verdict(crossed(-values))) == ("better", "worse")
+    assert (verdict(crossed_interval(values)), verdict(crossed_interval(-values))) == (
+        "better",
+        "worse",
+    )
     assert verdict((0.0, 0.0, 0.0)) == NO_DIFFERENCE
 
 

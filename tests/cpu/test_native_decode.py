@@ -60,6 +60,7 @@ def with_lora(model: nn.Module, rank: int = 5) -> nn.Module:
     for _, module in model.named_modules():
         if "lora_b" in module:
             module.lora_b = 0.2 * mx.random.normal(module.lora_b.shape)
+    cpu.adapted(model)
     return model
 
 

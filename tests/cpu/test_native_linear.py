@@ -58,12 +58,12 @@ def test_products_are_as_exact_with_outliers(rows: int, group: int, bits: int) -
     x[0, 3], x[0, 40], x[0, 64:96], x[0, 600] = 900.0, -70.0, 0.0, 1e-20
     exact = np.array(x, np.float64) @ np.array(value, np.float64).T
     size = np.abs(np.array(x, np.float64)) @ np.abs(np.array(value, np.float64)).T
-    found = np.array(native.linear(x, *weight))
-    assert (np.abs(found - exact).max(axis=1) <= 2e-6 * size.max(axis=1)).all()
+    product = np.array(native.linear(x, *weight))
+    assert (np.abs(product - exact).max(axis=1) <= 2e-6 * size.max(axis=1)).all()
     x[0, 7] = float("nan")
-    found = np.array(native.linear(x, *weight))
-    assert np.isnan(found[0]).all()
-    assert np.isfinite(found[1:]).all()
+    product = np.array(native.linear(x, *weight))
+    assert np.isnan(product[0]).all()
+    assert np.isfinite(product[1:]).all()
 
 
 def test_empty_and_higher_dimensions() -> None:

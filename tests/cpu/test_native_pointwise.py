@@ -102,8 +102,8 @@ def test_a_row_that_is_not_a_number_stays_so_alone(bits: int) -> None:
     weight, value = quantized(70, 32, bits, 32) if bits < 32 else ((), normal(70, 32))
     hidden = normal(9, 32)
     hidden[4, 3] = mx.nan
-    found = native.selected_logps(hidden, mx.arange(9), *(weight or (value,)))
-    assert mx.isnan(found).tolist() == [row == 4 for row in range(9)]
+    logps = native.selected_logps(hidden, mx.arange(9), *(weight or (value,)))
+    assert mx.isnan(logps).tolist() == [row == 4 for row in range(9)]
 
 
 def test_selected_logps_of_no_rows_and_of_no_such_token() -> None:

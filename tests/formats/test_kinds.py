@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minialign import formats
-from minialign.formats.findings import Findings, Prompts, kept
-from minialign.formats.kinds import as_kind, fingerprint, opening_of, written
+from minialign.formats.findings import Findings, Prompts, drop_found
+from minialign.formats.kinds import as_kind, fingerprint, opening_of, row_of
 from minialign.formats.measures import measure
 from minialign.formats.reading import read_row
 from minialign.records import Demonstration, Pair, Prompted, Ranking, Rated
@@ -93,7 +93,7 @@ records = st.one_of(
 
 @given(records)
 def test_what_is_written_reads_back_the_same(record):
-    row = json.loads(json.dumps(written(record)))
+    row = json.loads(json.dumps(row_of(record)))
     item = read_row(row, record.source)
     assert item.problem is None
     assert item.records == [record]
@@ -118,12 +118,12 @@ def test_findings_are_counted_and_dropped_only_when_asked():
     turned = Pair(P, "A lake is water.", "Como.", source="f:4")
     batch = [same, empty, PAIR, turned, Pair(P, "Como.", "A lake is water.", source="f:5")]
     findings = Findings()
-    assert kept(batch, set(), findings) == batch
+    assert drop_found(batch, set(), findings) == batch
     assert findings.counts == {"identical": 1, "empty": 1, "duplicates": 1, "reversed": 1}
     assert findings.places["duplicates"] == ["f:5"]
     assert findings.places["reversed"] == ["f:4"]
-    assert kept(batch, {"empty", "identical"}, Findings()) == batch[2:]
-    assert kept(batch, {"duplicates", "reversed"}, Findings()) == [same, empty, PAIR]
+    assert drop_found(batch, {"empty", "identical"}, Findings()) == batch[2:]
+    assert drop_found(batch, {"duplicates", "reversed"}, Findings()) == [same, empty, PAIR]
 
 
 def test_a_source_does_not_make_a_record_another():

@@ -17,7 +17,7 @@ from support.places import ROOT
 
 from minialign import formats
 from minialign.cli import main
-from minialign.durable import Lines
+from minialign.durable import Journal
 from minialign.errors import UserError
 from minialign.home import labels_file
 from minialign.labels.items import Waiting, read_items, starters, write_two_answers
@@ -160,7 +160,7 @@ def test_another_programs_vote_survives_an_undo(home):
 
 def test_two_programs_write_whole_lines(home):
     def write(name: str) -> None:
-        lines = Lines.open(home / "both.jsonl")
+        lines = Journal.open(home / "both.jsonl")
         for number in range(50):
             lines.append({"name": name, "number": number, "text": "x" * 5000})
 
@@ -169,7 +169,7 @@ def test_two_programs_write_whole_lines(home):
         thread.start()
     for thread in threads:
         thread.join()
-    found = Lines.open(home / "both.jsonl")
+    found = Journal.open(home / "both.jsonl")
     assert (len(found.rows), found.bad) == (100, [])
 
 
@@ -186,7 +186,7 @@ def test_thumbs_are_ratings_that_training_reads(home):
 @pytest.mark.parametrize("reason", ["length", "cancelled", "stop", "stop_string", None])
 def test_a_thumb_on_a_cut_answer_says_that_it_was(home, reason):
     rate([{"role": "user", "content": "q"}], "answer", True, reason)
-    (row,) = Lines.open(home / "ratings.jsonl").rows
+    (row,) = Journal.open(home / "ratings.jsonl").rows
     cut = [reason] if reason in ("length", "cancelled") else None
     assert row.get("finish_reasons") == cut
     assert formats.read(home / "ratings.jsonl").records[0].finish_reasons == cut

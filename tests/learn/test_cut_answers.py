@@ -10,7 +10,7 @@ from support.places import written as write
 from minialign import formats
 from minialign.engine import Completion
 from minialign.formats.findings import Findings
-from minialign.formats.kinds import as_kind, written
+from minialign.formats.kinds import as_kind, row_of
 from minialign.learn.batch import encode
 from minialign.methods import METHODS
 from minialign.methods.winners import above, best_and_worst, pair, top
@@ -117,10 +117,10 @@ def test_what_a_template_writes_before_the_end_is_no_answer(llama_2):
 @pytest.mark.parametrize("record", [record for record, _ in TABLE])
 def test_the_mark_is_written_and_read_and_nothing_else_is(record, tmp_path):
     record = replace(record, finish_reasons=noted(record.finish_reasons or []))
-    file = write(tmp_path / "rows.jsonl", [written(record)])
+    file = write(tmp_path / "rows.jsonl", [row_of(record)])
     (found,) = formats.read(file).records
     assert replace(found, source="") == record
-    assert ("finish_reasons" in written(record)) == bool(record.finish_reasons)
+    assert ("finish_reasons" in row_of(record)) == bool(record.finish_reasons)
 
 
 def reasons(row):
@@ -219,22 +219,22 @@ def group(*answers):
 def test_rankings_and_pairs_of_samples_say_which_were_cut():
     longer = Scorer("long", lambda prompt, texts: [float(len(text)) for text in texts])
     drawn = group(("a", "stop"), ("bbb", "length"), ("cc", "stop"), ("a", "length"))
-    row = groups.ranking(drawn, longer)
+    row = groups.rank(drawn, longer)
     assert row["responses"] == ["a", "bbb", "cc"]
     assert row["finish_reasons"] == ["stop", "length", "stop"]
-    made = groups.best_and_worst(drawn, longer)
+    made = groups.pair_best_and_worst(drawn, longer)
     assert (made["chosen"], made["rejected"]) == ("bbb", "a")
     assert made["finish_reasons"] == ["length", "stop"]
     two = group(("a", "stop"), ("b", "length"))
-    orders = [groups.unlabelled(two, seed) for seed in range(8)]
+    orders = [groups.pair_at_random(two, seed) for seed in range(8)]
     assert len({row["chosen"] for row in orders}) == 2
     for row in orders:
         ends = dict(zip((row["chosen"], row["rejected"]), row["finish_reasons"], strict=True))
         assert ends == {"a": "stop", "b": "length"}
     ended = group(("a", "stop"), ("bb", "stop_string"))
     for row in (
-        groups.ranking(ended, longer), groups.best_and_worst(ended, longer),
-        groups.unlabelled(ended, 0),
+        groups.rank(ended, longer), groups.pair_best_and_worst(ended, longer),
+        groups.pair_at_random(ended, 0),
     ):  # fmt: skip
         assert "finish_reasons" not in row
 

@@ -30,8 +30,8 @@ from minialign.models.adapter import WEIGHTS, Lora, attach
 from minialign.models.load import load
 from minialign.run_folder import Run
 from minialign.training.examples import load_rows
-from minialign.training.offline import resume, start
 from minialign.training.settings import Settings
+from minialign.training.start import resume, start
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps", "yes"]
 

@@ -57,7 +57,7 @@ def value_and_gradient(model, batch, share):
 
     value, gradient = nn.value_and_grad(model.module, loss)(None)
     mx.eval(value, gradient)
-    assert (policy.shared, policy.separate) == ((1, 0) if share else (0, 1))
+    assert (policy.counts.shared, policy.counts.separate) == ((1, 0) if share else (0, 1))
     return value.item(), dict(tree_flatten(gradient))
 
 
@@ -170,9 +170,9 @@ def test_sharing_waits_until_it_pays(tiny_model):
     model = adapted(tiny_model)
     policy = make_policy(model, True)
     response_hidden(policy, collate(examples([(2, (60, 60))])))
-    assert (policy.shared, policy.separate) == (0, 1)
+    assert (policy.counts.shared, policy.counts.separate) == (0, 1)
     response_hidden(policy, collate(examples([(200, (20, 20))])))
-    assert (policy.shared, policy.separate) == (1, 1)
+    assert (policy.counts.shared, policy.counts.separate) == (1, 1)
 
 
 @pytest.mark.parametrize("gradient", [True, False])

@@ -13,7 +13,8 @@ from minialign.engine.kv import BatchRows
 from minialign.engine.native import NativeRows
 from minialign.machine import bench
 from minialign.machine.bench import Endless, Row, decode_rate, estimates
-from minialign.machine.roofline import Machine, Work, best, read_bandwidth, work_of
+from minialign.machine.hardware import best
+from minialign.machine.roofline import Machine, Work, read_bandwidth, work_of
 from minialign.models.load import load
 
 MACHINE = Machine("chip", 2, 8 * 10**9, "native", (4, 8), 10e9, 20e9, 100e9)

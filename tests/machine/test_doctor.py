@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minialign.cli import main
-from minialign.machine import doctor
+from minialign.machine import hardware
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def test_the_report_for_people_has_a_word_on_each_line(home: Path, capsys):
 def test_the_matmul_is_measured_in_half_a_second():
     import time
 
-    doctor.gemm_gflops(0.01)
+    hardware.gemm_gflops(0.01)
     for _ in range(10):  # the machine may be busy
         start = time.perf_counter()
-        assert doctor.gemm_gflops() > 0.1
+        assert hardware.gemm_gflops(0.3) > 0.1
         if (took := time.perf_counter() - start) < 0.5 * 4:
             break
     assert took < 0.5 * 4
@@ -126,13 +126,13 @@ def test_damaged_settings_are_a_problem_with_their_place(report, home: Path):
 
 def test_a_full_disk_and_little_memory_are_said(report, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 10**6))
-    monkeypatch.setattr(doctor, "memory", lambda: (8 * 10**9, 10**8))
+    monkeypatch.setattr(hardware, "memory", lambda: (8 * 10**9, 10**8))
     code, checks = report()
     assert code == 0
     assert checks["home"]["status"] == "note"
     assert checks["memory"]["status"] == "note"
     assert "close other programs" in checks["memory"]["fix"]
-    monkeypatch.setattr(doctor, "memory", lambda: (2 * 10**8, 10**8))
+    monkeypatch.setattr(hardware, "memory", lambda: (2 * 10**8, 10**8))
     code, checks = report()
     assert code == 1
     assert checks["memory"]["status"] == "problem"
@@ -157,7 +157,7 @@ def test_a_check_that_breaks_does_not_break_the_others(report, monkeypatch):
     def broken() -> tuple[int, int]:
         raise RuntimeError("no such file")
 
-    monkeypatch.setattr(doctor, "memory", broken)
+    monkeypatch.setattr(hardware, "memory", broken)
     code, checks = report()
     assert code == 0
     assert checks["memory"]["status"] == "note"

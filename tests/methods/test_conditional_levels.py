@@ -12,7 +12,7 @@ from minialign.engine.open import open_engine
 from minialign.methods.conditional import Config, levels
 from minialign.models import control
 from minialign.records import Pair, Prompted, as_prompt
-from minialign.rewards.score import open_scorer as open_measures
+from minialign.rewards.score import open_measures
 from minialign.run_folder import Run
 from minialign.scoring.open import open_scorer
 

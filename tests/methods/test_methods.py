@@ -33,8 +33,8 @@ from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.records import Pair, Ranking, Rated
 from minialign.run_folder import Run
 from minialign.training.examples import load_rows
-from minialign.training.offline import resume, start
 from minialign.training.settings import Settings
+from minialign.training.start import resume, start
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps", "yes"]
 NEW = ("slic", "rrhf", "conditional", "kto", "orpo", "simpo")

@@ -21,14 +21,14 @@ from minialign.learn import losses
 from minialign.learn.batch import Example
 from minialign.learn.policy import make_policy
 from minialign.methods import ppo
-from minialign.methods.ppo import Answers, Config
+from minialign.methods.ppo import METHOD, Answers, Config
 from minialign.models.adapter import WEIGHTS, attach
 from minialign.models.head import RewardHead, load_value_head, save_value_head
 from minialign.models.load import load
 from minialign.run_folder import Run
-from minialign.training.online import resume, start
 from minialign.training.rollouts import chosen_prompts
 from minialign.training.settings import Settings
+from minialign.training.start import resume, start
 
 LETTERS = """
 def letters(prompt, responses):
@@ -327,7 +327,7 @@ def config(prompts, function="letters", **changes):
 
 
 def finished(chosen, own):
-    run, events = start(chosen, own)
+    run, events = start(METHOD, chosen, own)
     return run, list(events)
 
 
@@ -445,7 +445,8 @@ def test_stopping_and_resuming_gives_the_same_bits(tiny_model, prompts, home):
     whole, _ = finished(settings(tiny_model, prompts, name="whole", **options), own)
     for at in (2, 4, 9):  # in a phase, at the end of one
         stop = threading.Event()
-        part, events = start(settings(tiny_model, prompts, name=f"part{at}", **options), own, stop)
+        chosen = settings(tiny_model, prompts, name=f"part{at}", **options)
+        part, events = start(METHOD, chosen, own, stop)
         for event in events:
             if event.kind == "step" and event.step == at:
                 stop.set()
@@ -467,7 +468,7 @@ def test_stopping_and_resuming_gives_the_same_bits(tiny_model, prompts, home):
 
 def test_stopping_while_answers_are_written_keeps_what_was_trained(tiny_model, prompts, home):
     stop = threading.Event()
-    run, events = start(settings(tiny_model, prompts, iters=8), config(prompts), stop)
+    run, events = start(METHOD, settings(tiny_model, prompts, iters=8), config(prompts), stop)
     for event in events:
         if event.kind == "sampling" and event.text.startswith("phase 2"):
             stop.set()
@@ -514,7 +515,8 @@ def test_killed_at_random_a_resumed_run_ends_with_the_same_hash(tiny_model, prom
     ],
 )
 def test_a_scorer_that_fails(tiny_model, prompts, home, function, words):
-    run, events = start(settings(tiny_model, prompts, name="bad"), config(prompts, function))
+    chosen = settings(tiny_model, prompts, name="bad")
+    run, events = start(METHOD, chosen, config(prompts, function))
     with pytest.raises(UserError, match=words):
         list(events)
     assert not run.path.exists()  # nothing began: the name is free again
@@ -522,7 +524,7 @@ def test_a_scorer_that_fails(tiny_model, prompts, home, function, words):
 
 def test_a_damaged_checkpoint(tiny_model, prompts, home):
     stop = threading.Event()
-    run, events = start(settings(tiny_model, prompts), config(prompts), stop)
+    run, events = start(METHOD, settings(tiny_model, prompts), config(prompts), stop)
     for event in events:
         if event.kind == "step":
             stop.set()

@@ -29,8 +29,8 @@ from minialign.models.adapter import (
 )
 from minialign.models.head import FILE, RewardHead, load_head, save_head
 from minialign.models.load import load
-from minialign.training.offline import start
 from minialign.training.settings import Settings
+from minialign.training.start import start
 
 PROMPT = [1, 40, 77, 130, 9, 201]
 GREEDY = Sampling(temperature=0.0, max_tokens=12)

@@ -20,8 +20,9 @@ from support.tiny_gguf import write_tiny_gguf
 from minialign.cli import main
 from minialign.errors import UserError
 from minialign.models import layout, names
+from minialign.models.library import installed, remove
 from minialign.models.sources import fetch
-from minialign.models.sources.fetch import ensure, find, import_model, installed, remove
+from minialign.models.sources.fetch import ensure, find, import_model
 
 FIXTURE = json.loads((ROOT / "tests" / "fixtures" / "llama_cpp.json").read_text())
 BPE: dict[str, Any] = FIXTURE["bpe"]["vocabulary"] | {"pre": "smollm"}

@@ -17,7 +17,7 @@ from support.tiny_gguf import write_tiny_gguf
 from minialign.errors import UserError
 from minialign.models.gguf.config import llama3_scaling
 from minialign.models.gguf.file import Tensor, read_gguf
-from minialign.models.gguf.weights import exact_form, unpermuted
+from minialign.models.gguf.weights import exact_form, unpermute
 from minialign.models.load import load
 from minialign.models.module import load_module
 from minialign.models.sources.fetch import import_model
@@ -68,12 +68,12 @@ def test_simple_types_equal_mlx_own_reader(tmp_path: Path) -> None:
             np.testing.assert_array_equal(array, other, err_msg=f"{kind} {key}")
 
 
-def test_unpermuted_inverts_llama_cpp_conversion() -> None:
+def test_unpermute_inverts_llama_cpp_conversion() -> None:
     heads, rows = 3, np.arange(24 * 2).reshape(24, 2)
     # convert_hf_to_gguf.py: LlamaModel.permute
     permuted = rows.reshape(heads, 2, 4, 2).swapaxes(1, 2).reshape(24, 2)
     assert not (permuted == rows).all()
-    np.testing.assert_array_equal(unpermuted(permuted, heads), rows)
+    np.testing.assert_array_equal(unpermute(permuted, heads), rows)
 
 
 @pytest.mark.parametrize(

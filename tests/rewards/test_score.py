@@ -13,7 +13,7 @@ from minialign.cli import main
 from minialign.errors import UserError
 from minialign.models.load import Model, load
 from minialign.records import Demonstration, Message, Pair, Ranking
-from minialign.rewards.score import open_scorer
+from minialign.rewards.score import open_measures
 
 PROMPT: list[Message] = [{"role": "user", "content": "the quick brown fox"}]
 PAIRS = [
@@ -34,7 +34,7 @@ def by_hand(model: Model, prompt: list[Message], response: str) -> tuple[float, 
 
 def test_log_probs_are_the_models_own(tiny_model, home):
     model = load(str(tiny_model))
-    found = list(open_scorer(str(tiny_model)).score(PAIRS))
+    found = list(open_measures(str(tiny_model)).score(PAIRS))
     assert [(one.row, one.role) for one in found] == [
         (0, "chosen"), (0, "rejected"), (1, "chosen"), (1, "rejected"),
     ]  # fmt: skip
@@ -49,7 +49,7 @@ def test_log_probs_are_the_models_own(tiny_model, home):
 
 
 def test_scores_do_not_depend_on_the_other_rows(tiny_model, home):
-    scorer = open_scorer(str(tiny_model))
+    scorer = open_measures(str(tiny_model))
     rows = [PAIRS[i % 2] for i in range(70)]  # more than a window
     together = list(scorer.score(rows))
     alone = [one.logp for pair in PAIRS for one in scorer.score([pair])]
@@ -63,7 +63,7 @@ def test_implicit_reward_is_beta_times_the_ratio_to_the_base(tiny_model, home, t
     for beta in (None, 2.0):
         # the model's name is in the adapter
         for one, text in zip(
-            open_scorer(adapter=str(run), beta=beta).score(PAIRS[:1]),
+            open_measures(adapter=str(run), beta=beta).score(PAIRS[:1]),
             (PAIRS[0].chosen, PAIRS[0].rejected),
             strict=True,
         ):
@@ -80,7 +80,7 @@ def test_implicit_reward_is_beta_times_the_ratio_to_the_base(tiny_model, home, t
 def test_a_run_that_started_from_an_adapter_has_it_as_its_reference(tiny_model, home, tmp_path):
     start = make_adapter(tmp_path / "sft", tiny_model, 2, method="sft")
     run = make_adapter(tmp_path / "run", tiny_model, 1, method="dpo", beta=0.1, adapter=str(start))
-    (one, _) = open_scorer(adapter=str(run)).score(PAIRS[:1])
+    (one, _) = open_measures(adapter=str(run)).score(PAIRS[:1])
     reference, _ = by_hand(load(str(tiny_model), start), PROMPT, PAIRS[0].chosen)
     assert one.reference_logp == pytest.approx(reference, abs=1e-3)
 
@@ -95,7 +95,7 @@ def test_reward_is_the_head_on_the_last_token(tiny_model, home, tmp_path):
         ids += tuned.tokenizer.encode(text + "<|im_end|>")
         hidden = tuned.module.model(mx.array([ids]))[0, -1]
         wanted.append(((hidden * weights["weight"]).sum() / 8 + weights["bias"][0]).item())
-    found = list(open_scorer(reward=str(run)).score(PAIRS[:1]))
+    found = list(open_measures(reward=str(run)).score(PAIRS[:1]))
     assert [one.reward for one in found] == pytest.approx(wanted, abs=1e-3)
     assert found[0].logp is None
     assert wanted[0] != pytest.approx(wanted[1], abs=1e-3)
@@ -104,9 +104,9 @@ def test_reward_is_the_head_on_the_last_token(tiny_model, home, tmp_path):
 def test_reward_and_implicit_reward_together(tiny_model, home, tmp_path):
     dpo = make_adapter(tmp_path / "dpo", tiny_model, 1, method="dpo", beta=0.1)
     reward = make_reward(tmp_path / "reward", tiny_model)
-    both = list(open_scorer(adapter=str(dpo), reward=str(reward)).score(PAIRS))
-    one = list(open_scorer(adapter=str(dpo)).score(PAIRS))
-    other = list(open_scorer(reward=str(reward)).score(PAIRS))
+    both = list(open_measures(adapter=str(dpo), reward=str(reward)).score(PAIRS))
+    one = list(open_measures(adapter=str(dpo)).score(PAIRS))
+    other = list(open_measures(reward=str(reward)).score(PAIRS))
     for a, b, c in zip(both, one, other, strict=True):
         assert a.implicit_reward == pytest.approx(b.implicit_reward, abs=1e-5)
         assert a.reward == pytest.approx(c.reward, abs=1e-5)
@@ -115,14 +115,14 @@ def test_reward_and_implicit_reward_together(tiny_model, home, tmp_path):
 def test_demonstrations_and_rankings(tiny_model, home):
     turns = [*PROMPT, {"role": "assistant", "content": "jumps over"}]
     rows = [Demonstration(turns), Ranking(PROMPT, ["no", "jumps over", "yes"], [0, 1, 2])]
-    found = list(open_scorer(str(tiny_model)).score(rows))
+    found = list(open_measures(str(tiny_model)).score(rows))
     assert [one.response for one in found] == ["jumps over", "no", "jumps over", "yes"]
     assert found[0].logp == pytest.approx(found[2].logp, abs=1e-4)
 
 
 def test_responses_that_do_not_fit_are_named(tiny_model, home):
     long = Pair(PROMPT, "no", "the lazy dog " * 20, source="f:9")
-    scorer = open_scorer(str(tiny_model), max_length=40)
+    scorer = open_measures(str(tiny_model), max_length=40)
     found = list(scorer.score([PAIRS[1], long]))
     assert [one.row for one in found] == [0, 0]
     assert [row.source for row in scorer.too_long] == ["f:9"]
@@ -202,4 +202,4 @@ def test_an_adapter_of_another_shape_is_refused(tiny_model, home, tmp_path):
     other = make_tiny_model(tmp_path / "other", layers=3)
     run = make_adapter(tmp_path / "run", other, 1)
     with pytest.raises(UserError):
-        open_scorer(str(tiny_model), adapter=str(run))
+        open_measures(str(tiny_model), adapter=str(run))

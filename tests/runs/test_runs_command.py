@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from minialign.cli import main, plots
+from minialign.cli import main
 from minialign.errors import UserError
 from minialign.run_folder import Run
+from minialign.runs import charts
 from minialign.runs import summary as task
 from minialign.runs.summary import Series
 
@@ -238,7 +239,7 @@ def test_plot_of_a_run_without_steps_and_of_no_run(capsys):
 @pytest.mark.parametrize("width", [1, 20, 80, 300])
 def test_a_chart_of_any_numbers_is_drawn_within_its_width(values: list[float], width: int):
     line = Series("r", "loss", "train", list(range(1, len(values) + 1)), values)
-    chart = plots.in_terminal("loss", [line, line], width=width, height=6)
+    chart = charts.in_terminal("loss", [line, line], width=width, height=6)
     rows = chart.splitlines()
     assert len(rows) == 1 + 6 + 2 + 2
     drawn = [row for row in rows if "│" in row or "┤" in row]
@@ -248,14 +249,14 @@ def test_a_chart_of_any_numbers_is_drawn_within_its_width(values: list[float], w
 
 
 def test_ticks_are_round_and_inside():
-    assert plots.ticks(0.03, 0.71, 4) == pytest.approx([0.2, 0.4, 0.6])
-    assert plots.ticks(1, 300, 4) == [100, 200, 300]
-    assert plots.ticks(-1, 1, 5) == pytest.approx([-1, -0.5, 0, 0.5, 1])
+    assert charts.ticks(0.03, 0.71, 4) == pytest.approx([0.2, 0.4, 0.6])
+    assert charts.ticks(1, 300, 4) == [100, 200, 300]
+    assert charts.ticks(-1, 1, 5) == pytest.approx([-1, -0.5, 0, 0.5, 1])
 
 
 def test_smoothing_is_an_average_without_a_bias_to_the_start():
-    assert task.smoothed([3.0, 3.0, 3.0], 0.9) == pytest.approx([3.0, 3.0, 3.0])
-    first, second = task.smoothed([0.0, 1.0], 0.5)
+    assert task.moving_average([3.0, 3.0, 3.0], 0.9) == pytest.approx([3.0, 3.0, 3.0])
+    first, second = task.moving_average([0.0, 1.0], 0.5)
     assert first == 0
     assert second == pytest.approx((0.5 * 1) / (0.5 * 0.5 + 0.5))
     run = made()

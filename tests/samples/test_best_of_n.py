@@ -17,9 +17,15 @@ from minialign.engine import Engine, Sampling
 from minialign.models.load import load
 from minialign.records import Pair, Prompted, Ranking
 from minialign.rewards.scorer import Scorer
-from minialign.samples.best_of_n import best_of_n, summary
-from minialign.samples.groups import groups
-from minialign.samples.selection import curve, expected_best, kl_bound, weights
+from minialign.samples.best_of_n import (
+    curve,
+    expected_best,
+    kl_bound,
+    score_group,
+    summary,
+    weights,
+)
+from minialign.samples.groups import sample_groups
 
 # ---- the estimator ----------------------------------------------------------------------------
 
@@ -98,7 +104,7 @@ def test_best_of_n_equals_exact_enumeration_on_a_toy_vocabulary(engine):
     asked = Prompted([{"role": "user", "content": "quick fox"}])
     chances = enumerated(engine, prompt_ids(asked, engine.tokenizer))
     count = 1200
-    (group,) = groups(engine, [asked], count, TOY, seed=5, batch_size=256)
+    (group,) = sample_groups(engine, [asked], count, TOY, seed=5, batch_size=256)
     seen = Counter(tuple(sample.ids) for sample in group.samples)
     assert set(seen) <= set(chances)
     statistic = sum((seen[ids] - count * p) ** 2 / (count * p) for ids, p in chances.items())
@@ -120,10 +126,10 @@ def test_best_of_n_equals_exact_enumeration_on_a_toy_vocabulary(engine):
 def test_a_group_does_not_depend_on_the_batch_or_on_other_prompts(engine):
     asked = [Prompted([{"role": "user", "content": text}]) for text in ("fox", "dog yes", "lazy")]
     sampling = Sampling(temperature=1.0, max_tokens=6)
-    every = {group.index: group for group in groups(engine, asked, 3, sampling, 7, 16)}
+    every = {group.index: group for group in sample_groups(engine, asked, 3, sampling, 7, 16)}
     assert sorted(every) == [0, 1, 2]
     assert [sample.sample_index for sample in every[1].samples] == [0, 1, 2]
-    (one,) = groups(engine, asked, 3, sampling, 7, 2, skip=frozenset({0, 2}))
+    (one,) = sample_groups(engine, asked, 3, sampling, 7, 2, skip=frozenset({0, 2}))
     assert one.texts == every[1].texts
 
 
@@ -138,19 +144,16 @@ def test_rows_hold_every_candidate_and_the_best(engine):
     asked = [Prompted([{"role": "user", "content": f"fox {i}"}], extra={"k": i}) for i in range(3)]
     scorer, gold = Scorer("long", length_of_ids), Scorer("zero", lambda p, r: [0.0] * len(r))
     sampling = Sampling(temperature=1.0, max_tokens=8)
-    rows = list(best_of_n(engine, asked, scorer, 4, sampling, gold=gold, origin={"model": "m"}))
+    groups = sample_groups(engine, asked, 4, sampling)
+    rows = [score_group(group, scorer, gold, {"model": "m"}) for group in groups]
     for row in rows:
         assert len(row["responses"]) == len(row["scores"]) == len(row["seeds"]) == 4
         assert row["best"] == max(row["responses"], key=len)
         assert row["best"] == row["responses"][row["best_index"]]
         assert (row["gold_scores"], row["extra"]["k"]) == ([0.0] * 4, row["prompt_index"])
     report = summary(rows)
-    assert (report["prompts"], report["n"], report["scorer"], report["gold"]) == (
-        3,
-        4,
-        "long",
-        "zero",
-    )
+    assert (report["prompts"], report["n"]) == (3, 4)
+    assert (report["scorer"], report["gold"]) == ("long", "zero")
     best = np.mean([max(row["scores"]) for row in rows])
     assert report["points"][-1]["proxy"] == pytest.approx(best)
     assert report["points"][0]["proxy"] == pytest.approx(np.mean([row["scores"] for row in rows]))

@@ -21,11 +21,11 @@ from minialign.models.adapter import adapter_modules
 from minialign.records import Prompted
 from minialign.rewards import exact, ifeval
 from minialign.rewards.english import capital_words, sentences
-from minialign.rewards.score import open_scorer as open_measures
+from minialign.rewards.score import open_measures
 from minialign.rewards.scorer import Scorer
 from minialign.scoring.open import open_scorer
-from minialign.training.offline import start
 from minialign.training.settings import Settings
+from minialign.training.start import start
 
 
 def ask(text="What is 2 + 2?", **extra):

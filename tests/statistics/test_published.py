@@ -18,7 +18,7 @@ from minialign.statistics.agreement import (
     accuracy,
     ceiling,
     cohen_kappa,
-    counted_agreement,
+    count_agreement,
     swap_agreement,
 )
 from minialign.statistics.bias import baselines, conflict_rate, first_slot_rate
@@ -126,8 +126,8 @@ def test_mtbench_agreement(data):
         (1, (886, 1343), (727, 859), (454, 721), (388, 479)),
         (2, (871, 1325), (731, 864), (471, 707), (388, 474)),
     ):
-        assert counted_agreement(judge[turn], experts[turn]) == with_ties
-        assert counted_agreement(judge[turn], experts[turn], ties=False) == without
+        assert count_agreement(judge[turn], experts[turn]) == with_ties
+        assert count_agreement(judge[turn], experts[turn], ties=False) == without
         assert ceiling(experts[turn]) == people
         assert ceiling(experts[turn], ties=False) == people_without
 

@@ -11,7 +11,7 @@ from minialign.statistics.agreement import (
     accuracy,
     ceiling,
     cohen_kappa,
-    counted_agreement,
+    count_agreement,
     swap_agreement,
 )
 from minialign.statistics.bias import (
@@ -275,8 +275,8 @@ def test_kappa_by_hand():
 def test_votes_are_counted_as_mtbench_does():
     people = {1: ["a", "a", "tie"], 2: ["b"], 3: ["b", "a"]}
     judge = {1: ["a"], 2: ["tie"], 4: ["a"]}
-    assert counted_agreement(judge, people) == (2, 4)
-    assert counted_agreement(judge, people, ties=False) == (2, 2)
+    assert count_agreement(judge, people) == (2, 4)
+    assert count_agreement(judge, people, ties=False) == (2, 2)
     assert ceiling(people) == (1, 4)
     assert ceiling(people, ties=False) == (1, 2)
 

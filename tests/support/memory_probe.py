@@ -14,8 +14,9 @@ import mlx.core as mx
 from minialign.methods import METHODS
 from minialign.models.sources.fetch import ensure
 from minialign.models.tokens.tokenizer import Tokenizer
-from minialign.training import memory, offline
+from minialign.training import memory
 from minialign.training.settings import Settings
+from minialign.training.start import start
 
 
 def row(method: str, prompt: str, response: str) -> dict:
@@ -37,7 +38,7 @@ def measured(model: str, method: str, prompt: int, response: int, **changes) -> 
         for i in range(5 * settings.batch_size)  # whole batches, one of them held out
     ]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    run, events = offline.start(METHODS[method], settings, METHODS[method].config())
+    run, events = start(METHODS[method], settings, METHODS[method].config())
     estimate = [e.values["memory_estimate"] for e in events if "memory_estimate" in e.values]
     arrays = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))["peak_memory"]
     return {"estimate": estimate[0], "resident": memory.peak(), "arrays": arrays}

@@ -40,13 +40,11 @@ def assert_same(ours: Callable, reference: Callable, args: list[mx.array]) -> No
         assert_close(*pair, f"gradient by argument {i}", scale=1e-2)
 
 
-def lora_linear(
-    x: mx.array, a: mx.array, b: mx.array, scale: float, w: mx.array,
-    scales: mx.array | None = None, biases: mx.array | None = None, group: int = 0, bits: int = 32,
-) -> mx.array:  # fmt: skip
+def lora_linear(x: mx.array, a: mx.array, b: mx.array, scale: float, *weight: Any) -> mx.array:
     """One layer alone."""
     assert native is not None
-    return native.lora_linears(x, [(a, b, scale, w, scales, biases, group, bits)])[0]
+    words, scales, biases, group, bits = weight if len(weight) > 1 else (*weight, None, None, 0, 32)
+    return native.lora_linears(x, [(a, b, scale, words, scales, biases, group, bits)])[0]
 
 
 def normal(*shape: int, seed: int = 0) -> mx.array:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from minialign.durable import Lines
+from minialign.durable import Journal
 from minialign.judge.verdict_files import verdict_of
 
 
 def kept_in(file: Path):
     """Every verdict of a file, in its order."""
-    return [one for row in Lines.open(file).rows if (one := verdict_of(row))]
+    return [one for row in Journal.open(file).rows if (one := verdict_of(row))]
 
 
 def forbidden(*arguments, **options):

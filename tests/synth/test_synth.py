@@ -20,8 +20,8 @@ from minialign.synth import make as synth
 from minialign.synth.instructions import Pool
 from minialign.synth.make import Dropped, Row
 from minialign.synth.similarity import most_similar, rouge_l, words
+from minialign.synth.text_model import RememberingModel, TextJournal, TextModel, Written
 from minialign.synth.texts import TEXTS, read_text
-from minialign.synth.writers import Desk, Journal, Writer, Written
 
 # ---- similarity -------------------------------------------------------------------------------
 
@@ -78,9 +78,9 @@ def test_what_is_shown_is_six_of_people_and_two_of_the_model():
     assert len(instructions.draw(seeds, [], random.Random(0))) == 8
     assert instructions.draw(["only  one"], [], random.Random(0)) == ["only one"]
     assert instructions.opening(["a", "b"]) == "1. a\n2. b\n3."
-    assert not instructions.showable("two\nlines")
-    assert not instructions.showable(" ")
-    assert not instructions.showable("word " * 61)
+    assert not instructions.is_showable("two\nlines")
+    assert not instructions.is_showable(" ")
+    assert not instructions.is_showable("word " * 61)
 
 
 @pytest.mark.parametrize(
@@ -121,19 +121,19 @@ def test_why_an_instruction_is_left_out(text, reason):
 )  # fmt: skip
 def test_what_is_wrong_with_an_answer(text, finish, reason):
     prompt = [{"role": "user", "content": "Why is the sky so blue?"}]
-    assert answers.fault(prompt, text, finish) == reason
+    assert answers.find_fault(prompt, text, finish) == reason
     if reason == answers.CUT:
-        assert answers.fault(prompt, text, finish, keep_cut=True) is None
+        assert answers.find_fault(prompt, text, finish, keep_cut=True) is None
 
 
 def test_announcements_are_taken_away():
     for first in ("Here is the revised answer:", "**Revised version:**", "Sure! Here's my answer:"):
-        assert answers.without_preface(f"{first}\n\nBoil it.") == "Boil it."
+        assert answers.strip_preface(f"{first}\n\nBoil it.") == "Boil it."
     for text in ("Here are two ways: boil it, bake it.", "Answer the door:\nit is open", "Sure:\n"):
         expected = "it is open" if text.startswith("Answer") else text.strip()
-        assert answers.without_preface(text) == expected
-    assert answers.same("Boil it now.", " boil it, now")
-    assert not answers.same("Boil it now.", "Bake it now.")
+        assert answers.strip_preface(text) == expected
+    assert answers.hardly_differ("Boil it now.", " boil it, now")
+    assert not answers.hardly_differ("Boil it now.", "Bake it now.")
 
 
 # ---- texts ------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_the_built_in_texts_and_a_users_own(tmp_path):
     file.write_text("# comment\nList {count} tasks {as JSON}.\n")
     mine = read_text("instructions", file)
     assert mine.lines == ["List {count} tasks {as JSON}."]
-    assert mine.filled(count=3).endswith("List 3 tasks {as JSON}.")
+    assert mine.fill(count=3).endswith("List 3 tasks {as JSON}.")
     assert mine.origin.startswith(f"{file} ")
     for content, said in (("List tasks.", "{count} is nowhere in it"), ("# no\n", "it is empty")):
         file.write_text(content)
@@ -219,23 +219,24 @@ def judged(pairs):
 
 
 USES = {
-    "self-instruct": lambda desk, count=7, **more: synth.self_instruct(
-        desk, SEEDS, Pool([one.prompt[-1]["content"] for one in SEEDS]),
+    "self-instruct": lambda model, count=7, **more: synth.self_instruct(
+        model, SEEDS, Pool([one.prompt[-1]["content"] for one in SEEDS]),
         read_text("instructions"), count, **more,
     ),
-    "respond": lambda desk, **more: synth.respond(desk, ASKED, 2, **more),
-    "prefer": lambda desk, **more: synth.prefer(desk, ASKED, judged, **more),
-    "critique": lambda desk, **more: synth.critique(
-        desk, ASKED, *map(read_text, ("constitution", "critique", "revision")), **more
+    "respond": lambda model, **more: synth.respond(model, ASKED, 2, **more),
+    "prefer": lambda model, **more: synth.prefer(model, ASKED, judged, **more),
+    "critique": lambda model, **more: synth.critique(
+        model, ASKED, *map(read_text, ("constitution", "critique", "revision")), **more
     ),
 }  # fmt: skip
 
 
 def made(use, output, script, seed=0, **more):
     """Runs a use case into a file; its events."""
-    writer = Writer(script, {"model": "scripted"}, {"model": "scripted"})
-    desk = Desk(writer, Journal(synth.beside(output, "journal"), {"seed": seed}), seed)
-    return list(synth.kept(USES[use](desk, **more), output))
+    writer = TextModel(script, {"model": "scripted"}, {"model": "scripted"})
+    journal = TextJournal(synth.file_beside(output, "journal"), {"seed": seed})
+    model = RememberingModel(writer, journal, seed)
+    return list(synth.write_rows(USES[use](model, **more), output))
 
 
 @pytest.mark.parametrize("use", USES)
@@ -259,7 +260,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_file(use, tmp_path):
         made(use, part, again)
         assert sorted(dead.asked + again.asked) == sorted(script.asked)
         assert part.read_bytes() == whole.read_bytes()
-        dropped = [synth.beside(one, "dropped").read_bytes() for one in (whole, part)]
+        dropped = [synth.file_beside(one, "dropped").read_bytes() for one in (whole, part)]
         assert dropped[0] == dropped[1]
     idle = Script(lives=0)
     assert len(made(use, whole, idle)) >= len(rows)  # asks nothing
@@ -331,21 +332,21 @@ def test_new_instructions_differ_from_all_before(tmp_path):
 
 
 def test_instructions_alone_and_the_end_of_new_ones(tmp_path):
-    writer = Writer(Script(), {}, {})
-    desk = Desk(writer, Journal(tmp_path / "j.jsonl", {}))
+    writer = TextModel(Script(), {}, {})
+    model = RememberingModel(writer, TextJournal(tmp_path / "j.jsonl", {}))
     pool = Pool([])
-    found = synth.self_instruct(desk, SEEDS, pool, read_text("instructions"), 3, answered=False)
+    found = synth.self_instruct(model, SEEDS, pool, read_text("instructions"), 3, answered=False)
     rows = [one.values for one in found if isinstance(one, Row)]
     assert [set(row) for row in rows] == [{"prompt", "origin"}] * 3
     written(tmp_path / "rows.jsonl", rows)
     assert len(as_kind(formats.read(tmp_path / "rows.jsonl").records, Prompted)[0]) == 3
-    same = Writer(Script(rule=lambda ask: Written("1. Write a song about tea.", "stop")), {}, {})
-    desk = Desk(same, Journal(tmp_path / "same.jsonl", {}))
-    again = synth.self_instruct(desk, SEEDS, pool, read_text("instructions"), 2, answered=False)
+    same = TextModel(Script(rule=lambda ask: Written("1. Write a song about tea.", "stop")), {}, {})
+    model = RememberingModel(same, TextJournal(tmp_path / "same.jsonl", {}))
+    again = synth.self_instruct(model, SEEDS, pool, read_text("instructions"), 2, answered=False)
     with pytest.raises(UserError, match="nothing new; 1 of 2 rows are written"):
         list(again)
     with pytest.raises(UserError, match="none of the 1 seeds"):
-        list(synth.self_instruct(desk, as_prompts(["a\nb"]), pool, read_text("instructions"), 1))
+        list(synth.self_instruct(model, as_prompts(["a\nb"]), pool, read_text("instructions"), 1))
 
 
 def test_pairs_are_in_the_judges_order(tmp_path):
@@ -405,7 +406,7 @@ def test_a_file_of_other_rows_is_not_gone_on_with(tmp_path):
     assert output.read_bytes() == lines[0] + b'{"prompt": "mine"}\n'
     with pytest.raises(UserError, match="begun with seed = 0, now 1"):
         made("respond", output, Script(), seed=1)
-    journal = synth.beside(output, "journal")
+    journal = synth.file_beside(output, "journal")
     journal.write_text('{"settings": {"seed": 0}}\n{"key": "x", "words": 3}\n')
     with pytest.raises(UserError, match="synth did not write it"):
         made("respond", output, Script())

@@ -15,7 +15,7 @@ from minialign.engine import Engine, Sampling
 from minialign.engine.next_token import sample_seed
 from minialign.models.load import load
 from minialign.records import Demonstration, Pair
-from minialign.synth.writers import Ask, local
+from minialign.synth.text_model import TextRequest, local_model
 
 SHORT = ["--max-tokens", "8", "--temp", "1", "--keep-cut"]
 
@@ -81,8 +81,8 @@ def test_a_list_is_gone_on_with_behind_its_opening(tiny_model):
     engine = Engine(load(str(tiny_model)))
     prompt = [{"role": "user", "content": "tasks?"}]
     long = [{"role": "user", "content": "fox " * 3000}]
-    asks = [Ask(prompt, 5, "1. fox\n2."), Ask(prompt, 5), Ask(long, 0)]
-    writer = local(engine, Sampling(1.0, max_tokens=6))
+    asks = [TextRequest(prompt, 5, "1. fox\n2."), TextRequest(prompt, 5), TextRequest(long, 0)]
+    writer = local_model(engine, Sampling(1.0, max_tokens=6))
     found = dict(writer.write(asks, 4))
     ids = engine.tokenizer.render(prompt, True) + engine.tokenizer.encode("1. fox\n2.")
     pieces = engine.stream(ids, Sampling(1.0, max_tokens=6), 5)

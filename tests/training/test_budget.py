@@ -13,8 +13,8 @@ from minialign.errors import UserError
 from minialign.methods import METHODS
 from minialign.models.adapter import WEIGHTS
 from minialign.training.budget import spent, steps_ahead
-from minialign.training.offline import resume, start
 from minialign.training.settings import Settings
+from minialign.training.start import resume, start
 
 WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps", "yes"]
 
@@ -60,7 +60,9 @@ def test_the_step_that_reaches_the_tokens_is_the_last(tiny_model, pairs, home, e
     each = [event.values["tokens"] for event in happened if event.kind == "step"]
     assert sum(each[:-1]) < 1500 <= sum(each)
     assert summary["reason"] == f"{sum(each):,} of 1,500 tokens used"
-    assert f"{summary['reason']}: finished" in [event.text for event in happened]
+    assert f"{summary['reason']}: finished" in [
+        event.text for event in happened if event.kind == "note"
+    ]
     state = run.state()
     assert (state.status, state.message) == ("finished", summary["reason"])
     assert state.total == state.step == len(each)

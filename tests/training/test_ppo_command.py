@@ -15,13 +15,13 @@ from support.processes import command, ended, held, wait_until
 from support.tiny import make_tiny_model
 
 from minialign.cli import main
-from minialign.cli.ppo import add_arguments
+from minialign.cli.train import add_arguments
 from minialign.config import resolve
-from minialign.methods.ppo import Config
+from minialign.methods.ppo import METHOD, Config
 from minialign.models.adapter import CONFIG, WEIGHTS
 from minialign.run_folder import Run
-from minialign.training.online import start
 from minialign.training.settings import Settings
+from minialign.training.start import start
 
 OWN = """
 def letters(prompt, responses):
@@ -297,7 +297,8 @@ def trained(arguments) -> Outcome:
     add_arguments(parser, "ppo")
     typed = vars(parser.parse_args(arguments))
     usual = {"lr_schedule": "constant", "warmup": 0.0}
-    return outcome(lambda: start(*(resolve(kind, usual, typed, "") for kind in (Settings, Config))))
+    settings, config = (resolve(kind, usual, typed, "") for kind in (Settings, Config))
+    return outcome(lambda: start(METHOD, settings, config))
 
 
 @pytest.fixture(scope="module")

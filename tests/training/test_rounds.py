@@ -13,20 +13,20 @@ from support.processes import command, ended, wait_until
 
 from minialign import formats
 from minialign.cli import main
-from minialign.config import resolve
+from minialign.config import parts, resolve
 from minialign.durable import read_jsonl
 from minialign.errors import UserError
 from minialign.evaluate.comparison_files import prompt_key
 from minialign.formats.kinds import answers_of, opening_of
 from minialign.learn.batch import encode
-from minialign.methods.rounds import LOOPS, RoundSettings
+from minialign.methods import METHODS
+from minialign.methods.rounds import RoundSettings
 from minialign.models.adapter import WEIGHTS
 from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.records import Demonstration, Pair
 from minialign.run_folder import Run, remove_run
-from minialign.training.resume import resume
-from minialign.training.rounds.run import start
 from minialign.training.settings import Settings
+from minialign.training.start import resume, start
 
 WORDS = [*"abcdefg", "quick", "brown", "lazy", "dog", "over"]
 SCORER = """
@@ -87,14 +87,14 @@ def made(name, files, tiny_model, flags=""):
     """A run that is not begun, and its events."""
     import argparse
 
-    from minialign.cli.rounds import add_arguments
+    from minialign.cli.train import add_arguments
 
-    parser, loop = argparse.ArgumentParser(), LOOPS[name]
+    parser, method = argparse.ArgumentParser(), METHODS[name]
     add_arguments(parser, name)
     typed = vars(parser.parse_args(words(files, tiny_model, flags)))
-    kinds = (Settings, RoundSettings, loop.config)
+    settings, config = (resolve(kind, {}, typed, "") for kind in (Settings, method.config))
     stop = threading.Event()
-    return *start(loop, *(resolve(kind, {}, typed, "") for kind in kinds), stop), stop
+    return *start(method, settings, config, stop), stop
 
 
 def ran(name, files, tiny_model, flags=""):
@@ -270,11 +270,10 @@ def test_sampling_counts_towards_the_budget(files, tiny_model, home):
     run, events = ran("expert", files, tiny_model, "--rounds 1")
     whole = json.loads((run.path / "summary.json").read_text())
     limit = round(2.5 * whole["tokens"])
-    loop, config = LOOPS["expert"], LOOPS["expert"].config()
-    stored = run.config
+    method, stored = METHODS["expert"], run.config
     settings = resolve(Settings, {**stored, "max_tokens": limit}, {}, "")
-    plan = resolve(RoundSettings, {**stored, "rounds": None}, {}, "")
-    run, events = start(loop, settings, plan, config)
+    config = resolve(method.config, {**stored, "rounds": None}, {}, "")
+    run, events = start(method, settings, config)
     list(events)
     summary = json.loads((run.path / "summary.json").read_text())
     assert limit <= summary["tokens"] < limit + 0.5 * whole["tokens"]
@@ -389,9 +388,9 @@ ROWS += [(loop, name, *row) for loop, own in OWN.items() for name, row in own.it
 
 def test_every_field_has_a_row():
     assert set(COMMON) == {one.name for one in dataclasses.fields(RoundSettings)}
-    assert set(OWN) == set(LOOPS)
-    for name, loop in LOOPS.items():
-        assert set(OWN[name]) == {one.name for one in dataclasses.fields(loop.config)}
+    assert set(OWN) == {name for name, method in METHODS.items() if method.rounds}
+    for name, own in OWN.items():
+        assert set(own) == {one.name for one in parts(METHODS[name].config)[-1][1]}
 
 
 @pytest.fixture(scope="module")

@@ -265,13 +265,13 @@ def test_the_list_of_data_files(home, tmp_path):
     known_files.remember(two)
     Run.create("sft", {"data": [str(one), str(tmp_path / "gone.jsonl")], "eval_data": []})
     (home / "labels.jsonl").write_text("")
-    assert known_files.known() == [
+    assert known_files.list_known() == [
         (two, "added"), (one, "added"), (home / "labels.jsonl", "your votes"),
     ]  # fmt: skip
     known_files.forget(one)
-    assert (one, "of sft-1") in known_files.known()
+    assert (one, "of sft-1") in known_files.list_known()
     (home / "datafiles.json").write_text("[")
-    assert two not in dict(known_files.known())
+    assert two not in dict(known_files.list_known())
 
 
 def test_a_big_file_is_read_beside_the_app(home, tmp_path):

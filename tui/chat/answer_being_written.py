@@ -4,7 +4,8 @@ import time
 from functools import partial
 from typing import Any
 
-from minialign.engine.mlx_thread import ModelThread, Progress
+from minialign.engine.mlx_thread import ModelThread
+from minialign.progress import Progress
 from tui.chat.bubble import Bubble
 from tui.chat.transcript import ENDS
 from tui.model_job import Job

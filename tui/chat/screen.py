@@ -11,8 +11,9 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 
 from minialign.chat.store import Conversations, Talk, Turn, title_of
-from minialign.engine.mlx_thread import ModelChoice, Progress
+from minialign.engine.mlx_thread import ModelChoice
 from minialign.errors import UserError
+from minialign.progress import Progress
 from tui.chat import pickers
 from tui.chat.answer_being_written import Side
 from tui.chat.bubble import Bubble

@@ -15,9 +15,10 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.widgets import DataTable, Static
 
-from minialign.engine.mlx_thread import ModelThread, Progress
+from minialign.engine.mlx_thread import ModelThread
 from minialign.judge import plans
 from minialign.judge.plans import Plan
+from minialign.progress import Progress
 from minialign.records import Verdict
 from tui.judge.state import Judged
 from tui.judge.table import VerdictTable

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from minialign.engine.mlx_thread import Engines, ModelChoice, Tell, Ticket
+from minialign.engine.mlx_thread import Engines, ModelChoice, Ticket
 from minialign.judge.plans import Plan
+from minialign.progress import Tell
 from minialign.records import Comparison
 
 AT_ONCE = 2  # pairs; between two batches the model thread turns to others

@@ -12,11 +12,11 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Static
 
 from minialign.durable import digest
-from minialign.engine.mlx_thread import Progress
 from minialign.errors import UserError
 from minialign.labels.items import Item, Waiting, read_items, starters
 from minialign.labels.sitting import Labelling
 from minialign.labels.votes import Votes
+from minialign.progress import Progress
 from minialign.records import Comparison, Prompt
 from tui.label.queue import CHAT_ONLY, STARTERS, choose_order, choose_source
 from tui.model_job import Job

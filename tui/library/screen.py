@@ -19,8 +19,9 @@ from textual.widgets import OptionList, ProgressBar, Static
 from textual.widgets.option_list import Option
 
 from minialign.data import known_files
-from minialign.engine.mlx_thread import Engines, ModelChoice, ModelThread, Progress, Tell, Ticket
+from minialign.engine.mlx_thread import Engines, ModelChoice, ModelThread, Ticket
 from minialign.errors import UserError
+from minialign.progress import Progress, Tell
 from tui.library.facts import describe_data, describe_model
 from tui.model_job import Job
 from tui.widgets.app_screen import AppScreen, key, scroll_keys
@@ -52,7 +53,7 @@ def list_entries() -> list[Entry]:
     rows = describe.overview()
     here = [Entry("here", row["name"], row) for row in rows if row["installed"]]
     more = [Entry("more", row["name"], row) for row in rows if not row["installed"]]
-    return here + more + [Entry("data", str(path), why) for path, why in known_files.known()]
+    return here + more + [Entry("data", str(path), why) for path, why in known_files.list_known()]
 
 
 class LibraryScreen(AppScreen):
@@ -179,7 +180,7 @@ class LibraryScreen(AppScreen):
         stamp = known_files.stamp(path)
         facts: known_files.Facts | UserError
         try:
-            facts = await asyncio.to_thread(known_files.facts, path)
+            facts = await asyncio.to_thread(known_files.read_facts, path)
         except UserError as error:
             facts = error
         finally:
@@ -244,7 +245,7 @@ class LibraryScreen(AppScreen):
             return kind == {"pull": "more", "chat": "here", "check": "data"}[action]
         if action in ("train", "label"):
             facts = self.facts_of(entry) if entry is not None and kind == "data" else None
-            kinds = known_files.METHODS if action == "train" else known_files.LABELLED
+            kinds = known_files.TRAINED_BY if action == "train" else known_files.LABELLED
             return facts is not None and facts.kind in kinds
         if action == "remove":
             return kind == "here" or (entry is not None and entry.row == "added")
@@ -324,7 +325,7 @@ class LibraryScreen(AppScreen):
         """The form of a run, with this file in it."""
         entry = self.current
         if entry is not None and (facts := self.facts_of(entry)) is not None:
-            self.services.train(known_files.METHODS[facts.kind], entry.name)
+            self.services.train(known_files.TRAINED_BY[facts.kind], entry.name)
 
     def action_label(self) -> None:
         """Label what the file holds."""
@@ -344,9 +345,9 @@ class LibraryScreen(AppScreen):
         size = f"{entry.row['disk_bytes'] / 1e6:,.0f} MB"
         sure = Sure(f"Remove {entry.name} from this disk?", f"{size}; p gets it again.")
         if await self.app.push_screen_wait(sure):
-            from minialign.models.sources import fetch
+            from minialign.models.library import remove
 
-            await asyncio.to_thread(fetch.remove, entry.name)
+            await asyncio.to_thread(remove, entry.name)
             self.look()
 
     def action_scroll(self, by: int) -> None:

@@ -1,8 +1,7 @@
 """The form of a training run: the method's settings and those of every run, with their help."""
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +12,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Collapsible, Input, Label, Select
 
-from minialign.config import field_help, field_type, resolve
+from minialign.config import field_help, field_type, parts, resolve
 from minialign.engine.mlx_thread import ModelChoice
 from minialign.errors import UserError
 from tui.widgets.form import Form, Tick, field, text_of, value_of
@@ -24,47 +23,19 @@ FIRST += ["batch_size", "max_seq_length"]
 HIDDEN = ["out", "map"]
 
 
-@dataclass(frozen=True)
-class Command:
-    """What a training command can be told."""
-
-    needs: str
-    own: tuple[tuple[str, type], ...]  # (title, config) of what only this command has
-    check: Callable[..., None]  # (the settings, each own config); raises a UserError
-    # of settings, where they are others
-    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
-    without: tuple[str, ...] = ()  # settings that have no meaning
-
-
 @cache
-def load_methods() -> dict[str, Command]:
-    """The commands; the first import takes a moment, so a thread does it."""
-    from minialign.methods import METHODS, ppo
-    from minialign.methods.rounds import LOOPS, RoundSettings
-    from minialign.training.rounds.run import UNUSED
-    from minialign.training.settings import check
+def load_methods() -> dict[str, Any]:
+    """The training methods; the first import takes a moment, so a thread does it."""
+    from minialign.methods import METHODS
 
-    def of_method(method: Any, **others: Any) -> Command:
-        def check_both(settings: Any, config: Any) -> None:
-            check(settings)
-            method.check(config)
+    return dict(METHODS)
 
-        own = ((f"{method.name}'s own", method.config),)
-        return Command(method.needs, own, check_both, **others)
 
-    def of_loop(loop: Any) -> Command:
-        def check_all(settings: Any, config: Any, plan: Any) -> None:
-            check(settings)
-            if not settings.data or not plan.scorer:
-                raise UserError("it needs data and a scorer", "data: prompts; scorer: reward:RUN")
-            loop.check(config, plan.n)
-
-        parts = ((f"{loop.name}'s own", loop.config), ("rounds and sampling", RoundSettings))
-        return Command("prompts, and a scorer", parts, check_all, loop.defaults, UNUSED)
-
-    commands = {name: of_method(method) for name, method in METHODS.items()}
-    commands |= {name: of_loop(loop) for name, loop in LOOPS.items()}
-    return {**commands, "ppo": of_method(ppo.METHOD, defaults=ppo.DEFAULTS)}
+def _parts(method: Any) -> list[tuple[str, type, Sequence[Any]]]:
+    """(title, dataclass, fields) of the settings that only this method has, its own first."""
+    *shared, own = parts(method.config)
+    titled = [(f"{method.name}'s own", *own)]
+    return titled + [("rounds and sampling", *one) for one in shared]
 
 
 class RunForm(Form[tuple[str, dict[str, Any]] | None]):
@@ -103,20 +74,20 @@ class RunForm(Form[tuple[str, dict[str, Any]] | None]):
     async def _fill(self) -> None:
         from minialign.training.settings import Settings
 
-        command = load_methods()[self.method]
-        needs = self.meanings["method"] = f"needs {command.needs}"
+        method = load_methods()[self.method]
+        needs = self.meanings["method"] = f"needs {method.needs}"
         self.query_one("#needs", Label).update(Content(needs))
         holder = self.query_one("#fields")
         await holder.remove_children()
         every = {
-            one.name: one for one in dataclasses.fields(Settings) if one.name not in command.without
+            one.name: one for one in dataclasses.fields(Settings) if one.name not in method.unused
         }
         self._rest = [one for name, one in every.items() if name not in FIRST + HIDDEN]
-        parts: list[Widget] = [self._row(Settings, every[name]) for name in FIRST if name in every]
-        for title, config in command.own:
-            if rows := [self._row(config, one) for one in dataclasses.fields(config)]:
-                parts += [plain(title, "heading"), *rows]
-        await holder.mount(*parts, Collapsible(title="everything else", collapsed=True))
+        rows: list[Widget] = [self._row(Settings, every[name]) for name in FIRST if name in every]
+        for title, config, fields in _parts(method):
+            if fields:
+                rows += [plain(title, "heading"), *(self._row(config, one) for one in fields)]
+        await holder.mount(*rows, Collapsible(title="everything else", collapsed=True))
 
     @on(Collapsible.Expanded)
     async def _fill_rest(self, event: Collapsible.Expanded) -> None:
@@ -146,10 +117,10 @@ class RunForm(Form[tuple[str, dict[str, Any]] | None]):
     def _default(self, one: Any) -> Any:
         return load_methods()[self.method].defaults.get(one.name, one.default)
 
-    def _values(self, config: type) -> dict[str, Any]:
+    def _values(self, config: type, fields: Sequence[Any]) -> dict[str, Any]:
         """What was typed, where it differs from the default."""
         values = {}
-        for one in dataclasses.fields(config):
+        for one in fields:
             for entry in self.query(f"#f-{one.name}").results(Widget):
                 kind, _, many = field_type(config, one.name)
                 value = getattr(entry, "value", None)
@@ -162,18 +133,20 @@ class RunForm(Form[tuple[str, dict[str, Any]] | None]):
 
     async def read(self) -> tuple[str, dict[str, Any]]:
         """What was typed, checked as the command checks it."""
-        from minialign.training.settings import Settings
+        from minialign.training.settings import Settings, check
 
-        command = load_methods()[self.method]
-        configs = [Settings, *(config for _, config in command.own)]
-        typed = [self._values(config) for config in configs]
-        command.check(
-            *(
-                resolve(config, {**command.defaults, **values}, {}, "form")
-                for config, values in zip(configs, typed, strict=True)
-            )
-        )
-        return self.method, {name: value for values in typed for name, value in values.items()}
+        method = load_methods()[self.method]
+        typed = self._values(Settings, dataclasses.fields(Settings))
+        for _, config, fields in _parts(method):
+            typed |= self._values(config, fields)
+        values = {**method.defaults, **typed}
+        settings = resolve(Settings, values, {}, "form")
+        check(settings)
+        own = resolve(method.config, values, {}, "form")
+        if method.rounds and not (settings.data and own.plan.scorer):
+            raise UserError("it needs data and a scorer", "data: prompts; scorer: reward:RUN")
+        method.check(own)
+        return self.method, typed
 
     def explain(self, error: UserError) -> str:
         return super().explain(error).removeprefix("form: ")

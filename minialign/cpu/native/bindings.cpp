@@ -10,13 +10,13 @@
 #include <algorithm>
 #include <numeric>
 
-#include "attention_op.h"
-#include "decoder.h"
-#include "linear.h"
-#include "logps_op.h"
-#include "lora_op.h"
-#include "pointwise_ops.h"
-#include "pool.h"
+#include "attention/attention_op.h"
+#include "base/pool.h"
+#include "decode/decoder.h"
+#include "logps/logps_op.h"
+#include "lora/lora_op.h"
+#include "matmul/linear_op.h"
+#include "pointwise/pointwise_ops.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -55,7 +55,7 @@ NB_MODULE(_native, m) {
 
   m.def("isa", [] {
     const std::string name = kernels().name;  // which also finds out about byte products
-    return byte_products ? name + "-vnni" : name;
+    return has_vnni ? name + "-vnni" : name;
   }, "The instruction set in use.");
   m.def("threads", &thread_count, "Threads a kernel may use.");
   m.def("set_threads", &set_thread_count, "count"_a, "Sets the threads; 0: the default.");
@@ -69,7 +69,8 @@ NB_MODULE(_native, m) {
 
   m.def("linear", &linear, "x"_a, "w"_a, "scales"_a = nb::none(), "biases"_a = nb::none(),
         "group_size"_a = 0, "bits"_a = 32,
-        "x (..., K) @ w^T -> (..., N); w float32 (N, K) or quantized. Gradient in x, and in a float32 w.");
+        "x (..., K) @ w^T -> (..., N); w float32 (N, K) or quantized. "
+        "Gradient in x, and in a float32 w.");
   m.def("lora_linears", &lora_linears_of, "x"_a, "layers"_a,
         "For each layer (a, b, scale, w, scales, biases, group_size, bits): "
         "x @ w^T + scale * (x @ a) @ b. Gradients in x, a and b.");

@@ -6,13 +6,9 @@ import numpy as np
 
 from minialign.errors import UserError
 from minialign.models.gguf.file import GGUF
-from minialign.models.gguf.weights import ARCHITECTURES, dequantized
+from minialign.models.gguf.weights import ARCHITECTURES, dequantize_tensor
 
-CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
+CLASSES = {name: f"{name.title()}ForCausalLM" for name in ARCHITECTURES}
 
 
 def check_architecture(gguf: GGUF) -> None:
@@ -24,10 +20,8 @@ def check_architecture(gguf: GGUF) -> None:
             " others use the model's safetensors: minialign models pull ORG/REPO",
         )
     if gguf.get("expert_count"):
-        raise UserError(
-            f"{gguf.path}: this is a mixture of experts, which is not supported from GGUF",
-            "use the model's safetensors: minialign models pull ORG/REPO",
-        )
+        said = f"{gguf.path}: this is a mixture of experts, which is not supported from GGUF"
+        raise UserError(said, "use the model's safetensors: minialign models pull ORG/REPO")
     if int(gguf.metadata.get("split.count", 1)) > 1:
         raise UserError(
             f"{gguf.path}: this is one part of a GGUF file in {gguf.metadata['split.count']} parts",
@@ -53,10 +47,8 @@ def llama3_scaling(factors: np.ndarray, base: float, dims: int) -> dict[str, Any
         np.where(wavelengths < 8192 / 4, 1.0, 1 / ((1 - smooth) / factor + smooth)),
     )
     if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
-        raise UserError(
-            "the RoPE frequency factors of this GGUF file are not those of Llama 3.1",
-            "use the model's safetensors: minialign models pull ORG/REPO",
-        )
+        said = "the RoPE frequency factors of this GGUF file are not those of Llama 3.1"
+        raise UserError(said, "use the model's safetensors: minialign models pull ORG/REPO")
     return {
         "rope_type": "llama3",
         "factor": factor,
@@ -68,7 +60,7 @@ def llama3_scaling(factors: np.ndarray, base: float, dims: int) -> dict[str, Any
 
 def _rope_scaling(gguf: GGUF, base: float, head_dim: int) -> dict[str, Any] | None:
     if "rope_freqs.weight" in gguf.tensors:
-        factors = dequantized(gguf.tensors["rope_freqs.weight"])
+        factors = dequantize_tensor(gguf.tensors["rope_freqs.weight"])
         return llama3_scaling(factors.reshape(-1), base, head_dim)
     kind = gguf.get("rope.scaling.type", "none")
     factor = float(gguf.get("rope.scaling.factor", 0) or gguf.get("rope.scale_linear", 0) or 0)
@@ -78,11 +70,8 @@ def _rope_scaling(gguf: GGUF, base: float, head_dim: int) -> dict[str, Any] | No
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
         original = gguf.get("rope.scaling.original_context_length")
-        return {
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": int(original or gguf.get("context_length")),
-        }
+        length = int(original or gguf.get("context_length"))
+        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
     raise UserError(f"{gguf.path}: RoPE scaling {kind!r} is not supported")
 
 
@@ -97,10 +86,8 @@ def config_of(gguf: GGUF) -> dict[str, Any]:
     def needed(key: str) -> Any:
         value = gguf.get(key)
         if value is None:
-            raise UserError(
-                f"{gguf.path}: no {gguf.architecture}.{key} in its metadata",
-                "convert the model again with a current llama.cpp",
-            )
+            fix = "convert the model again with a current llama.cpp"
+            raise UserError(f"{gguf.path}: no {gguf.architecture}.{key} in its metadata", fix)
         return value
 
     heads = int(needed("attention.head_count"))

@@ -1,7 +1,6 @@
 """Turn a GGUF file into a model folder in MLX layout."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ from minialign.models.gguf.file import read_gguf
 from minialign.models.gguf.tokenizer import write_tokenizer
 from minialign.models.gguf.weights import GROUP, weights
 from minialign.models.layout import Shards, need_space, write_json
-
-Progress = Callable[[str, int, int], None]
+from minialign.progress import Tell
 
 
 def convert_gguf(
-    path: Path, folder: Path, bits: int | None = None, progress: Progress | None = None
+    path: Path, folder: Path, bits: int | None = None, progress: Tell | None = None
 ) -> dict[str, Any]:
     """Write config, weights and tokenizer of a GGUF file into the existing ``folder``.
 
@@ -31,10 +29,8 @@ def convert_gguf(
         config = config_of(gguf)
         write_tokenizer(gguf, folder)
     except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError) as reason:
-        raise UserError(
-            f"{path}: its metadata makes no sense: {reason!r}",
-            "get the file again, or convert the model again with a current llama.cpp",
-        ) from reason
+        fix = "get the file again, or convert the model again with a current llama.cpp"
+        raise UserError(f"{path}: its metadata makes no sense: {reason!r}", fix) from reason
     shards = Shards(folder)
     bits_of: dict[str, int] = {}
     weights_of: Counter[int] = Counter()
@@ -67,7 +63,7 @@ def convert_gguf(
 
 def _check_complete(path: Path, config: dict[str, Any], shards: Shards) -> None:
     """Every layer that the config promises is there."""
-    names = {*shards.index, *shards._pending}
+    names = shards.names()
     for layer in range(config["num_hidden_layers"]):
         for part in ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj", "input_layernorm"):
             if f"model.layers.{layer}.{part}.weight" not in names:

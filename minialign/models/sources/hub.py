@@ -16,13 +16,12 @@ from minialign.errors import UserError
 from minialign.models.layout import WANTED, need_space
 from minialign.models.sources.partial_download import LARGE, fetch_blob
 from minialign.models.weights_file import is_whole
-
-Progress = Callable[[str, int, int], None]
+from minialign.progress import Tell
 
 
 @contextmanager
-def _watched(
-    folder: Path, label: str, total: int, progress: Progress | None
+def _watch(
+    folder: Path, label: str, total: int, progress: Tell | None
 ) -> Iterator[Callable[[], None]]:
     """Report the bytes in a cache folder, unfinished files included, while the block runs.
 
@@ -44,9 +43,8 @@ def _watched(
             raise stopped[0]
 
     def present() -> int:
-        files = folder.glob("*") if folder.exists() else ()
         total_bytes = 0
-        for file in files:
+        for file in folder.glob("*"):
             with suppress(OSError):  # renamed in this moment
                 total_bytes += file.stat().st_size
         return total_bytes
@@ -74,12 +72,23 @@ def _watched(
             enable_progress_bars()
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """The hub's address, without a slash behind it."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def snapshot(hub_id: str, progress: Progress | None = None) -> tuple[Path, str]:
-    """Download ``ORG/REPO``; returns (its folder in the cache, the revision's commit).
+def is_hub_error(reason: Exception) -> bool:
+    """Whether an error is the hub client's or the network's, and no bug here. The HTTP client's own
+    errors (httpx, requests) differ between versions of the hub client."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    known = (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError)
+    clients = ("httpx", "httpx2", "httpcore", "requests")
+    return isinstance(reason, known) or type(reason).__module__.split(".")[0] in clients
+
+
+def snapshot(hub_id: str, progress: Tell | None = None) -> Path:
+    """Download ``ORG/REPO``; returns its folder in the cache, which is named by its commit.
 
     What is in the cache already is not downloaded again; offline, it is all there is.
 
@@ -87,59 +96,52 @@ def snapshot(hub_id: str, progress: Progress | None = None) -> tuple[Path, str]:
         UserError: absent or gated, no network, offline and not in the cache, no safetensors in it,
             no space.
     """
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
 
     if constants.HF_HUB_OFFLINE:
-        if (path := _in_cache(hub_id)) is None:
-            raise UserError(
-                f"{hub_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE is set",
-                "unset HF_HUB_OFFLINE to download it, or use a model that is here:"
-                " minialign models list",
-            )
-        return path, path.name
-    cache = Path(constants.HF_HUB_CACHE)
+        if (cached := _in_cache(hub_id)) is not None:
+            return cached
+        raise UserError(
+            f"{hub_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE is set",
+            "unset HF_HUB_OFFLINE to download it, or use a model that is here:"
+            " minialign models list",
+        )
     try:
-        info = HfApi(endpoint=_endpoint()).model_info(hub_id, files_metadata=True)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        _check_files(hub_id, list(sizes))
-        wanted = {
-            name: size
-            for name, size in sizes.items()
-            if any(fnmatch(name, pattern) for pattern in WANTED)
-        }
-        total = sum(wanted.values())
-        need_space(cache, total - _cached_bytes(hub_id, str(info.sha), wanted))
-        blobs = cache / f"models--{hub_id.replace('/', '--')}" / "blobs"
-        with _watched(blobs, f"downloading {hub_id}", total, progress) as check:
-            for name, size in wanted.items():
-                if size > LARGE:
-                    fetch_blob(hub_id, name, str(info.sha), _endpoint(), blobs, check)
-            path = Path(
-                snapshot_download(
-                    hub_id,
-                    allow_patterns=list(WANTED),
-                    endpoint=_endpoint(),
-                    max_workers=4,
-                )
-            )
+        return _download(hub_id, progress)
     except UserError:
         raise
     except Exception as reason:
-        # The HTTP client's own errors (httpx, requests) differ between versions of the hub client.
-        known = (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError)
-        network = type(reason).__module__.split(".")[0] in (
-            "httpx",
-            "httpx2",
-            "httpcore",
-            "requests",
-        )
-        if not isinstance(reason, known) and not network:
+        if not is_hub_error(reason):
             raise
         if not isinstance(reason, HfHubHTTPError) and (cached := _in_cache(hub_id)) is not None:
-            return cached, cached.name
-        raise _explained(hub_id, reason) from None
-    return path, path.name  # the folder of a revision is named by its commit
+            return cached
+        raise _explain(hub_id, reason) from None
+
+
+def _download(hub_id: str, progress: Tell | None) -> Path:
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    cache = Path(constants.HF_HUB_CACHE)
+    info = HfApi(endpoint=endpoint()).model_info(hub_id, files_metadata=True)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    _check_files(hub_id, list(sizes))
+    wanted = {
+        name: size
+        for name, size in sizes.items()
+        if any(fnmatch(name, pattern) for pattern in WANTED)
+    }
+    total, commit = sum(wanted.values()), str(info.sha)
+    need_space(cache, total - _cached_bytes(hub_id, commit, wanted))
+    blobs = cache / f"models--{hub_id.replace('/', '--')}" / "blobs"
+    with _watch(blobs, f"downloading {hub_id}", total, progress) as check:
+        for name, size in wanted.items():
+            if size > LARGE:
+                fetch_blob(hub_id, name, commit, endpoint(), blobs, check)
+        patterns = list(WANTED)
+        return Path(
+            snapshot_download(hub_id, allow_patterns=patterns, endpoint=endpoint(), max_workers=4)
+        )
 
 
 def _in_cache(hub_id: str) -> Path | None:
@@ -154,15 +156,13 @@ def _in_cache(hub_id: str) -> Path | None:
     commits = sorted(folder.glob("*"), key=lambda path: -path.stat().st_mtime)
     for revision in (None, *(path.name for path in commits)):
         try:
-            path = Path(
-                snapshot_download(
-                    hub_id, revision=revision, allow_patterns=list(WANTED), local_files_only=True
-                )
+            here = snapshot_download(
+                hub_id, revision=revision, allow_patterns=list(WANTED), local_files_only=True
             )
         except (OSError, ValueError):  # absent, or cut short
             continue
-        if is_whole(path):
-            return path
+        if is_whole(Path(here)):
+            return Path(here)
     return None
 
 
@@ -201,24 +201,18 @@ def _check_files(hub_id: str, names: list[str]) -> None:
     """Raise UserError unless the repository has what a model folder needs."""
     if any(fnmatch(name, "model*.safetensors") for name in names) and "config.json" in names:
         return
-    found = {Path(name).suffix for name in names}
-    if ".gguf" in found:
-        raise UserError(
-            f"{hub_id} has no config.json and model*.safetensors, but GGUF files",
-            f"download one (hf download {hub_id} FILE.gguf), then: minialign models import FILE",
-        )
-    if found & {".bin", ".pt", ".pth"}:
-        raise UserError(
-            f"{hub_id} has its weights only as pickles (.bin), which can run code",
-            "pickles are never read here: look for a safetensors version (mlx-community has many)",
-        )
-    raise UserError(
-        f"{hub_id} has no config.json and model*.safetensors",
-        "a language model in MLX or Hugging Face layout is needed",
-    )
+    endings = {Path(name).suffix for name in names}
+    if ".gguf" in endings:
+        fix = f"download one (hf download {hub_id} FILE.gguf), then: minialign models import FILE"
+        raise UserError(f"{hub_id} has no config.json and model*.safetensors, but GGUF files", fix)
+    if endings & {".bin", ".pt", ".pth"}:
+        fix = "pickles are never read here: look for a safetensors version (mlx-community has many)"
+        raise UserError(f"{hub_id} has its weights only as pickles (.bin), which can run code", fix)
+    fix = "a language model in MLX or Hugging Face layout is needed"
+    raise UserError(f"{hub_id} has no config.json and model*.safetensors", fix)
 
 
-def _explained(hub_id: str, reason: Exception) -> Exception:
+def _explain(hub_id: str, reason: Exception) -> UserError:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -227,38 +221,27 @@ def _explained(hub_id: str, reason: Exception) -> Exception:
     )
 
     text = " ".join(str(reason).split())[:200]
-    if isinstance(reason, UserError):
-        return reason
     if isinstance(reason, GatedRepoError):
-        return UserError(
-            f"{hub_id} is gated: its owner asks you to accept its terms first",
-            f"accept them at {_endpoint()}/{hub_id}, then log in (hf auth login, or HF_TOKEN=…)",
-        )
+        fix = f"accept them at {endpoint()}/{hub_id}, then log in (hf auth login, or HF_TOKEN=…)"
+        return UserError(f"{hub_id} is gated: its owner asks you to accept its terms first", fix)
     if isinstance(reason, RepositoryNotFoundError):
-        return UserError(
-            f"there is no {hub_id} on {_endpoint()}, or it is private",
-            "check the spelling; for a private one log in (hf auth login, or HF_TOKEN=…)",
-        )
+        fix = "check the spelling; for a private one log in (hf auth login, or HF_TOKEN=…)"
+        return UserError(f"there is no {hub_id} on {endpoint()}, or it is private", fix)
     if isinstance(reason, HFValidationError):
         return UserError(f"{hub_id!r} is no hub id: {text}", "a hub id is ORG/REPO")
     if isinstance(reason, OSError) and reason.errno == 28:
-        return UserError(
-            f"the disk filled up while downloading {hub_id}",
-            "make room and pull again: it goes on where it stopped",
-        )
+        fix = "make room and pull again: it goes on where it stopped"
+        return UserError(f"the disk filled up while downloading {hub_id}", fix)
     if isinstance(reason, HfHubHTTPError) and reason.response is not None:
         code = reason.response.status_code
         if code in (401, 403):
-            return UserError(
-                f"{_endpoint()} refuses {hub_id} ({code})", "log in: hf auth login, or HF_TOKEN=…"
-            )
+            said = f"{endpoint()} refuses {hub_id} ({code})"
+            return UserError(said, "log in: hf auth login, or HF_TOKEN=…")
         if code >= 400:
-            return UserError(
-                f"{_endpoint()} answered {code} for {hub_id}: {text}",
-                "try again later: what is downloaded is kept",
-            )
+            fix = "try again later: what is downloaded is kept"
+            return UserError(f"{endpoint()} answered {code} for {hub_id}: {text}", fix)
     return UserError(
-        f"{hub_id} could not be downloaded from {_endpoint()}: {text}",
+        f"{hub_id} could not be downloaded from {endpoint()}: {text}",
         "check the network (or set HF_ENDPOINT to a mirror) and pull again: it goes on where it"
         " stopped; smollm2-135m-4bit comes from the Python package index instead",
     )

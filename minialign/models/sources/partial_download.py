@@ -6,13 +6,14 @@ them; ``snapshot_download`` then finds them there. A partial file carries the ha
 in its name, and the result is checked against it.
 """
 
-import fcntl
 import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
+
+from filelock import lock_descriptor
 
 from minialign.errors import UserError
 
@@ -65,7 +66,7 @@ def fetch_blob(
     blobs.mkdir(parents=True, exist_ok=True)
     partial = blobs / f"{etag}.minialign.incomplete"
     with partial.open("ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # another process may be at it: wait, then look again
+        lock_descriptor(stream.fileno())  # another process may be at it: wait, then look again
         if (blobs / etag).exists():
             partial.unlink(missing_ok=True)
             return
@@ -78,11 +79,9 @@ def fetch_blob(
         stream.flush()
         if len(etag) == 64:
             with partial.open("rb") as reader:
-                found = hashlib.file_digest(reader, "sha256").hexdigest()
-            if found != etag:
+                digest = hashlib.file_digest(reader, "sha256").hexdigest()
+            if digest != etag:
                 partial.unlink()
-                raise UserError(
-                    f"{hub_id}: {name} arrived damaged: its SHA-256 is {found}, expected {etag}",
-                    "pull again: the damaged file is thrown away",
-                )
+                said = f"{hub_id}: {name} arrived damaged: its SHA-256 is {digest}, expected {etag}"
+                raise UserError(said, "pull again: the damaged file is thrown away")
         partial.replace(blobs / etag)

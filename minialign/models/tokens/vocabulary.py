@@ -44,68 +44,47 @@ class Splitting:
     nfc: bool = False  # composed characters first
 
 
-_GPT2 = Splitting((GPT2,))
-_SMOLLM = Splitting((GPT2,), digits=True)
-_LLAMA3 = Splitting((LLAMA3,), ignore_merges=True)
-_QWEN2 = Splitting((QWEN2,), nfc=True)
 SPLITTINGS = {
-    "gpt-2": _GPT2,
-    "gpt2": _GPT2,
-    "phi-2": _GPT2,
-    "olmo": _GPT2,
-    "mpt": _GPT2,
-    "roberta-bpe": _GPT2,
-    "smollm": _SMOLLM,
-    "starcoder": _SMOLLM,
-    "refact": _SMOLLM,
-    "command-r": _SMOLLM,
-    "codeshell": _SMOLLM,
-    "exaone": _SMOLLM,
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "smaug-bpe": Splitting((LLAMA3,)),
-    "dbrx": Splitting((LLAMA3,)),
-    "qwen2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
-    "stablelm2": Splitting((QWEN2,)),
-    "default": Splitting(
-        (
-            r"[\p{P}\$\+<=>\^~\|]+",
-            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-            r"\p{N}+",
-            r"[0-9][0-9][0-9]",
-        )
+    **dict.fromkeys(
+        ("gpt-2", "gpt2", "phi-2", "olmo", "mpt", "roberta-bpe"),
+        Splitting((GPT2,)),
     ),
+    **dict.fromkeys(
+        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"),
+        Splitting((GPT2,), digits=True),
+    ),
+    **dict.fromkeys(
+        ("llama-bpe", "llama3", "llama-v3"),
+        Splitting((LLAMA3,), ignore_merges=True),
+    ),
+    **dict.fromkeys(("smaug-bpe", "dbrx"), Splitting((LLAMA3,))),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), Splitting((QWEN2,), nfc=True)),
+    "stablelm2": Splitting((QWEN2,)),
+    "default": Splitting((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
 }
 
 
 def _add_tokens(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> None:
     """Mark control tokens as special, and user-defined ones as never split."""
     for kind, special in ((CONTROL, True), (UNKNOWN, True), (USER_DEFINED, False)):
-        found = [
+        added = [
             AddedToken(token, special=special, normalized=False)
             for token, its_kind in zip(tokens, types, strict=True)
             if its_kind == kind and token
         ]
         if special:
-            tokenizer.add_special_tokens(found)
+            tokenizer.add_special_tokens(added)
         else:
-            tokenizer.add_tokens(found)
+            tokenizer.add_tokens(added)
 
 
 def _add_bos(tokenizer: Tokenizer, bos: tuple[str, int] | None) -> None:
     if bos is not None:
-        tokenizer.post_processor = processors.Sequence(
-            [
-                *([tokenizer.post_processor] if tokenizer.post_processor else []),
-                processors.TemplateProcessing(
-                    single=[bos[0], "$A"],
-                    pair=[bos[0], "$A", f"{bos[0]}:1", "$B:1"],
-                    special_tokens=[bos],
-                ),
-            ]
-        )
+        text = bos[0]
+        pair = [text, "$A", f"{text}:1", "$B:1"]
+        before = [tokenizer.post_processor] if tokenizer.post_processor else []
+        begin = processors.TemplateProcessing([text, "$A"], pair, special_tokens=[bos])
+        tokenizer.post_processor = processors.Sequence([*before, begin])
 
 
 def byte_level_bpe(
@@ -156,13 +135,13 @@ def spm_merges(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str
     """The merges that make BPE join what SentencePiece's BPE joins: every way to cut a piece in
     two known pieces, best score first (SentencePiece joins the pair whose result scores best)."""
     ids = {token: index for index, token in enumerate(tokens)}
-    found: list[tuple[float, int, int, str, str]] = []
+    scored: list[tuple[float, int, int, str, str]] = []
     for piece, score in zip(tokens, scores, strict=True):
         for cut in range(1, len(piece)):
             left, right = piece[:cut], piece[cut:]
             if left in ids and right in ids:
-                found.append((-score, ids[left], ids[right], left, right))
-    return [(left, right) for *_, left, right in sorted(found)]
+                scored.append((-score, ids[left], ids[right], left, right))
+    return [(left, right) for *_, left, right in sorted(scored)]
 
 
 def sentencepiece(
@@ -180,21 +159,17 @@ def sentencepiece(
 
     ``charsmap`` is the model's compiled normalizer, empty for identity.
     """
-    unknown = next((i for i, kind in enumerate(types) if kind == UNKNOWN), None)
+    unknown = types.index(UNKNOWN) if UNKNOWN in types else None
     fallback = BYTE in types
     if unigram:
         model: Any = models.Unigram(
             list(zip(tokens, scores, strict=True)), unk_id=unknown, byte_fallback=fallback
         )
     else:
-        joined = [
-            token if kind in (NORMAL, USER_DEFINED, UNUSED) else "" for token, kind in
-            zip(tokens, types, strict=True)
-        ]  # fmt: skip
-        pieces = {token for token in joined if token}
-        merges = [
-            pair for pair in spm_merges(tokens, scores) if pair[0] in pieces and pair[1] in pieces
-        ]
+        joined = (NORMAL, USER_DEFINED, UNUSED)
+        kinds = zip(tokens, types, strict=True)
+        pieces = {token for token, kind in kinds if kind in joined and token}
+        merges = [pair for pair in spm_merges(tokens, scores) if pieces.issuperset(pair)]
         model = models.BPE(
             vocab={token: index for index, token in enumerate(tokens)},
             merges=merges,

@@ -18,21 +18,25 @@ import numpy as np
 
 from minialign.data.hold_out import hold_out
 from minialign.data.prompts import read_prompts
-from minialign.durable import json_line, read_jsonl
+from minialign.durable import read_jsonl
 from minialign.engine import Engine
 from minialign.engine.next_token import sample_seed
 from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.formats.kinds import digest, opening_of
 from minialign.learn.batch import encode_prompt
-from minialign.methods.rounds import Loop, RoundSettings
+from minialign.methods import Method
+from minialign.methods.method import Rounds
+from minialign.methods.rounds import RoundSettings
+from minialign.progress import Pace, Progress
 from minialign.records import Prompted
 from minialign.rewards.scorer import Scorer
 from minialign.run_folder import Run
 from minialign.samples import best_of_n
+from minialign.samples.groups import sample_groups
 from minialign.scoring.open import open_scorer
 from minialign.training.budget import spent, tokens_read
-from minialign.training.events import Event
+from minialign.training.events import Event, Note, Sampled
 from minialign.training.settings import Settings
 
 Row = dict[str, Any]
@@ -47,15 +51,25 @@ class Job:
     """A run of rounds at work."""
 
     run: Run
-    loop: Loop
+    method: Method
     settings: Settings
-    plan: RoundSettings
     config: Any
     stop: threading.Event
     prompts: list[Prompted] = field(default_factory=list)
     held_out: list[Prompted] = field(default_factory=list)
     open: tuple[int, Engine, Scorer] | None = None  # of which policy
     peak: int = 0  # bytes, of sampling
+
+    @property
+    def plan(self) -> RoundSettings:
+        """How candidates are sampled and scored."""
+        return self.config.plan
+
+    @property
+    def rounds(self) -> Rounds:
+        """What the method does in a round."""
+        assert self.method.rounds
+        return self.method.rounds
 
     def file(self, name: str) -> Path:
         """A path among the run's rounds."""
@@ -115,44 +129,42 @@ def read_asked(job: Job) -> None:
     job.prompts, job.held_out = list(kept), list(held)
 
 
-def _sampled(
+def _sample(
     job: Job, k: int, what: str, asked: Sequence[Prompted], n: int, seed: int, path: Path
 ) -> Generator[Event, None, list[Row]]:
     """The scored samples of the policy behind round k, from the file or fresh, by prompt."""
     job.check_stop(f"before {what}")
-    rows = best_of_n.on_disk(path, asked, n, job.plan.scorer, seed=seed)
+    journal = best_of_n.resume(path, asked, n, job.plan.scorer, seed=seed)
+    rows = journal.rows
     limited = what.endswith("candidates") and (job.settings.max_tokens or job.settings.max_minutes)
     before = job.used() if limited else {}
     if len(rows) < len(asked):
         engine, scorer = job.models(k)
-        found = best_of_n.best_of_n(
-            engine, asked, scorer, n, job.plan.sampling(), seed=seed,
-            batch_size=job.plan.rollout_batch, done=rows,
-        )  # fmt: skip
-        fresh, began, last = 0, time.monotonic(), time.monotonic()
-        for row in found:
-            prompt = len(encode_prompt(asked[row["prompt_index"]].prompt, engine.tokenizer))
+        known = [row["prompt_index"] for row in rows]
+        how = job.plan.sampling(), seed, job.plan.rollout_batch
+        pace, last = Pace(first=len(rows)), time.monotonic()
+        for group in sample_groups(engine, asked, n, *how, skip=known):
+            row = best_of_n.score_group(group, scorer)
+            prompt = len(encode_prompt(group.asked.prompt, engine.tokenizer))
             made = sum(row["tokens"])
             row["used"] = prompt + made + tokens_read(scorer.name, n, prompt, made)
             now = time.monotonic()
-            row["seconds"], last, fresh = now - last, now, fresh + 1
-            rows.append(row)
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json_line(row))
-            eta = (now - began) / fresh * (len(asked) - len(rows))
-            text = f"{what}: {len(rows)}/{len(asked)} prompts"
-            yield Event("sampling", text, len(rows), len(asked), {"eta": eta, "policy": k})
+            row["seconds"], last = now - last, now
+            journal.append(row)
+            at = Progress(what, len(rows), len(asked))
+            values = {"eta": pace.seconds_left(at), "policy": k}
+            yield Sampled(f"{what}: {at.done}/{at.total} prompts", at.done, at.total, values)
             if limited:
                 before["tokens"] += row["used"]
                 before["seconds"] += row["seconds"]
                 if spent(job.settings, **before):
                     break
-            if len(rows) < len(asked):
-                job.check_stop(f"in {what}, {len(rows)} of {len(asked)} prompts")
+            if at.done < at.total:
+                job.check_stop(f"in {what}, {at.done} of {at.total} prompts")
     return sorted(rows, key=lambda row: row["prompt_index"])
 
 
-def candidates(job: Job, k: int) -> Generator[Event, None, list[Row]]:
+def sample_candidates(job: Job, k: int) -> Generator[Event, None, list[Row]]:
     """The candidates of round k, which the policy behind the round before writes."""
     asked, count = job.prompts, job.plan.prompts_per_round
     if 0 < count < len(asked):
@@ -161,20 +173,20 @@ def candidates(job: Job, k: int) -> Generator[Event, None, list[Row]]:
     seed = sample_seed(job.settings.seed, k, 0)
     path = job.file(f"candidates-{k}.jsonl")
     what = f"round {k}, candidates"
-    return (yield from _sampled(job, k - 1, what, asked, job.plan.n, seed, path))
+    return (yield from _sample(job, k - 1, what, asked, job.plan.n, seed, path))
 
 
-def measured(job: Job, k: int) -> Iterator[Event]:
+def measure(job: Job, k: int) -> Iterator[Event]:
     """The policy behind round k on the held-out prompts, with the same seeds for every k."""
     if not job.held_out or k in [row["step"] for row in job.run.metrics("eval")]:
         return
     seed, path = sample_seed(job.settings.seed, 0, 1), job.file(f"heldout-{k}.jsonl")
     what = f"held-out prompts after round {k}" if k else "held-out prompts, before"
-    rows = yield from _sampled(job, k, what, job.held_out, job.plan.heldout_n, seed, path)
+    rows = yield from _sample(job, k, what, job.held_out, job.plan.heldout_n, seed, path)
     values = rewards(rows)
     job.run.log("eval", k, values)
     text = f"held out, {f'after round {k}' if k else 'before'}: reward {reward_text(values)}"
-    yield Event("note", text, k, values=values)
+    yield Note(text, k, values=values)
 
 
 def rewards(rows: Sequence[Row]) -> dict[str, float]:
@@ -195,5 +207,6 @@ def rewards(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def reward_text(values: dict[str, float]) -> str:
+    """What is said of the rewards of a round."""
     best = f"best {values['reward/best']:.4g}, {100 * values['ended']:.0f} % ended"
     return f"{values['reward/mean']:.4g} ± {values['reward/error']:.2g}, {best}"

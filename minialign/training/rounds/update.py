@@ -14,19 +14,19 @@ import mlx.core as mx
 from minialign import formats
 from minialign.durable import json_line, read_jsonl, write_atomic
 from minialign.errors import UserError
-from minialign.formats.kinds import written
-from minialign.methods import METHODS
+from minialign.formats.kinds import row_of
 from minialign.models.adapter import CONFIG, attach, save_adapter
 from minialign.models.load import load
 from minialign.records import Demonstration, Ranking, Record, noted
 from minialign.run_folder import Run
 from minialign.training import offline
-from minialign.training.events import Event
+from minialign.training.events import Ended, Event
+from minialign.training.lifecycle import resume_with, start_with
 from minialign.training.rounds.candidates import Job, Row, Stopped
 from minialign.training.settings import Settings
 
 
-def selected(job: Job, k: int, rows: Sequence[Row]) -> int:
+def select(job: Job, k: int, rows: Sequence[Row]) -> int:
     """Write the rows that round k trains on, unless they are there; returns how many were selected.
 
     Raises:
@@ -34,56 +34,55 @@ def selected(job: Job, k: int, rows: Sequence[Row]) -> int:
     """
     path = job.file(f"train-{k}.jsonl")
     chance = random.Random(f"{job.settings.seed} {k}")
-    found: list[Record] = []
+    chosen: list[Record] = []
     for row in rows:
         ends = row["finish_reasons"]
         each = zip(row["scores"], ends, strict=True)
         scores = [score - job.plan.eos_penalty * (end == "length") for score, end in each]
         ranking = Ranking(row["prompt"], row["responses"], scores, finish_reasons=noted(ends))
-        found += job.loop.select(ranking, job.config, chance)
-    if not found and k == 1:
+        chosen += job.rounds.select(ranking, job.config, chance)
+    if not chosen and k == 1:
         scores = sorted(score for row in rows for score in row["scores"])
         raise UserError(
             f"nothing to learn: in {len(rows)} prompts no candidate was selected; the scores are "
             f"{scores[0]:g} to {scores[-1]:g}",
             "more candidates (--n), a higher --temperature, or a scorer that tells them apart",
         )
-    count = len(found)
+    count = len(chosen)
     if count and not path.exists():
-        if mixed := demonstrations(job):
+        if mixed := read_demonstrations(job):
             share = job.config.mix_share
-            found += chance.sample(mixed, min(len(mixed), round(count * share / (1 - share))))
-        write_atomic(path, "".join(json_line(written(record)) for record in found))
+            chosen += chance.sample(mixed, min(len(mixed), round(count * share / (1 - share))))
+        write_atomic(path, "".join(json_line(row_of(record)) for record in chosen))
     return count
 
 
-def demonstrations(job: Job) -> list[Demonstration]:
+def read_demonstrations(job: Job) -> list[Demonstration]:
     """The demonstrations of ``--mix``."""
-    found: list[Demonstration] = []
+    rows: list[Demonstration] = []
     for path in getattr(job.config, "mix", ()):
         read = formats.read(path)
         if read.problems:
             raise UserError(str(read.problems[0]), "mend the row, or take it out")
-        found += formats.as_kind(read.records, Demonstration)[0]
-    return found
+        rows += formats.as_kind(read.records, Demonstration)[0]
+    return rows
 
 
-def trained(job: Job, k: int) -> Iterator[Event]:
+def train(job: Job, k: int) -> Iterator[Event]:
     """The training run of round k, to its end."""
     folder, stop = job.file(f"round-{k}"), job.stop
     job.check_stop(f"before the training of round {k}")
     job.close()
     if not (folder / "config.json").exists():
-        method = METHODS[job.loop.trains]
-        settings, config = _settings(job, k), job.loop.method_config(job.config)
-        inner, events = offline.start(method, settings, config, stop)
+        trains, config = job.rounds.trains, job.rounds.train_config(job.config)
+        inner, events = start_with(offline.events, trains, _settings(job, k), config, stop)
     else:
         inner = Run(folder)
         if inner.state().status == "finished":
             return
-        events = offline.resume(inner, stop)
+        events = resume_with(lambda method: offline.events, inner, stop)
     for event in events:
-        if event.kind != "end":
+        if not isinstance(event, Ended):
             yield replace(event, values={**event.values, "round": k})
     if inner.state().status != "finished":
         raise Stopped(f"in the training of round {k}")
@@ -102,15 +101,14 @@ def _settings(job: Job, k: int) -> Settings:
             own["max_tokens"] = max(1, settings.max_tokens - round(used["tokens"]))
         if settings.max_minutes:
             own["max_minutes"] = max(1e-6, settings.max_minutes - used["seconds"] / 60)
-    before = job.policy(0 if job.loop.fresh(job.config) else k - 1)
-    if job.loop.fixed_reference(job.config):
+    before = job.policy(0 if job.rounds.fresh(job.config) else k - 1)
+    if job.rounds.fixed_reference(job.config):
         first = origin(job)
         before = before or first
         own["reference_adapter"] = None if before == first else first
-    return replace(
-        settings, data=(str(data),), eval_data=(), eval_split=0.0, adapter=before, name=None,
-        out=str(job.file(f"round-{k}")), select="last", seed=settings.seed + k, **own,
-    )  # fmt: skip
+    own |= {"data": (str(data),), "eval_data": (), "eval_split": 0.0, "adapter": before}
+    own |= {"out": str(job.file(f"round-{k}")), "seed": settings.seed + k}
+    return replace(settings, name=None, select="last", **own)
 
 
 def origin(job: Job) -> str:
