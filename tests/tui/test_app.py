@@ -14,6 +14,7 @@ from textual.widgets._footer import FooterKey
 from minialign.cli import main
 from minialign.errors import UserError
 from minialign.labels.votes import Votes
+from tui.label.screen import LabelScreen
 from tui.preferences import Preferences
 from tui.widgets.bar import Place
 from tui.widgets.dialogs import ErrorDialog, Pick
@@ -223,7 +224,8 @@ def test_without_a_terminal_it_says_what_else_there_is(home, capsys, monkeypatch
     assert "needs a terminal" in capsys.readouterr().err
 
 
-def test_keys_of_the_config_stand_in_the_help(home):
+def test_keys_of_the_config_stand_in_the_help(home, monkeypatch):
+    monkeypatch.setattr(LabelScreen, "BOUNCE", 0.0)
     home.mkdir()
     (home / "config.toml").write_text('[tui.keys]\nvote-tie = "0"\n')
     app = make_app(Models(), label_source=str(pairs_file(home, 3)))
