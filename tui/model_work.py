@@ -1,19 +1,23 @@
-"""Work for the model thread: an answer in pieces, a second one, a pair to label, a model in memory.
+"""Work for the model thread: answers, a pair to label, a judge's verdicts, a model in memory.
 
 With its first arguments given (``partial``) each function is work for ``ModelThread.submit``; heavy
 modules are imported on that thread.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from minialign.engine.mlx_thread import Engines, ModelChoice, Ticket
-from minialign.progress import Progress
+from minialign.progress import Progress, Tell
 from minialign.records import Message
+
+AT_ONCE = 2  # pairs that are judged; between two batches the thread turns to others
 
 if TYPE_CHECKING:
     from minialign.engine import Engine
+    from minialign.judge.plans import Plan
     from minialign.records import Comparison
 
 
@@ -134,3 +138,38 @@ def load_model(choice: ModelChoice, engines: Engines, ticket: Ticket) -> Iterato
     if here:
         get_engine(engines, ticket, choice)
     yield here
+
+
+def judge_pairs(
+    plan: "Plan",
+    pairs: Sequence["Comparison"],
+    stop: threading.Event,
+    engines: Engines,
+    ticket: Ticket,
+) -> Iterator[Any]:
+    """Give a ``Verdict`` for each pair."""
+    from minialign.judge.ask import judge_comparisons
+    from minialign.judge.open import open_judge
+
+    ticket.tell(f"opening {plan.judge}")
+    engine = _get_judge_model(plan, engines, ticket.tell)
+    judge = open_judge(plan.judge, plan.options, engine=engine, progress=ticket.tell)
+    located = [replace(pair, source=str(pair.a_from.get("file", ""))) for pair in pairs]
+    yield from judge_comparisons(judge, located, file=plan.file, batch_size=AT_ONCE, stop=stop)
+
+
+def _get_judge_model(plan: "Plan", engines: Engines, tell: Tell) -> Any:
+    """The judge's model as the chat holds it, so that it is in memory once; None when the judge is
+    of another kind."""
+    if plan.url or plan.judge.startswith("reward:"):
+        return None
+    from minialign.engine.open import base_of
+    from minialign.models.names import DEFAULT, catalog
+    from minialign.models.sources.fetch import find
+
+    is_model = plan.judge in catalog() or find(plan.judge) is not None
+    wanted = ModelChoice(plan.judge) if is_model else ModelChoice(base_of(plan.judge), plan.judge)
+    for loaded in engines.loaded:
+        if loaded.adapter == wanted.adapter and (loaded.model or DEFAULT) == wanted.model:
+            wanted = loaded
+    return engines.get(wanted, tell)

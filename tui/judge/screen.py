@@ -23,8 +23,8 @@ from minialign.records import Verdict
 from tui.judge.state import Judged
 from tui.judge.table import VerdictTable
 from tui.judge.verdict import VerdictView
-from tui.judge.work import judge_pairs
 from tui.model_job import Job
+from tui.model_work import judge_pairs
 from tui.widgets.app_screen import AppScreen, key
 from tui.widgets.dialogs import Choice, pick_from
 from tui.widgets.text import plain
