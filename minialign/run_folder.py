@@ -72,6 +72,11 @@ class Run:
         self.path = path
         self.name = path.name
 
+    def __repr__(self) -> str:
+        state = self.state()
+        of = f" of {state.total}" if state.total else ""
+        return f"Run({self.name}: {state.status}, step {state.step}{of}, {self.path})"
+
     @staticmethod
     def create(
         method: str, config: dict[str, Any], out: Path | None = None, name: str | None = None

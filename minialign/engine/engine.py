@@ -41,6 +41,9 @@ class Engine:
         self._forward = last_logits(model.module, self._split)
         self._kept: tuple[list[int], Rows] | None = None  # of the last stream
 
+    def __repr__(self) -> str:
+        return f"Engine({self.model.name})"
+
     @property
     def context(self) -> int | None:
         """Most tokens of prompt and answer together, where the model says so."""
