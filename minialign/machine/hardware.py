@@ -88,7 +88,7 @@ def best(call: Callable[[], Any], seconds: float, least: int = 2) -> float:
 
 def gemm_gflops(seconds: float) -> float:
     """The best of as many float32 matmuls as fit into ``seconds`` (at least one), in GFLOP/s."""
-    import mlx.core as mx
+    import mlx.core as mx  # where it is broken, the doctor still tells the rest
 
     def measure(size: int, seconds: float) -> float:
         a, b = mx.ones((size, size)), mx.ones((size, size))

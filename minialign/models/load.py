@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from minialign import cpu
+from minialign.models.adapter import load_adapter, resolve_adapter
 from minialign.models.layout import Fetching
 from minialign.models.module import fingerprint, load_module
 from minialign.models.sources.fetch import ensure
@@ -45,8 +46,6 @@ def load(
     cpu.activate()
     cpu.prepare(module)
     if adapter is not None:
-        from minialign.models.adapter import load_adapter, resolve_adapter
-
         load_adapter(module, resolve_adapter(adapter))
     mx.eval(module.parameters())
     return Model(model, path, module, tokenizer, config, fingerprint(path))

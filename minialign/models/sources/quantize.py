@@ -7,21 +7,15 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from minialign.errors import UserError
-from minialign.models.layout import (
-    Fetching,
-    Shards,
-    copy_folder,
-    is_quantized,
-    need_space,
-    write_json,
-)
+from minialign.models import layout
+from minialign.models.module import load_module
 from minialign.models.weights_file import read_config
 
 GROUP = 32  # weights that share a scale
 
 
 def quantize_folder(
-    source: Path, folder: Path, bits: int, progress: Fetching | None = None
+    source: Path, folder: Path, bits: int, progress: layout.Fetching | None = None
 ) -> None:
     """Write ``source`` quantized into the existing ``folder``, in groups of 32; embeddings and the
     output layer keep 8 bits. That is what good GGUF files do, and it matters in small models: the
@@ -32,13 +26,11 @@ def quantize_folder(
     Raises:
         UserError: quantized already, damaged, or of an architecture mlx_lm does not have.
     """
-    from minialign.models.module import load_module
-
-    if is_quantized(source):
+    if layout.is_quantized(source):
         fix = "leave out --bits, or start from its full-precision version"
         raise UserError(f"{source}: this model is quantized already", fix)
     weight_bytes = sum(path.stat().st_size for path in source.glob("model*.safetensors"))
-    need_space(folder, weight_bytes // 2)
+    layout.need_space(folder, weight_bytes // 2)
     module, _ = load_module(source)
     decide = getattr(module, "quant_predicate", None)
     overrides: dict[str, Any] = {}
@@ -55,9 +47,9 @@ def quantize_folder(
         return choice
 
     nn.quantize(module, group_size=GROUP, bits=bits, class_predicate=choose)
-    copy_folder(source, folder, weights=False)
+    layout.copy_folder(source, folder, weights=False)
     arrays: Any = tree_flatten(module.parameters())
-    shards = Shards(folder)
+    shards = layout.Shards(folder)
     for done, (name, array) in enumerate(arrays, 1):
         shards.add(name, array)
         if progress:
@@ -65,4 +57,4 @@ def quantize_folder(
     shards.finish()
     config = read_config(source)
     config["quantization"] = {"group_size": GROUP, "bits": bits} | overrides
-    write_json(folder / "config.json", config)
+    layout.write_json(folder / "config.json", config)
