@@ -341,7 +341,7 @@ def _fresh_folder(method: str, name: str | None) -> Path:
 
 
 def _environment() -> dict[str, Any]:
-    import platform
+    import platform  # only a new run needs these
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}
