@@ -72,6 +72,11 @@ class Run:
         self.path = path
         self.name = path.name
 
+    def __repr__(self) -> str:
+        state = self.state()
+        of = f" of {state.total}" if state.total else ""
+        return f"Run({self.name}: {state.status}, step {state.step}{of}, {self.path})"
+
     @staticmethod
     def create(
         method: str, config: dict[str, Any], out: Path | None = None, name: str | None = None
@@ -336,7 +341,7 @@ def _fresh_folder(method: str, name: str | None) -> Path:
 
 
 def _environment() -> dict[str, Any]:
-    import platform
+    import platform  # only a new run needs these
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}

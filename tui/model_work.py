@@ -4,21 +4,22 @@ With its first arguments given (``partial``) each function is work for ``ModelTh
 modules are imported on that thread.
 """
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from minialign.engine.mlx_thread import Engines, ModelChoice, Ticket
 from minialign.progress import Progress, Tell
 from minialign.records import Message
 
-AT_ONCE = 2  # pairs that are judged; between two batches the thread turns to others
-
 if TYPE_CHECKING:
     from minialign.engine import Engine
     from minialign.judge.plans import Plan
     from minialign.records import Comparison
+
+
+AT_ONCE = 2  # pairs that are judged; between two batches the thread turns to others
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,9 @@ def load_model(choice: ModelChoice, engines: Engines, ticket: Ticket) -> Iterato
 
 
 def judge_pairs(
-    plan: "Plan",
-    pairs: Sequence["Comparison"],
-    stop: threading.Event,
-    engines: Engines,
-    ticket: Ticket,
+    plan: "Plan", pairs: Sequence["Comparison"], stop: Event, engines: Engines, ticket: Ticket
 ) -> Iterator[Any]:
-    """Give a ``Verdict`` for each pair."""
+    """Give a ``Verdict`` for each pair; it ends soon after ``stop`` is set."""
     from minialign.judge.ask import judge_comparisons
     from minialign.judge.open import open_judge
 

@@ -47,9 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _answers(Path(arguments.answers))
     if arguments.config is None:
         raise UserError("which comparison?", "minialign compare FILE.toml")
-    from minialign.cli.train import stop_on_interrupt
     from minialign.compare import run as compare
     from minialign.models.sources.fetch import ensure
+    from minialign.training.narrate import stop_on_interrupt
 
     made = _plan(arguments)
     if arguments.dry_run:

@@ -17,9 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo and print what happened."""
-    from minialign.cli.train import stop_on_interrupt
     from minialign.demo.loop import Answered, Result, Stage, demo
-    from minialign.training.narrate import narrate
+    from minialign.training.narrate import narrate, stop_on_interrupt
 
     line = Line()
     with stop_on_interrupt() as stop:

@@ -10,6 +10,7 @@ from pathlib import Path
 from minialign.cli import console
 from minialign.cli.figure import blank, check_ending, save
 from minialign.errors import UserError
+from minialign.statistics.shares import percent
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,6 @@ class Bar:
     low: float
     high: float
     marks: dict[str, float] = field(default_factory=dict)  # by its first letter
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """Write a share as "12.3"; "-" where there is none."""
-    return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
 def span(interval: Sequence[float]) -> str:

@@ -203,7 +203,8 @@ def _resume(arguments: argparse.Namespace) -> int:
     if which.is_locked():
         said = f"run {which.name} is being trained (process {which.pid()})"
         raise UserError(said, f"minialign runs show {which.name}")
-    from minialign.cli.train import show, stop_on_interrupt
+    from minialign.cli.train import show
+    from minialign.training.narrate import stop_on_interrupt
     from minialign.training.start import resume
 
     with stop_on_interrupt() as stop:

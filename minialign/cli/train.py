@@ -1,11 +1,9 @@
 """``minialign sft | reward | dpo …``: settings from flags and files, events as lines."""
 
 import argparse
-import contextlib
-import signal
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from minialign.cli.console import Line, emit, fetching, next_steps, say
 from minialign.cli.dataclass_flags import add_fields, read_config, to_toml
@@ -90,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 def run_method(method: "Method", arguments: argparse.Namespace) -> int:
     """Start a run of a method that need not be in the dict of methods, and show it."""
     from minialign.config import check_keys, flat, resolve
+    from minialign.training.narrate import stop_on_interrupt
     from minialign.training.settings import Settings
     from minialign.training.start import start
 
@@ -110,25 +109,6 @@ def run_method(method: "Method", arguments: argparse.Namespace) -> int:
         if not arguments.json:
             say(f"run {started.name} in {started.path}")
         return show(started, events, as_json=arguments.json)
-
-
-@contextlib.contextmanager
-def stop_on_interrupt(stop: threading.Event | None = None) -> Iterator[threading.Event]:
-    """Ctrl-C or SIGTERM sets the event once, so that a run can save; the second time it kills."""
-    stop = stop or threading.Event()
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        say("\nstopping after this step (again: at once) …")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def show(started: "Run", events: "Iterator[Event]", *, as_json: bool = False) -> int:

@@ -99,7 +99,8 @@ def demo(
     """
     began, stop = time.monotonic(), stop or threading.Event()
     chosen = settings(model)
-    prompts = _prompts(chosen.eval_data[0])
+    pairs = [record for record in read(chosen.eval_data[0]).records if isinstance(record, Pair)]
+    prompts = [pair.prompt for pair in pairs[: 24 if slow_machine() else 48]]
     run = next((run for run in list_runs() if run.name == NAME), None)
     if run is not None and (again or run.config.get("model") != model):
         remove_run(run)
@@ -129,11 +130,6 @@ def demo(
     result = _result(run, prompts, before, after, time.monotonic() - began)
     write_atomic(run.path / "demo.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     yield Result(result)
-
-
-def _prompts(path: str) -> list[Prompt]:
-    records = [record for record in read(path).records if isinstance(record, Pair)]
-    return [record.prompt for record in records[: 24 if slow_machine() else 48]]
 
 
 def _answer(

@@ -23,6 +23,7 @@ from minialign.errors import UserError
 from minialign.learn.batch import Example, collate
 from minialign.learn.forward import response_logps
 from minialign.learn.policy import Policy, plain_cache
+from minialign.models.module import split_head
 from minialign.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -33,13 +34,14 @@ class Engine:
     """A loaded model, for inference."""
 
     def __init__(self, model: "Model"):
-        from minialign.models.module import split_head
-
         self.model = model
         self.tokenizer = model.tokenizer
         self._split = split_head(model.module)
         self._forward = last_logits(model.module, self._split)
         self._kept: tuple[list[int], Rows] | None = None  # of the last stream
+
+    def __repr__(self) -> str:
+        return f"Engine({self.model.name})"
 
     @property
     def context(self) -> int | None:
@@ -204,7 +206,7 @@ class Engine:
     @cached_property
     def _root(self) -> Rows:
         """A single row without tokens, from which all rows come."""
-        from mlx_lm.models.cache import KVCache, make_prompt_cache
+        from mlx_lm.models.cache import KVCache, make_prompt_cache  # mlx_lm takes 2 s to import
 
         module: Any = self.model.module
         if all(type(cache) is KVCache for cache in make_prompt_cache(module)):

@@ -51,11 +51,14 @@ def answers_of(record: Record) -> list[str]:
         case Pair():
             return [record.chosen, record.rejected]
         case Ranking():
-            order = sorted(range(len(record.scores)), key=lambda i: -record.scores[i])
-            return [record.responses[i] for i in order]
+            return [record.responses[place] for place in _best_first(record)]
         case Rated():
             return [record.response]
     return []
+
+
+def _best_first(ranking: Ranking) -> list[int]:
+    return sorted(range(len(ranking.scores)), key=lambda place: -ranking.scores[place])
 
 
 def opening_of(record: Record) -> list[Message]:
@@ -83,10 +86,9 @@ def fingerprint(record: Record) -> bytes:
 def pairs_of(ranking: Ranking) -> list[Pair]:
     """Every two answers of a ranking whose scores differ, the better one chosen."""
     texts, scores = ranking.responses, ranking.scores
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])
     return [
         Pair(ranking.prompt, texts[i], texts[j], None, ranking.source, reasons_of(ranking, i, j))
-        for i, j in combinations(order, 2)
+        for i, j in combinations(_best_first(ranking), 2)
         if scores[i] > scores[j]
     ]
 
@@ -96,7 +98,7 @@ def _demonstrations(record: Pair | Ranking | Rated) -> list[Demonstration]:
     if isinstance(record, Rated) and not record.good:
         return []
     best = {"role": "assistant", "content": answers_of(record)[0]}
-    place = record.scores.index(max(record.scores)) if isinstance(record, Ranking) else 0
+    place = _best_first(record)[0] if isinstance(record, Ranking) else 0
     return [Demonstration([*record.prompt, best], record.source, reasons_of(record, place))]
 
 

@@ -24,10 +24,6 @@ class Format:
     when: Callable[[Row], bool] = lambda row: True  # of rows that have the keys
 
 
-def _are_texts(row: Row) -> bool:
-    return isinstance(row["chosen"], str) and isinstance(row["rejected"], str)
-
-
 def _no_answer(row: Row) -> bool:
     """Whether no key looks like an answer's: else it is a mistyped row of another format."""
     return not any(_looks_like_answer(key) for key in row)
@@ -119,7 +115,8 @@ FORMATS: list[Format] = [
         {"chosen": f"\n\nHuman: {_ASK}\n\nAssistant: Jupiter.",
          "rejected": f"\n\nHuman: {_ASK}\n\nAssistant: Mars."},
         "whole transcripts; the prompt is what both share",
-        preferences.transcript_pair, _are_texts,
+        preferences.transcript_pair,
+        lambda row: isinstance(row["chosen"], str) and isinstance(row["rejected"], str),
     ),
     Format(
         "implicit-pairs", ("chosen", "rejected"), Pair,

@@ -88,13 +88,13 @@ def best(call: Callable[[], Any], seconds: float, least: int = 2) -> float:
 
 def gemm_gflops(seconds: float) -> float:
     """The best of as many float32 matmuls as fit into ``seconds`` (at least one), in GFLOP/s."""
-    import mlx.core as mx
+    import mlx.core as mx  # where it is broken, the doctor still tells the rest
 
-    def measure(size: int, seconds: float) -> float:
+    def measure(size: int, seconds: float, least: int) -> float:
         a, b = mx.ones((size, size)), mx.ones((size, size))
-        return 2 * size**3 / 1e9 / best(lambda: mx.eval(a @ b), seconds, least=1)
+        return 2 * size**3 / 1e9 / best(lambda: mx.eval(a @ b), seconds, least)
 
-    small = measure(256, seconds / 6)
+    small = measure(256, seconds / 6, 4)
     if seconds * small < 2 * 768**3 / 1e9:  # a slow BLAS has no time for more
         return small
-    return max(small, measure(768, 5 * seconds / 6))
+    return max(small, measure(768, 5 * seconds / 6, 1))

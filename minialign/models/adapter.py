@@ -74,7 +74,7 @@ def attach(module: nn.Module, lora: Lora) -> None:
     Raises:
         UserError: when ``keys`` name no layer, or there are fewer blocks than ``num_layers``.
     """
-    from mlx_lm.tuner.utils import linear_to_lora_layers
+    from mlx_lm.tuner.utils import linear_to_lora_layers  # mlx_lm takes 2 s to import
 
     check_lora(module, lora)
     module.freeze()

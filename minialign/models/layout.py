@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import psutil
 
 from minialign.errors import UserError
 from minialign.models.weights_file import read_config
@@ -35,6 +34,8 @@ def to_disk(path: Path) -> None:
 
 def sweep(parent: Path) -> None:
     """Remove what killed writers left in ``parent``."""
+    import psutil  # takes 30 ms: not for those who only look whether a model is here
+
     for path in parent.glob(f"{PART}*"):
         pid = path.name.rpartition("-")[2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):

@@ -25,7 +25,7 @@ def load_module(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         UserError: damaged files, or an architecture mlx_lm does not have.
     """
-    from mlx_lm.utils import load_model
+    from mlx_lm.utils import load_model  # mlx_lm takes 2 s to import
 
     check_folder(path)
     try:

@@ -19,7 +19,7 @@ def in_terminal(
 
     ``width`` and ``height`` are in characters; the width is that of the whole chart.
     """
-    from plotille import Canvas
+    from plotille import Canvas  # only a plot needs it
 
     low, high = _range([value for line in lines for value in line.values])
     y_ticks = ticks(low, high, min(height, max(4, height // 3)))

@@ -19,3 +19,8 @@ def share_text(successes: float, n: int) -> str:
     share = successes / n if n else 0.0
     count = f"{successes:g}/{n}"
     return f"{100 * share:.1f} % ({count}, 95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write a share as "12.3"; "-" where there is none."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"

@@ -1,5 +1,11 @@
 """The events of a run in words, for the command line, the demo and a notebook alike."""
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
 from minialign.progress import Line, duration, say, size
 from minialign.statistics.shares import share_text
 from minialign.training import events
@@ -73,3 +79,22 @@ def summarise(summary: events.Values) -> str:
         f"({size(summary['peak_memory'])} by MLX's count); "
         f"prompts shared in {shared} of {shared + separate} batches"
     )
+
+
+@contextlib.contextmanager
+def stop_on_interrupt(stop: threading.Event | None = None) -> Iterator[threading.Event]:
+    """Ctrl-C or SIGTERM sets the event once, so that a run can save; the second time it kills."""
+    stop = stop or threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        say("\nstopping after this step (again: at once) …")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

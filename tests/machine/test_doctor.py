@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -171,3 +172,28 @@ def test_training_without_mlx_is_impossible(report, monkeypatch):
     assert code == 1
     assert checks["mlx"]["status"] == "problem"
     assert "pip install" in checks["mlx"]["fix"]
+
+
+def test_memory_is_what_the_system_says_and_a_containers_limit_counts(monkeypatch):
+    total, free = hardware.memory()
+    assert 0 < free <= total
+    limits = {
+        "/sys/fs/cgroup/memory.max": "1000000000",
+        "/sys/fs/cgroup/memory.current": "400000000",
+    }
+    real = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda self, **options: limits.get(str(self)) or real(self, **options)
+    )
+    total, free = hardware.memory()
+    assert total == 10**9
+    assert 0 < free <= 6 * 10**8
+
+
+def test_a_processes_most_memory_is_in_bytes_on_linux_and_on_macos(monkeypatch):
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert hardware.most_resident(usage) == 1024 * usage.ru_maxrss
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert hardware.most_resident(usage) == usage.ru_maxrss
+    assert hardware.peak() > 1e6

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import re
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,15 @@ def test_damaged_tokenizer_files(tmp_path: Path, tiny_model: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{")
     with pytest.raises(UserError, match=r"tokenizer_config\.json"):
         Tokenizer.load(folder)
+
+
+def test_a_protobuf_that_does_not_fit_is_told_with_what_to_do(tmp_path: Path, monkeypatch) -> None:
+    folder = sentencepiece_folder(tmp_path)
+    monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
+    monkeypatch.delattr("sentencepiece.sentencepiece_model_pb2", raising=False)
+    with pytest.raises(UserError, match="do not fit together") as told:
+        Tokenizer.load(folder)
+    assert told.value.hint == "pip install --upgrade protobuf sentencepiece"
 
 
 @pytest.mark.model

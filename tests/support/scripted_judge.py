@@ -80,10 +80,5 @@ class ScriptedJudge:
         choice = ("a" if first > 0.5 else "b") if same else "tie"
         if "nonsense" in pair.a:
             orders, choice = [{"unparsed": "I like both."}] * 2, "unparsed"
-        told: dict[str, Any] = {
-            "orders": orders,
-            "judge": spec,
-            "template": template,
-            "source": pair.source,
-        }
-        return Verdict(pair.key, choice=choice, **told, **pair.sides)
+        told: dict[str, Any] = {"judge": spec, "template": template, "source": pair.source}
+        return Verdict(pair.key, choice=choice, orders=orders, **told, **pair.sides)

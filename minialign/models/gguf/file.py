@@ -118,7 +118,7 @@ def read_gguf(path: Path) -> GGUF:
     Raises:
         UserError: not a GGUF file, of another version, cut short or damaged.
     """
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType  # only GGUF files need it
 
     again = "get the file again: its copy here is incomplete or damaged"
     metadata: dict[str, Any] = {}

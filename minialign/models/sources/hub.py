@@ -2,7 +2,8 @@
 
 ``huggingface_hub`` is the client: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE
 mean what they always mean, and an interrupted download goes on where it stopped. Only weights in
-safetensors, JSON and tokenizer files are taken: no pickles, and no code of the model's.
+safetensors, JSON and tokenizer files are taken: no pickles, and no code of the model's. The client
+takes half a second to import, so every function imports what it needs of it.
 """
 
 import os
@@ -29,11 +30,7 @@ def _watch(
     What ``progress`` raises, to stop the download, is raised again by the function that the block
     is given, and at its end.
     """
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+    from huggingface_hub import utils
 
     done = Event()
     stopped: list[BaseException] = []
@@ -58,8 +55,8 @@ def _watch(
                     stopped.append(reason)
                     return
 
-    quiet_before = are_progress_bars_disabled()
-    disable_progress_bars()
+    quiet_before = utils.are_progress_bars_disabled()
+    utils.disable_progress_bars()
     watcher = Thread(target=watch, daemon=True)
     watcher.start()
     try:
@@ -69,7 +66,7 @@ def _watch(
         done.set()
         watcher.join()
         if not quiet_before:
-            enable_progress_bars()
+            utils.enable_progress_bars()
 
 
 def endpoint() -> str:
@@ -213,26 +210,21 @@ def _check_files(hub_id: str, names: list[str]) -> None:
 
 
 def _explain(hub_id: str, reason: Exception) -> UserError:
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import errors
 
     text = " ".join(str(reason).split())[:200]
-    if isinstance(reason, GatedRepoError):
+    if isinstance(reason, errors.GatedRepoError):
         fix = f"accept them at {endpoint()}/{hub_id}, then log in (hf auth login, or HF_TOKEN=…)"
         return UserError(f"{hub_id} is gated: its owner asks you to accept its terms first", fix)
-    if isinstance(reason, RepositoryNotFoundError):
+    if isinstance(reason, errors.RepositoryNotFoundError):
         fix = "check the spelling; for a private one log in (hf auth login, or HF_TOKEN=…)"
         return UserError(f"there is no {hub_id} on {endpoint()}, or it is private", fix)
-    if isinstance(reason, HFValidationError):
+    if isinstance(reason, errors.HFValidationError):
         return UserError(f"{hub_id!r} is no hub id: {text}", "a hub id is ORG/REPO")
     if isinstance(reason, OSError) and reason.errno == 28:
         fix = "make room and pull again: it goes on where it stopped"
         return UserError(f"the disk filled up while downloading {hub_id}", fix)
-    if isinstance(reason, HfHubHTTPError) and reason.response is not None:
+    if isinstance(reason, errors.HfHubHTTPError) and reason.response is not None:
         code = reason.response.status_code
         if code in (401, 403):
             said = f"{endpoint()} refuses {hub_id} ({code})"

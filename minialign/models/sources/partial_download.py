@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
-from filelock import lock_descriptor
-
 from minialign.errors import UserError
 
 LARGE = 10_000_000  # bytes; smaller files are left to snapshot_download
@@ -49,6 +47,7 @@ def fetch_blob(
         UserError: what arrived is not what the hub announced.
         Exception: the hub client's own errors.
     """
+    from filelock import lock_descriptor  # with the hub's client half a second of imports
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers

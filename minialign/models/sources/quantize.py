@@ -7,13 +7,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from minialign.errors import UserError
-from minialign.models.layout import (
-    Shards,
-    copy_folder,
-    is_quantized,
-    need_space,
-    write_json,
-)
+from minialign.models import layout
+from minialign.models.module import load_module
 from minialign.models.weights_file import read_config
 from minialign.progress import Tell
 
@@ -30,13 +25,11 @@ def quantize_folder(source: Path, folder: Path, bits: int, progress: Tell | None
     Raises:
         UserError: quantized already, damaged, or of an architecture mlx_lm does not have.
     """
-    from minialign.models.module import load_module
-
-    if is_quantized(source):
+    if layout.is_quantized(source):
         fix = "leave out --bits, or start from its full-precision version"
         raise UserError(f"{source}: this model is quantized already", fix)
     weight_bytes = sum(path.stat().st_size for path in source.glob("model*.safetensors"))
-    need_space(folder, weight_bytes // 2)
+    layout.need_space(folder, weight_bytes // 2)
     module, _ = load_module(source)
     decide = getattr(module, "quant_predicate", None)
     overrides: dict[str, Any] = {}
@@ -53,9 +46,9 @@ def quantize_folder(source: Path, folder: Path, bits: int, progress: Tell | None
         return choice
 
     nn.quantize(module, group_size=GROUP, bits=bits, class_predicate=choose)
-    copy_folder(source, folder, weights=False)
+    layout.copy_folder(source, folder, weights=False)
     arrays: Any = tree_flatten(module.parameters())
-    shards = Shards(folder)
+    shards = layout.Shards(folder)
     for done, (name, array) in enumerate(arrays, 1):
         shards.add(name, array)
         if progress:
@@ -63,4 +56,4 @@ def quantize_folder(source: Path, folder: Path, bits: int, progress: Tell | None
     shards.finish()
     config = read_config(source)
     config["quantization"] = {"group_size": GROUP, "bits": bits} | overrides
-    write_json(folder / "config.json", config)
+    layout.write_json(folder / "config.json", config)

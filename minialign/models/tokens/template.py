@@ -29,7 +29,7 @@ def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
 
 @lru_cache(maxsize=16)
 def _compile(source: str) -> Any:
-    import jinja2
+    import jinja2  # only rendering needs it: not for the app's first frame
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 

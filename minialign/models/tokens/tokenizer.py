@@ -10,6 +10,7 @@ import tokenizers
 
 from minialign.errors import UserError
 from minialign.models.tokens import template
+from minialign.models.tokens.sentencepiece_file import read_spm
 
 # Tokens that end a turn or a text, in the models people use here; those that a vocabulary has as
 # tokens of their own all stop generation.
@@ -215,8 +216,6 @@ def _fast(folder: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
         except Exception as reason:  # the library raises bare Exception for a bad file
             raise UserError(f"{path}: {reason}", "get the model again") from None
     if (folder / "tokenizer.model").exists():
-        from minialign.models.tokens.sentencepiece_file import read_spm
-
         return read_spm(folder / "tokenizer.model", settings)
     fix = "a model folder needs one of them; copy it from the model it was made of"
     raise UserError(f"{folder}: no tokenizer.json and no tokenizer.model", fix)
