@@ -135,7 +135,7 @@ def test_pull_shows_how_far_it_is_stops_and_goes_on(home, monkeypatch, size):
         await until(pilot, lambda: "40%" in screen_text(app))
         await until(pilot, lambda: "fetching model.gguf" in screen_text(app))
         assert screen.check_action("pull", ()) is False
-        await pilot.press("f2", *"hi", "enter")  # the chat's lane is free
+        await pilot.press("f2", *"hi", "enter")  # the chat's thread is free
         await until(pilot, lambda: "word5" in screen_text(app))
         await pilot.press("f6", "x")
         await until(pilot, lambda: screen.job is None)
