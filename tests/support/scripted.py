@@ -144,7 +144,7 @@ def settle_keys(pilot: Any) -> None:
     pilot.press = one_by_one
 
 
-async def until(pilot: Any, condition: Callable[[], Any], seconds: float = 60.0) -> None:
+async def until(pilot: Any, condition: Callable[[], Any], seconds: float = 180.0) -> None:
     """Wait until it is so: looked at often at first, then less, for a look has its price."""
     end, pause = time.monotonic() + seconds, 0.01
     while not condition():
