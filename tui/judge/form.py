@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Select, Static
 
 from minialign.errors import UserError
-from minialign.judge.plans import LABELS, Plan, read_comparisons
+from minialign.judge.plans import LABELS, Plan, read_planned
 from tui.runs.form import Tick
 
 URL, FILE, USUAL = "an endpoint …", "a file …", "the usual one"
@@ -157,7 +157,7 @@ class JudgeForm(ModalScreen[Plan | None]):
     async def _start(self) -> None:
         try:
             plan = self._plan()
-            await asyncio.to_thread(read_comparisons, plan)
+            await asyncio.to_thread(read_planned, plan)
         except UserError as error:
             hint = f" — {error.hint}" if error.hint else ""
             self.query_one("#wrong", Static).update(f"✗ {error.problem}{hint}")

@@ -182,7 +182,7 @@ class JudgeScreen(Screen[None]):
 
         def read() -> tuple[list[Comparison], UserError | None]:
             try:
-                return plans.read_comparisons(plan), None
+                return plans.read_planned(plan), None
             except UserError as error:  # the pairs have vanished, the verdicts have not
                 return [], error
 
