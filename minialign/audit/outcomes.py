@@ -1,7 +1,7 @@
 """A judge on reference labels: asked now, or read from what it said before; each item with both."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,7 @@ class Outcome:
     @property
     def right(self) -> float:
         """How much of it is right: the mean of both orders, a tie counts half."""
-        choices = [self.forward, self.backward]
-        return agreement.accuracy(choices, [self.item.best] * 2)
+        return agreement.accuracy([self.forward, self.backward], [self.item.best] * 2)
 
 
 def compare_verdict(item: Labelled, verdict: Verdict) -> Outcome:
@@ -60,26 +59,24 @@ def read_outcomes(path: Path, items: Sequence[Labelled]) -> list[Outcome]:
     Raises:
         UserError: when it says nothing of any.
     """
-    if verdicts := read_verdicts(path)[0]:
-        known = [(item, verdicts.get(item.comparison.key)) for item in items]
-        outcomes = [compare_verdict(item, one) for item, one in known if one is not None]
-    else:
-        votes = {one.comparison.key: one for one in read_gold([str(path)])}
-        said = [(item, votes.get(item.comparison.key)) for item in items]
-        outcomes = [_compare_vote(item, one) for item, one in said if one is not None]
+    said: dict[str, Any] = read_verdicts(path)[0]
+    compare: Callable[[Labelled, Any], Outcome] = compare_verdict
+    if not said:
+        said = {one.comparison.key: one for one in read_gold([str(path)])}
+        compare = _compare_vote
+    known = [(item, said.get(item.comparison.key)) for item in items]
+    outcomes = [compare(item, one) for item, one in known if one is not None]
     if not outcomes:
-        raise UserError(
-            f"{path}: it says nothing of any pair of the gold set",
-            "give the verdicts on these very pairs, or a judge to ask: a model, run or reward:RUN",
-        )
+        ask = "give the verdicts on these very pairs, or a judge to ask: a model, run or reward"
+        raise UserError(f"{path}: it says nothing of any pair of the gold set", f"{ask}:RUN")
     return outcomes
 
 
 def _compare_vote(item: Labelled, vote: Labelled) -> Outcome:
-    swap = SWAPPED if is_turned(vote.comparison, item.comparison) else {}
-    choice = swap.get(vote.best, vote.best)
     if vote.conflict:  # which order said what was not stored
         return Outcome(item, "tie", "a", "b", both_orders=False)
+    swap = SWAPPED if is_turned(vote.comparison, item.comparison) else {}
+    choice = swap.get(vote.best, vote.best)
     return Outcome(item, choice, choice, choice, both_orders=False)
 
 
@@ -110,11 +107,11 @@ def ask_scorer(scorer: Scorer, items: Sequence[Labelled]) -> Iterator[Outcome]:
 
 def check_texts(items: Sequence[Labelled]) -> list[Comparison]:
     """Return what is to be judged; raise UserError when there are no texts."""
-    bare = [one for one in items if not one.has_texts]
-    if bare:
-        raise UserError(
-            f"{bare[0].comparison.source}: votes without the texts that they are of",
-            "a judge needs the texts; verdicts that are stored can be compared: "
-            "minialign audit VERDICTS.jsonl --gold VOTES.jsonl",
-        )
-    return [one.comparison for one in items]
+    for item in items:
+        if not item.has_texts:
+            raise UserError(
+                f"{item.comparison.source}: votes without the texts that they are of",
+                "a judge needs the texts; verdicts that are stored can be compared: "
+                "minialign audit VERDICTS.jsonl --gold VOTES.jsonl",
+            )
+    return [item.comparison for item in items]

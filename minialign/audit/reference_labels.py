@@ -16,8 +16,9 @@ from minialign import formats
 from minialign.errors import UserError
 from minialign.formats.containers import read_rows
 from minialign.formats.problems import Problem
+from minialign.formats.reading import read_row
 from minialign.home import labels_file
-from minialign.records import Comparison, Pair, Prompt, as_prompt
+from minialign.records import Comparison, Pair, as_prompt
 
 PROMPTS = ("prompt", "input", "instruction", "question")
 ANSWERS = (("a", "b"), ("output_1", "output_2"), ("response_a", "response_b"))
@@ -80,8 +81,7 @@ def read_gold(specs: Sequence[str], annotators: str = "") -> list[Labelled]:
         for number, one in enumerate(_read_file(path, subset, annotators)):
             # without a name nobody knows whether it is the same annotator: an item of its own
             key = one.comparison.key + ("" if one.votes[0][0] else f" {path} {number}")
-            old = merged.get(key)
-            merged[key] = one if old is None else _merge(old, one)
+            merged[key] = _merge(merged[key], one) if key in merged else one
     if not merged:
         names = ", ".join(str(path) for path, _ in paths)
         who = f" by annotators {annotators}*" if annotators else ""
@@ -99,11 +99,8 @@ def _merge(old: Labelled, new: Labelled) -> Labelled:
 def _own_labels() -> tuple[Path, str]:
     file = labels_file()
     if not file.exists() or not file.stat().st_size:
-        raise UserError(
-            "no --gold, and no labels of your own yet",
-            "give a gold set: --gold FILE or FOLDER; or say which answers are better: "
-            "minialign label",
-        )
+        hint = "give a gold set: --gold FILE or FOLDER; or say which answers are better: "
+        raise UserError("no --gold, and no labels of your own yet", f"{hint}minialign label")
     return file, "your labels"
 
 
@@ -124,10 +121,9 @@ def _find_files(spec: str) -> list[tuple[Path, str]]:
 
 
 def _name_subset(file: Path, folder: Path | None = None) -> str:
+    name = file.name.partition(".")[0]
     if file.name == "dataset.json":
         name = "/".join(file.relative_to(folder).parts[:-1]) if folder else file.parent.name
-    else:
-        name = file.name.partition(".")[0]
     for start in ("LLMBar_", "LLMBar/", "Processed_", "Processed/"):
         name = name.removeprefix(start)
     return name.replace("Adversarial_", "").replace("Adversarial/", "") or file.parent.name
@@ -167,14 +163,18 @@ def _read_row(row: Any, source: str, subset: str) -> Labelled | None:
     if sides is None or prompt is None:
         if "question_id" not in row:
             raise UserError(f"{source}: no prompt", EXAMPLE)
-        place = {"question_id": row["question_id"], "turn": row.get("turn", 1)}
+        turn = row.get("turn", 1)
+        place = {"question_id": row["question_id"], "turn": turn}
         bare = Comparison([], "", "", None, source, first, second, place)
-        conflict = "inconsistent" in str(row[label])
-        return Labelled(bare, ((who, choice),), f"turn {place['turn']}", conflict)
+        return Labelled(bare, ((who, choice),), f"turn {turn}", "inconsistent" in str(row[label]))
     a, b = row[sides[0]], row[sides[1]]
     if not isinstance(a, str) or not isinstance(b, str):
         raise UserError(f"{source}: {' and '.join(sides)} must be texts", EXAMPLE)
-    asked = _check_prompt(row[prompt], source)
+    asked = as_prompt(row[prompt]) if isinstance(row[prompt], str | list) else []
+    turns = [turn if isinstance(turn, dict) else {} for turn in asked] or [{}]
+    sound = all(isinstance(turn.get("content"), str) for turn in turns)
+    if not sound or not turns[-1]["content"].strip():
+        raise UserError(f"{source}: no prompt in {str(row[prompt])[:60]!r}", "a text, or messages")
     comparison = Comparison(asked, a, b, row.get("reference"), source, first, second)
     return Labelled(comparison, ((who, choice),), named)
 
@@ -184,29 +184,16 @@ def _origin(row: dict[str, Any], side: str) -> dict[str, Any]:
     return dict(row.get(f"{side}_from") or model)
 
 
-def _check_prompt(value: Any, source: str) -> Prompt:
-    prompt = as_prompt(value) if isinstance(value, str | list) else []
-    sound = prompt and all(
-        isinstance(m, dict) and isinstance(m.get("content"), str) for m in prompt
-    )
-    if not sound or not prompt[-1]["content"].strip():
-        raise UserError(f"{source}: no prompt in {str(value)[:60]!r}", "a text, or messages")
-    return prompt
-
-
 def _read_pair(row: dict[str, Any], source: str, subset: str) -> Labelled:
     """Read a preference pair: the chosen answer is gold. Which one is called a is drawn by its
     text, so that it is a in about half of the pairs."""
-    from minialign.formats.reading import read_row
-
     item = read_row(row, source)
     if item.problem is not None:
         raise UserError(f"{source}: found {item.problem.found}", EXAMPLE)
     pairs, _ = formats.as_kind(item.records, Pair)
     if not pairs:
         raise UserError(f"{source}: it does not say which of two answers is better", EXAMPLE)
-    pair = pairs[0]
-    first = formats.kinds.digest(pair.chosen + pair.rejected)[0] % 2 == 0
-    a, b = (pair.chosen, pair.rejected) if first else (pair.rejected, pair.chosen)
-    comparison = Comparison(pair.prompt, a, b, source=source)
-    return Labelled(comparison, (("", "a" if first else "b"),), subset)
+    comparison = Comparison(pairs[0].prompt, pairs[0].chosen, pairs[0].rejected, source=source)
+    if formats.kinds.digest(comparison.a + comparison.b)[0] % 2 == 0:
+        return Labelled(comparison, (("", "a"),), subset)
+    return Labelled(comparison.swapped(), (("", "b"),), subset)

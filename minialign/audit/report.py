@@ -4,6 +4,7 @@ Plain dictionaries and numbers, as ``--json`` prints them.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -27,20 +28,18 @@ def report(items: Sequence[Outcome], judge: str, own: Sequence[str] = ()) -> dic
     Args:
         own: what the answers' origins call the judge itself, for its preference for its own.
     """
-    subsets = list(dict.fromkeys(one.item.subset for one in items))
-    rows = [_row(name, [one for one in items if one.item.subset == name]) for name in subsets]
+    subsets: dict[str, list[Outcome]] = defaultdict(list)
+    for one in items:
+        subsets[one.item.subset].append(one)
+    rows = [_row(name, part) for name, part in subsets.items()]
     whole = _row("all", items)
     if len(rows) != 1:
         rows.append(whole)
-    parts = {
-        "people": _people(items),
-        "consistency": _consistency(items),
-        "calibration": _calibration(items),
-        "styles": _styles(items),
-    }
     result: dict[str, Any] = {"judge": judge, "items": len(items), "rows": rows}
     result["leans"] = _leans(items, (judge, *own))
     result["decided"] = _decided(items)
+    parts: dict[str, Any] = {"people": _people(items), "consistency": _consistency(items)}
+    parts |= {"calibration": _calibration(items), "styles": _styles(items)}
     result |= {name: part for name, part in parts.items() if part}
     result["conclusion"] = conclude(items, whole)
     return _plain(result)
@@ -56,16 +55,14 @@ def _plain(value: Any) -> Any:
 
 
 def _interval(values: Sequence[float], items: Sequence[Outcome]) -> Interval:
-    return share_interval(
-        values, [str(one.item.comparison.prompt or one.item.comparison.extra) for one in items]
-    )
+    pairs = [one.item.comparison for one in items]
+    return share_interval(values, [str(pair.prompt or pair.extra) for pair in pairs])
 
 
 def _row(name: str, items: Sequence[Outcome]) -> dict[str, Any]:
     forward, backward = [one.forward for one in items], [one.backward for one in items]
     labels = [one.item.best for one in items]
     decided = [one for one in items if one.item.best != "tie"]
-    texts = [one for one in items if one.item.has_texts]
     known = all(one.both_orders for one in items)
     row: dict[str, Any] = {
         "subset": name,
@@ -78,12 +75,11 @@ def _row(name: str, items: Sequence[Outcome]) -> dict[str, Any]:
         "first_slot": bias.first_slot_rate(forward, backward) if known else math.nan,
         "conflict": bias.conflict_rate(forward, backward),
     }
-    if len(texts) == len(items):
+    if all(one.item.has_texts for one in items):
         a, b = [one.item.comparison.a for one in items], [one.item.comparison.b for one in items]
         row["baselines"] = bias.baselines(a, b, labels)
-        longer = zip(items, bias.longer(a, b), strict=True)
-        picks = [(c, best) for one, best in longer for c in (one.forward, one.backward)]
-        read = [pair for pair in picks if pair[0] != "unparsed"]
+        both = zip(forward + backward, bias.longer(a, b) * 2, strict=True)
+        read = [(choice, longer) for choice, longer in both if choice != "unparsed"]
         row["longer_chosen"] = agreement.accuracy([c for c, _ in read], [best for _, best in read])
     return row
 
@@ -92,20 +88,17 @@ def _leans(items: Sequence[Outcome], own: Sequence[str]) -> dict[str, Any]:
     """Length and self-preference at equal labels; both orders of an item are two choices."""
     choices = [c for one in items for c in (one.forward, one.backward)]
     labels = [one.item.best for one in items for _ in range(2)]
-
-    def lean(more: list[float]) -> dict[str, Any] | None:
-        measured = bias.lean(choices, labels, [value for value in more for _ in range(2)])
-        return {**asdict(measured), "clear": measured.clear} if measured else None
+    pairs = [one.item.comparison for one in items for _ in range(2)]
 
     def mine(origin: dict[str, Any]) -> bool:
-        return bool({str(origin.get(key)) for key in ("model", "adapter")} & set(own))
+        return any(str(origin.get(key)) in own for key in ("model", "adapter"))
 
-    pairs = [one.item.comparison for one in items]
-    leans = {
-        "length": lean([float(len(pair.a) - len(pair.b)) for pair in pairs]),
-        "own": lean([float(mine(pair.a_from)) - float(mine(pair.b_from)) for pair in pairs]),
+    more = {
+        "length": [float(len(pair.a) - len(pair.b)) for pair in pairs],
+        "own": [float(mine(pair.a_from) - mine(pair.b_from)) for pair in pairs],
     }
-    return {name: value for name, value in leans.items() if value}
+    leans = {name: bias.lean(choices, labels, values) for name, values in more.items()}
+    return {name: {**asdict(one), "clear": one.clear} for name, one in leans.items() if one}
 
 
 def _decided(items: Sequence[Outcome]) -> dict[str, Any]:
@@ -134,10 +127,10 @@ def _people(items: Sequence[Outcome]) -> dict[str, Any]:
 
 def _consistency(items: Sequence[Outcome]) -> dict[str, Any]:
     """How often an annotator who got a pair again made the same choice."""
-    by_one: dict[Any, list[str]] = {}
+    by_one: dict[Any, list[str]] = defaultdict(list)
     for i, one in enumerate(items):
         for who, choice in one.item.votes:
-            by_one.setdefault((i, who), []).append(choice)
+            by_one[i, who].append(choice)
     same, compared = agreement.ceiling(by_one)
     return {"same": same, "compared": compared} if compared else {}
 
@@ -167,11 +160,10 @@ def _correlate(x: np.ndarray, y: np.ndarray) -> float:
 
 def _styles(items: Sequence[Outcome]) -> list[dict[str, Any]]:
     known = [one for one in items if one.item.best != "tie" and one.item.has_texts]
-    pairs = [(one.item.comparison, one.item.best == "a") for one in known]
-    ordered = [(pair.a, pair.b) if first else (pair.b, pair.a) for pair, first in pairs]
-    better, worse = [one for one, _ in ordered], [other for _, other in ordered]
-    cells = style_matrix(better, worse, [one.right for one in known])
-    return [asdict(cell) for cell in cells]
+    pairs = [(one.item.comparison, one.item.best) for one in known]
+    ordered = [pair if best == "a" else pair.swapped() for pair, best in pairs]
+    better, worse = [pair.a for pair in ordered], [pair.b for pair in ordered]
+    return [asdict(cell) for cell in style_matrix(better, worse, [one.right for one in known])]
 
 
 def conclude(items: Sequence[Outcome], whole: dict[str, Any]) -> dict[str, Any]:
@@ -194,18 +186,14 @@ def conclude(items: Sequence[Outcome], whole: dict[str, Any]) -> dict[str, Any]:
     if why:
         return {"word": "no better than answer length", "why": why}
     share = f"the two orders conflict on {100 * whole['conflict']:.0f} % of the pairs"
-    if whole["conflict"] <= ONE_ORDER:
-        return {"word": "usable", "why": [share]}
-    return {"word": "usable with both orders", "why": [share]}
+    word = "usable" if whole["conflict"] <= ONE_ORDER else "usable with both orders"
+    return {"word": word, "why": [share]}
 
 
 def _ahead(decided: Sequence[Outcome], rule: Callable[..., list[str]]) -> Interval:
     """How much more of these is right than by a rule of length; a bootstrap over the prompts."""
     pairs = [one.item.comparison for one in decided]
-    picks = rule([pair.a for pair in pairs], [pair.b for pair in pairs])
-    by_rule = [
-        agreement.accuracy([pick], [one.item.best])
-        for pick, one in zip(picks, decided, strict=True)
-    ]
+    picks = zip(rule([pair.a for pair in pairs], [pair.b for pair in pairs]), decided, strict=True)
+    by_rule = [agreement.accuracy([pick], [one.item.best]) for pick, one in picks]
     names = [str(pair.prompt) for pair in pairs]
     return paired_difference([one.right for one in decided], by_rule, names)

@@ -26,9 +26,8 @@ def parse_map(items: Iterable[str]) -> dict[str, str]:
     for item in items:
         ours, _, theirs = item.partition("=")
         if not ours or not theirs:
-            raise UserError(
-                f"--map {item}: expected KEY=COLUMN", "for example: --map chosen=better"
-            )
+            problem = f"--map {item}: expected KEY=COLUMN"
+            raise UserError(problem, "for example: --map chosen=better")
         if ours not in KEYS | OPTIONAL_KEYS:
             hint = nearest(ours, KEYS | OPTIONAL_KEYS)
             raise UserError(f"--map {item}: no format has the key {ours!r}", hint)
@@ -46,8 +45,7 @@ def find(spec: str, progress: Tell | None = None) -> list[Path]:
     if not path.is_dir():
         return [path]
     splits = data_files(path)
-    order = [name for name in ("train", "valid", "test") if name in splits]
-    return [file for name in order for file in splits[name]]
+    return [file for name in ("train", "valid", "test") for file in splits.get(name, ())]
 
 
 @dataclass
@@ -73,18 +71,14 @@ class BadRows:
 
     def check(self) -> None:
         """Raise UserError when the caller cannot go on: bad rows, or a file that breaks off."""
-        if not self.problems:
-            return
-        fatal = [problem for problem in self.problems if problem.fatal]
-        if fatal:
-            raise UserError(f"{fatal[0].source}: found {fatal[0].found}", fatal[0].fix)
-        if not self.keep:
-            first, count = self.problems[0], len(self.problems)
+        for problem in self.problems:
+            if problem.fatal:
+                raise UserError(f"{problem.source}: found {problem.found}", problem.fix)
+        if self.problems and not self.keep:
+            count = len(self.problems)
             rows = "1 bad row" if count == 1 else f"{count} bad rows, the first"
-            raise UserError(
-                f"{rows}: {first}",
-                "minialign data check lists them all; --skip-bad goes on without them",
-            )
+            hint = "minialign data check lists them all; --skip-bad goes on without them"
+            raise UserError(f"{rows}: {self.problems[0]}", hint)
 
 
 def _start(path: Path) -> Path:
@@ -116,9 +110,9 @@ class FileReport:
     file: str
     rows: int = 0
     bad: int = 0
-    formats: dict[str, int] = field(default_factory=dict)
-    records: dict[str, int] = field(default_factory=dict)  # by kind
-    unused: dict[str, int] = field(default_factory=dict)
+    formats: Counter[str] = field(default_factory=Counter)
+    records: Counter[str] = field(default_factory=Counter)  # by kind
+    unused: Counter[str] = field(default_factory=Counter)
     findings: dict[str, int] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)  # the first of each finding
 
@@ -143,13 +137,12 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON."""
-        problems = [
-            {key: value for key, value in asdict(problem).items() if key != "row"}
-            for problem in self.bad.problems
-        ]
+        problems = [asdict(problem) for problem in self.bad.problems]
+        for problem in problems:
+            del problem["row"]
         return {
-            "files": [asdict(file) for file in self.files],
-            "leaks": [asdict(leak) for leak in self.leaks],
+            "files": [vars(file) for file in self.files],
+            "leaks": [vars(leak) for leak in self.leaks],
             "problems": problems,
             "bad_rows_in": [str(path) for path in self.bad.files.values()],
         }
@@ -164,21 +157,17 @@ def check(
     prompts: list[Prompts] = []
     for file in files:
         before = len(bad.problems)
-        findings, seen = Findings(), Prompts()
-        forms: Counter[str] = Counter()
-        kinds: Counter[str] = Counter()
-        unused: Counter[str] = Counter()
+        report, findings, seen = FileReport(str(file)), Findings(), Prompts()
         for item in good_items([file], mapping, bad):
-            forms[item.format] += 1
+            report.formats[item.format] += 1
             for part in item.unused:
-                unused[part.reason] += part.count
+                report.unused[part.reason] += part.count
             for record in item.records:
-                kinds[kind_name(record)] += 1
+                report.records[kind_name(record)] += 1
                 findings.of(record)
                 seen.add(record)
-        count = len(bad.problems) - before
-        rows = count + forms.total()
-        report = FileReport(str(file), rows, count, dict(forms), dict(kinds), dict(unused))
+        report.bad = len(bad.problems) - before
+        report.rows = report.bad + report.formats.total()
         report.findings, report.places = findings.counts, findings.places
         reports.append(report)
         prompts.append(seen)

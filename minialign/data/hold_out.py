@@ -16,15 +16,14 @@ def hold_out(
     sizes = Counter(openings)
     groups = list(sizes)
     random.Random(seed).shuffle(groups)
-    wanted, count = round(share * len(records)), 0
+    count = 0
     held: set[bytes] = set()
     for group in groups[1:]:  # one stays to train on
-        if count >= wanted:
+        if count >= round(share * len(records)):
             break
         held.add(group)
         count += sizes[group]
-    pairs = list(zip(records, openings, strict=True))
-    return (
-        [record for record, opening in pairs if opening not in held],
-        [record for record, opening in pairs if opening in held],
-    )
+    parts: tuple[list[Record], list[Record]] = [], []
+    for record, opening in zip(records, openings, strict=True):
+        parts[opening in held].append(record)
+    return parts

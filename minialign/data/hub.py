@@ -5,7 +5,8 @@ run. ``@REVISION`` behind the id picks a branch, tag or commit.
 """
 
 import re
-from pathlib import Path, PurePosixPath
+from difflib import get_close_matches
+from pathlib import Path
 
 from minialign.errors import UserError
 from minialign.formats.containers import ENDINGS, ending
@@ -24,7 +25,10 @@ def _parse(spec: str) -> tuple[str, str, str | None]:
     named_file = ending(local) in ENDINGS and spec.count("/") < 2
     if not match or named_file or (local.parent.is_dir() and local.parent != Path(".")):
         near = [path.name for path in local.parent.glob("*")] if local.parent.is_dir() else []
-        raise UserError(f"{spec}: there is no such file or folder", _near(local.name, near))
+        close = get_close_matches(local.name, near, n=1, cutoff=0.6)
+        hint = "check the path; a data set of the hub is ORG/NAME"
+        hint = f"did you mean {close[0]!r}?" if close else hint
+        raise UserError(f"{spec}: there is no such file or folder", hint)
     return match[1], (match[2] or "").strip("/"), match[3]
 
 
@@ -34,38 +38,24 @@ def check_spec(spec: str) -> None:
         _parse(spec)
 
 
-def _near(name: str, names: list[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return "check the path; a data set of the hub is ORG/NAME"
-
-
 def _choose(spec: str, inside: str, files: list[str]) -> tuple[str, list[str]]:
     """(the file or folder that holds the data, the files to download)."""
-    data = [
-        name
-        for name in sorted(files)
-        if ending(PurePosixPath(name)) in ENDINGS  # type: ignore[arg-type]
-        and PurePosixPath(name).name not in _NO_DATA
-        and not PurePosixPath(name).name.startswith(".")
-    ]
+    visible = [Path(name) for name in sorted(files) if Path(name).name[:1] != "."]
+    known = [path for path in visible if ending(path) in ENDINGS and path.name not in _NO_DATA]
+    data = [path.as_posix() for path in known]
     if inside in data:
         return inside, [inside]
     if inside:
         data = [name for name in data if name.startswith(f"{inside}/")]
     if not data:
-        known = f"it has: {', '.join(sorted(files)[:8])}" if files else "it has no files"
-        raise UserError(f"{spec}: no data files there ({', '.join(ENDINGS)})", known)
-    folders = sorted({str(PurePosixPath(name).parent) for name in data})
+        hint = f"it has: {', '.join(sorted(files)[:8])}" if files else "it has no files"
+        raise UserError(f"{spec}: no data files there ({', '.join(ENDINGS)})", hint)
+    folders = sorted({str(Path(name).parent) for name in data})
     if len(folders) > 1:
-        base = spec.split("@")[0].removesuffix(f"/{inside}") if inside else spec.split("@")[0]
+        base = spec.split("@")[0].removesuffix(f"/{inside}")
         choices = [base if folder == "." else f"{base}/{folder}" for folder in folders]
-        raise UserError(
-            f"{spec} has data in {len(folders)} folders", f"name one: {'  '.join(choices[:12])}"
-        )
+        hint = f"name one: {'  '.join(choices[:12])}"
+        raise UserError(f"{spec} has data in {len(folders)} folders", hint)
     return folders[0], data
 
 
@@ -81,9 +71,8 @@ def fetch_dataset(spec: str, progress: Tell | None = None) -> Path:
     if constants.HF_HUB_OFFLINE:
         return _in_cache(spec, hub_id, inside, revision)
     try:
-        info = HfApi(endpoint=endpoint()).dataset_info(
-            hub_id, revision=revision, files_metadata=True
-        )
+        hub = HfApi(endpoint=endpoint())
+        info = hub.dataset_info(hub_id, revision=revision, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         place, files = _choose(spec, inside, list(sizes))
         total = sum(sizes[name] for name in files)
@@ -99,10 +88,8 @@ def fetch_dataset(spec: str, progress: Tell | None = None) -> Path:
         )
         if progress:
             progress(f"downloading {hub_id}", total, total)
-    except UserError:
-        raise
     except Exception as reason:
-        if not is_hub_error(reason):
+        if isinstance(reason, UserError) or not is_hub_error(reason):
             raise
         raise _explain(spec, hub_id, reason) from None
     return Path(folder) / place
@@ -117,10 +104,9 @@ def _in_cache(spec: str, hub_id: str, inside: str, revision: str | None) -> Path
     commit = named.read_text().strip() if named.is_file() else revision
     folder = cache / "snapshots" / (commit or "none")
     if not folder.is_dir():
-        raise UserError(
-            f"{spec}: no such file here, and not in the Hugging Face cache (HF_HUB_OFFLINE is set)",
-            "check the path, or unset HF_HUB_OFFLINE to download it",
-        )
+        problem = f"{spec}: no such file here, and not in the Hugging Face cache"
+        hint = "check the path, or unset HF_HUB_OFFLINE to download it"
+        raise UserError(f"{problem} (HF_HUB_OFFLINE is set)", hint)
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     return folder / _choose(spec, inside, files)[0]
 
@@ -130,16 +116,11 @@ def _explain(spec: str, hub_id: str, reason: Exception) -> UserError:
 
     text = " ".join(str(reason).split())[:200]
     if isinstance(reason, GatedRepoError):
-        return UserError(
-            f"{hub_id} is gated: its owner asks you to accept its terms first",
-            f"accept them at {endpoint()}/datasets/{hub_id}, then: hf auth login, or HF_TOKEN=…",
-        )
+        fix = f"accept them at {endpoint()}/datasets/{hub_id}, then: hf auth login, or HF_TOKEN=…"
+        return UserError(f"{hub_id} is gated: its owner asks you to accept its terms first", fix)
+    said = f"{spec}: no such file here, and"
     if isinstance(reason, RepositoryNotFoundError):
-        return UserError(
-            f"{spec}: no such file here, and no data set {hub_id} on {endpoint()}",
-            "check the spelling; for a private data set log in (hf auth login, or HF_TOKEN=…)",
-        )
-    return UserError(
-        f"{spec}: no such file here, and the hub could not be asked ({text})",
-        "check the path or the network; HF_ENDPOINT may name a mirror",
-    )
+        fix = "check the spelling; for a private data set log in (hf auth login, or HF_TOKEN=…)"
+        return UserError(f"{said} no data set {hub_id} on {endpoint()}", fix)
+    fix = "check the path or the network; HF_ENDPOINT may name a mirror"
+    return UserError(f"{said} the hub could not be asked ({text})", fix)

@@ -5,13 +5,13 @@ The list is what the home has itself, what runs were trained on, and what the us
 """
 
 import json
-import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minialign.durable import write_atomic
+from minialign.durable import write_json
 from minialign.errors import UserError
 from minialign.home import home, labels_file
 from minialign.run_folder import list_runs
@@ -34,16 +34,16 @@ class Facts:
     @property
     def kind(self) -> str:
         """The kind of record that it holds most of; "" for none."""
-        counts = sum((Counter(file.records) for file in self.report.files), Counter())
+        counts: Counter[str] = sum((file.records for file in self.report.files), Counter())
         return max(counts, key=lambda name: counts[name], default="")
 
 
 def _read_remembered() -> list[str]:
-    try:
+    with suppress(OSError, ValueError):
         paths = json.loads((home() / "datafiles.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+        if isinstance(paths, list):
+            return [path for path in paths if isinstance(path, str)]
+    return []
 
 
 def list_known() -> list[tuple[Path, str]]:
@@ -85,20 +85,20 @@ def forget(path: Path) -> None:
 
 
 def _write(paths: list[str]) -> None:
+    file = home() / "datafiles.json"
     try:
         home().mkdir(parents=True, exist_ok=True)
-        write_atomic(home() / "datafiles.json", json.dumps(paths, indent=1) + "\n")
+        write_json(file, paths, indent=1)
     except OSError as reason:
-        raise UserError(f"cannot write {home() / 'datafiles.json'}: {reason.strerror}") from None
+        raise UserError(f"cannot write {file}: {reason.strerror}") from None
 
 
 def stamp(path: Path) -> object:
     """Changes when the file does."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+    with suppress(OSError):
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns
+    return None
 
 
 def read_facts(path: Path) -> Facts:

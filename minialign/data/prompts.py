@@ -41,17 +41,13 @@ def read_prompts(
         except (OSError, UnicodeDecodeError) as reason:
             text = getattr(reason, "strerror", None) or str(reason)
             raise UserError(f"{path}: {text}", "give a text or JSONL file") from None
-        prompts = [
-            replace(one, source=f"{path}:{number}")
-            for number, line in enumerate(lines, 1)
-            if line.strip()
-            for one in as_prompts([line], system, raw)
-        ]
+        every = [Prompted(as_prompt(line), f"{path}:{n}") for n, line in enumerate(lines, 1)]
+        asked = [one for one in every if one.prompt[0]["content"].strip()]
     else:
-        prompts = [_put(one, system, raw) for one in _read_rows(path, answers)]
-    if not prompts:
+        asked = _read_rows(path, answers)
+    if not asked:
         raise UserError(f"{path} has no prompts", "write one a line")
-    return prompts
+    return [_put(one, system, raw) for one in asked]
 
 
 def _read_rows(path: Path, answers: bool) -> list[Prompted]:
@@ -62,25 +58,20 @@ def _read_rows(path: Path, answers: bool) -> list[Prompted]:
     prompts, unused = formats.as_kind(read.records, Prompted)
     if unused:
         raise UserError(f"{path}: {unused} rows hold no prompt", "each needs a prompt")
-    if not answers:
-        return prompts
-    return [
-        replace(one, extra={"answer": row.messages[-1]["content"], **one.extra})
-        if isinstance(row, Demonstration)
-        else one
-        for one, row in zip(prompts, read.records, strict=True)
-    ]
+    for number, row in enumerate(read.records if answers else ()):
+        if isinstance(row, Demonstration):
+            extra = {"answer": row.messages[-1]["content"], **prompts[number].extra}
+            prompts[number] = replace(prompts[number], extra=extra)
+    return prompts
 
 
 def _put(asked: Prompted, system: str | None, raw: bool) -> Prompted:
     """Put a system message before a prompt, or make it plain text."""
     prompt = asked.prompt
-    if raw and len(prompt) != 1:
-        raise UserError(
-            f"{asked.source}: --raw needs plain text, but this is {len(prompt)} messages",
-            "leave --raw out",
-        )
     if raw:
+        if len(prompt) != 1:
+            problem = f"{asked.source}: --raw needs plain text, but this is {len(prompt)} messages"
+            raise UserError(problem, "leave --raw out")
         prompt = [{"role": "text", "content": prompt[0]["content"]}]
     elif system and prompt[0]["role"] != "system":
         prompt = [{"role": "system", "content": system}, *prompt]

@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from minialign.data.check import BadRows, good_items
 from minialign.formats.kinds import kind_name
 from minialign.formats.measures import Measures
+from minialign.records import Pair, Prompted, Ranking, Rated
 
 
 def measure_files(
@@ -60,7 +62,6 @@ class Shown:
 def show_record(record: Any, tokenizer: Any, max_length: int, train_on: str = "all") -> Shown:
     """Show how a record reaches the model, decoded token run by token run."""
     from minialign.learn.batch import TooLong, encode, encode_prompt
-    from minialign.records import Prompted, Rated
 
     kind = kind_name(record)
     if isinstance(record, Prompted):
@@ -71,10 +72,12 @@ def show_record(record: Any, tokenizer: Any, max_length: int, train_on: str = "a
     if isinstance(example, TooLong):
         note = f"left out: its answer alone has {example.length} tokens, the limit is {max_length}"
         return Shown(record.source, kind, [], [], example.length, 0, note)
-    names = {"pairs": ["chosen", "rejected"]}.get(kind, ["response"] * len(example.responses))
-    if isinstance(record, Rated):
+    names = ["response"] * len(example.responses)
+    if isinstance(record, Pair):
+        names = ["chosen", "rejected"]
+    elif isinstance(record, Rated):
         names = ["good" if record.good else "bad"]
-    if kind == "rankings":
+    elif isinstance(record, Ranking):
         names = [f"score {score:g}" for score in record.scores]
     runs = [
         (name, _runs(ids, mask, tokenizer))
@@ -87,11 +90,8 @@ def show_record(record: Any, tokenizer: Any, max_length: int, train_on: str = "a
 
 
 def _runs(ids: list[int], mask: list[int], tokenizer: Any) -> list[tuple[str, bool]]:
-    runs: list[tuple[str, bool]] = []
-    start = 0
-    for end in range(1, len(ids) + 1):
-        if end == len(ids) or mask[end] != mask[start]:
-            text = tokenizer.decode(ids[start:end], skip_special=False)
-            runs.append((text, bool(mask[start])))
-            start = end
-    return runs
+    runs = groupby(zip(ids, mask, strict=True), key=lambda one: bool(one[1]))
+    return [
+        (tokenizer.decode([token for token, _ in run], skip_special=False), trained)
+        for trained, run in runs
+    ]

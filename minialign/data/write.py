@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from minialign import formats
 from minialign.data.check import BadRows, good_items
@@ -18,6 +19,8 @@ from minialign.errors import UserError
 from minialign.formats import Item
 from minialign.formats.findings import Findings, drop_found
 from minialign.formats.kinds import digest, kind_name, opening_of, row_of, turn_into
+
+SINGULAR = {"messages": "demonstration"}  # of a kind's name, where it is not that without its s
 
 
 @dataclass
@@ -31,12 +34,6 @@ class Converted:
     dropped: int = 0
 
 
-def _text_file(name: str, *, zipped: bool) -> IO[str]:
-    if zipped:
-        return gzip.open(name, "wt", compresslevel=6, encoding="utf-8", newline="\n")
-    return open(name, "w", encoding="utf-8", newline="\n")
-
-
 @contextmanager
 def write_whole(path: Path, *, force: bool) -> Iterator[IO[str]]:
     """Open a text file that appears under ``path`` when all of it is written; gzip for ``.gz``."""
@@ -48,8 +45,9 @@ def write_whole(path: Path, *, force: bool) -> Iterator[IO[str]]:
         os.close(handle)
     except OSError as reason:
         raise UserError(f"{path}: {reason.strerror}", "choose another place with -o") from None
+    opened: Any = partial(gzip.open, compresslevel=6) if path.suffix == ".gz" else open
     try:
-        with _text_file(name, zipped=path.suffix == ".gz") as stream:
+        with opened(name, mode="wt", encoding="utf-8", newline="\n") as stream:
             yield stream
         os.chmod(name, 0o644)
         os.replace(name, path)
@@ -81,8 +79,9 @@ def convert(
         for record in item.records:
             rows = turn_into(record, wanted) if not mark or kind in ("pairs", "prompts") else []
             if not rows:
-                name = f"{'unlabelled ' if mark else ''}{_singular(kind_name(record))}"
-                result.unused[f"{name} that gives no {_singular(kind)}"] += 1
+                name, want = (SINGULAR.get(one, one[:-1]) for one in (kind_name(record), kind))
+                unlabelled = "unlabelled " if mark else ""
+                result.unused[f"{unlabelled}{name} that gives no {want}"] += 1
             good = drop_found(rows, drop, result.findings)
             result.dropped += len(rows) - len(good)
             for one in good:
@@ -92,18 +91,13 @@ def convert(
     return result
 
 
-def _singular(kind: str) -> str:
-    return {"messages": "demonstration"}.get(kind, kind.removesuffix("s"))
-
-
 def split_sizes(rows: int, *wanted: float) -> list[int]:
     """How many rows each held-out part gets: a share below 1, or a count."""
     sizes = [round(rows * want) if want < 1 else int(want) for want in wanted]
     if any(want < 0 for want in wanted) or sum(sizes) >= rows:
-        raise UserError(
-            f"{rows} rows cannot give {' and '.join(f'{want:g}' for want in wanted)} away",
-            "a share such as 0.1, or a number of rows, with some left to train on",
-        )
+        problem = f"{rows} rows cannot give {' and '.join(f'{want:g}' for want in wanted)} away"
+        hint = "a share such as 0.1, or a number of rows, with some left to train on"
+        raise UserError(problem, hint)
     return sizes
 
 

@@ -11,18 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minialign import formats
+from minialign import formats, records
 from minialign.data.check import find
 from minialign.errors import UserError
 from minialign.formats.kinds import digest
-from minialign.records import (
-    Comparison,
-    Demonstration,
-    Pair,
-    Prompted,
-    read_comparison,
-    reference_in,
-)
+from minialign.records import Comparison, Prompted, reference_in
 
 EXAMPLE = 'a row is {"prompt": "…", "a": "…", "b": "…"}, or a preference pair'
 ANSWER = 'a row is {"prompt": "…", "response": "…"}'
@@ -49,18 +42,16 @@ def _read_pairs(path: Path) -> list[Comparison]:
     comparisons: list[Comparison] = []
     problem = ""
     for item in formats.stream(path):
-        own = read_comparison(item.row, item.source)
+        own = records.read_comparison(item.row, item.source)
         if own is not None and own.prompt[-1]["content"].strip():
             comparisons.append(own)
         elif item.problem is not None:
             raise UserError(str(item.problem), EXAMPLE)
         else:
-            reference = reference_in(item.row)
-            pairs, _ = formats.as_kind(item.records, Pair)
-            comparisons += [
-                Comparison(pair.prompt, pair.chosen, pair.rejected, reference, pair.source)
-                for pair in pairs
-            ]
+            pairs, _ = formats.as_kind(item.records, records.Pair)
+            for one in pairs:
+                told = reference_in(item.row), one.source
+                comparisons.append(Comparison(one.prompt, one.chosen, one.rejected, *told))
             problem = problem or ("" if pairs else item.source)
     if not comparisons:
         raise UserError(f"{problem or path}: no pair of answers", EXAMPLE)
@@ -72,17 +63,15 @@ def _match_answers(one: Path, other: Path) -> list[Comparison]:
     n-th to a prompt against the n-th."""
     theirs, ours = read_answers(other), read_answers(one)
     if missing := [answer.asked.source for key, answer in ours.items() if key not in theirs]:
-        raise UserError(
-            f"{missing[0]}: {other} has no answer to this prompt ({len(missing)} such rows)",
-            "both files must answer the same prompts, as two runs of minialign generate do",
-        )
+        problem = f"{missing[0]}: {other} has no answer to this prompt ({len(missing)} such rows)"
+        hint = "both files must answer the same prompts, as two runs of minialign generate do"
+        raise UserError(problem, hint)
     comparisons: list[Comparison] = []
     for key, mine in ours.items():
         asked, against = mine.asked, theirs[key]
-        reference = reference_in(asked.extra) or reference_in(against.asked.extra)
+        told = reference_in(asked.extra) or reference_in(against.asked.extra), asked.source
         origins = {"file": str(one), **mine.origin}, {"file": str(other), **against.origin}
-        pair = Comparison(asked.prompt, mine.text, against.text, reference, asked.source, *origins)
-        comparisons.append(pair)
+        comparisons.append(Comparison(asked.prompt, mine.text, against.text, *told, *origins))
     return comparisons
 
 
@@ -115,13 +104,12 @@ def read_answers(path: Path) -> dict[tuple[str, int], Answer]:
         extra = dict(row["extra"]) if isinstance(row.get("extra"), dict) else {}
         extra |= {name: row[name] for name in ("category", "reference") if name in row}
         origin = {name: row[name] for name in ORIGIN if isinstance(row.get(name), str)}
-        for record in formats.as_kind(item.records, Demonstration)[0]:
+        for record in formats.as_kind(item.records, records.Demonstration)[0]:
             *prompt, last = record.messages
             if prompt:  # plain text answers nothing
                 key = prompt_key(prompt)
-                place = key, counts[key]
                 asked = Prompted(prompt, record.source, extra)
-                answers[place] = Answer(asked, last["content"], origin)
+                answers[key, counts[key]] = Answer(asked, last["content"], origin)
                 counts[key] += 1
     if not answers:
         raise UserError(f"{path} holds no answers", ANSWER)

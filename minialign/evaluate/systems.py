@@ -45,14 +45,11 @@ def read_system(spec: str) -> System:
         UserError: for a file without answers.
     """
     path = Path(spec).expanduser()
-    if path.is_file() and path.name.endswith(ANSWER_FILES):
-        return _read_system(path)
-    if path.name.endswith(ANSWER_FILES) and not path.exists():
+    is_file = path.name.endswith(ANSWER_FILES)
+    if is_file and not path.exists():
         raise UserError(f"{spec}: no such file", "a file of answers, a model, or a run")
-    return System(spec, spec, adapter=spec if is_run(spec) else None)
-
-
-def _read_system(path: Path) -> System:
+    if not is_file or not path.is_file():
+        return System(spec, spec, adapter=spec if is_run(spec) else None)
     system = System(path.name.partition(".")[0], str(path), file=path)
     for (key, before), one in read_answers(path).items():
         if not before:  # of several samples the first
@@ -90,14 +87,11 @@ def read_asked(path: str | None, systems: Sequence[System]) -> list[Prompted]:
         asked = files[0].prompts
     else:
         raise UserError("which prompts?", "--prompts FILE (the lines of a .txt, or JSONL)")
-    every = {prompt_key(one.prompt): one for one in asked}
-    every = {k: one for k, one in every.items() if all(k in system.answers for system in files)}
+    keys = {prompt_key(one.prompt): one for one in asked}
+    every = {k: one for k, one in keys.items() if all(k in system.answers for system in files)}
     if not every:
-        names = ", ".join(system.name for system in files)
-        raise UserError(
-            f"{names}: no prompt is answered by all of them",
-            "answers belong together by their prompt",
-        )
+        problem = f"{', '.join(one.name for one in files)}: no prompt is answered by all of them"
+        raise UserError(problem, "answers belong together by their prompt")
     return list(every.values())
 
 

@@ -4,6 +4,7 @@ Plain dictionaries and numbers, as ``evaluate --json`` prints them. A tie is hal
 verdict is none and counts apart.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,27 +25,24 @@ Judgement = tuple[Comparison, Verdict]  # in the order of the comparisons
 
 def report(judgements: Sequence[Judgement], judge: str) -> dict[str, Any]:
     """Put together everything that the evaluation says."""
-    pairs: dict[tuple[str, str], list[Judgement]] = {}
+    pairs: dict[tuple[str, str], list[Judgement]] = defaultdict(list)
     for one in judgements:
-        pairs.setdefault(_names(one), []).append(one)
-    result: dict[str, Any] = {
-        "judge": judge,
-        "pairs": [_pair(*names, members) for names, members in pairs.items()],
-    }
+        pairs[_names(one)].append(one)
+    rows = [_pair(*names, members) for names, members in pairs.items()]
+    result: dict[str, Any] = {"judge": judge, "pairs": rows}
     if len(pairs) > 1 and _read(judgements):
         result["leaderboard"] = rank_systems(judgements)
     return result
 
 
 def _names(judgement: Judgement) -> tuple[str, str]:
-    comparison, _ = judgement
-    return comparison.a_from["model"], comparison.b_from["model"]
+    return judgement[0].a_from["model"], judgement[0].b_from["model"]
 
 
 def _pair(a: str, b: str, judgements: Sequence[Judgement]) -> dict[str, Any]:
-    categories: dict[str, list[Judgement]] = {}
+    categories: dict[str, list[Judgement]] = defaultdict(list)
     for one in judgements:
-        categories.setdefault(str(one[0].extra.get("category") or ""), []).append(one)
+        categories[str(one[0].extra.get("category") or "")].append(one)
     rows = []
     if len(categories) > 1:
         rows = [{"category": name, **_plain_rate(part)} for name, part in categories.items()]
@@ -59,9 +57,8 @@ def _read(judgements: Sequence[Judgement]) -> list[Judgement]:
 def win_rate(verdicts: Sequence[Verdict]) -> Interval:
     """(a's share of the wins, low, high) over those that parse; a bootstrap over the prompts."""
     kept = [one for one in verdicts if one.choice in SCORES]
-    return share_interval(
-        [SCORES[one.choice] for one in kept], [digest(one.prompt) for one in kept]
-    )
+    scores = [SCORES[one.choice] for one in kept]
+    return share_interval(scores, [digest(one.prompt) for one in kept])
 
 
 def _plain_rate(judgements: Sequence[Judgement]) -> dict[str, Any]:
@@ -119,19 +116,15 @@ def rank_systems(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
     """Rank the systems by Bradley-Terry ability, the best first: their chance of beating the
     field's average system, with its interval, and their mean win rate over all comparisons."""
     kept = _read(judgements)
+    scored = [(pair, SCORES[one.choice]) for pair, one in kept]
+    scored += [(pair.swapped(), 1 - score) for pair, score in scored]  # of the other's view
     rows = []
     intervals = bradley_terry.ability_intervals(make_games(kept), order=True, centred=True)
     for name, (value, low, high) in intervals.items():
-        scores, prompts, lengths = [], [], []
-        for side in (0, 1):
-            for one in kept:
-                if _names(one)[side] == name:
-                    score = SCORES[one[1].choice]
-                    scores.append(1 - score if side else score)
-                    prompts.append(digest(one[0].prompt))
-                    lengths.append(len(one[0].b if side else one[0].a))
+        own = [(pair, score) for pair, score in scored if pair.a_from["model"] == name]
         row = {"system": name, "ability": value, "low": low, "high": high}
         row["beats_average"] = [float(sigmoid(one)) for one in (value, low, high)]
-        row["win_rate"] = share_interval(scores, prompts)
-        rows.append(row | {"length": float(np.mean(lengths))})
+        prompts = [digest(pair.prompt) for pair, _ in own]
+        row["win_rate"] = share_interval([score for _, score in own], prompts)
+        rows.append(row | {"length": float(np.mean([len(pair.a) for pair, _ in own]))})
     return sorted(rows, key=lambda row: -row["ability"])

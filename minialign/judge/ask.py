@@ -6,7 +6,7 @@ a hash of the same, so a file of verdicts is gone on with where it ends.
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,7 @@ def judge_comparisons(
     stop = stop or threading.Event()
     memory = memory or Memory(judge)
     journal = Journal.open(file.expanduser()) if file else None
-    rows = journal.rows if journal else []
-    known = {verdict.id: verdict for row in rows if (verdict := verdict_of(row))}
+    known = {one.id: one for row in journal.rows if (one := verdict_of(row))} if journal else {}
     size = max(1, batch_size)
     for start in range(0, len(comparisons), size):
         window = [(verdict_id(judge, one), one) for one in comparisons[start : start + size]]
@@ -73,27 +72,25 @@ def _ask(
     judge: Judge, comparisons: dict[str, Comparison], memory: Memory, stop: threading.Event
 ) -> Iterator[str]:
     """Ask whatever is not known of these; gives the key of each answer when it is kept."""
-    if judge.template is not None:
-        before = [judge.template.ask(one.prompt) for one in comparisons.values()]
-        waiting = {digest(asked): Question(asked) for asked in before if asked is not None}
-        if fresh := {key: one for key, one in waiting.items() if key not in memory.said}:
-            keys, tokens = list(fresh), judge.template.ask_tokens
-            for index, text in judge.reader.write(list(fresh.values()), tokens, stop):
-                memory.keep(keys[index], text)
-                yield keys[index]
+    template, reader = judge.template, judge.reader
+
+    def keep(questions: dict[str, Question], ask: Callable[..., Iterator]) -> Iterator[str]:
+        fresh = [(key, one) for key, one in questions.items() if key not in memory.said]
+        for index, said in ask([one for _, one in fresh]) if fresh else ():
+            memory.keep(key := fresh[index][0], said)
+            yield key
+
+    if template is not None:
+        before = [template.ask(one.prompt) for one in comparisons.values()]
+        asked = {digest(one): Question(one) for one in before if one is not None}
+        yield from keep(asked, lambda fresh: reader.write(fresh, template.ask_tokens, stop))
         if stop.is_set():
             return
-    asked_of: dict[str, Question] = {}
+    orders: dict[str, Question] = {}
     for group, one in enumerate(comparisons.values()):
         for messages in _questions(judge, one, memory):
-            key = digest(messages)
-            if key not in memory.said:
-                asked_of.setdefault(key, Question(messages, group))
-    keys = list(asked_of)
-    if keys:
-        for index, reading in judge.reader.read(list(asked_of.values()), judge.explain, stop):
-            memory.keep(keys[index], reading)
-            yield keys[index]
+            orders.setdefault(digest(messages), Question(messages, group))
+    yield from keep(orders, lambda fresh: reader.read(fresh, judge.explain, stop))
 
 
 def _questions(judge: Judge, one: Comparison, memory: Memory) -> list[list[Message]]:
@@ -101,17 +98,15 @@ def _questions(judge: Judge, one: Comparison, memory: Memory) -> list[list[Messa
     template, texts = judge.template, (one.a, one.b)
     if template is None:
         return [[*one.prompt, {"role": "assistant", "content": text}] for text in texts]
-    values: dict[str, Any] = {"explain": judge.explain, "criteria": judge.criteria}
-    values["reference"] = one.reference
+    told: dict[str, Any] = {"explain": judge.explain, "criteria": judge.criteria}
+    told["reference"] = one.reference
     if (asked := template.ask(one.prompt)) is not None:
-        values["notes"] = memory.said[digest(asked)]
+        told["notes"] = memory.said[digest(asked)]
+    shown = [{"first": x, "second": y} for x, y in (texts, texts[::-1])]
+    if judge.alone:
+        shown = [{"response": text} for text in texts]
     try:
-        if judge.alone:
-            return [template.messages(one.prompt, response=text, **values) for text in texts]
-        return [
-            template.messages(one.prompt, first=first, second=second, **values)
-            for first, second in (texts, texts[::-1])
-        ]
+        return [template.messages(one.prompt, **answers, **told) for answers in shown]
     except UserError as error:
         where = f"{one.source}: " if one.source else ""
         raise UserError(f"{where}{error.problem}", error.hint) from None
@@ -127,16 +122,14 @@ def _put_together(judge: Judge, key: str, one: Comparison, memory: Memory) -> Ve
         if asked is not None and digest(asked) not in memory.said:
             return None
         said = [memory.said.get(digest(messages)) for messages in _questions(judge, one, memory)]
-        first, second = said
-        if not isinstance(first, Reading) or not isinstance(second, Reading):
+        readings = [reading for reading in said if isinstance(reading, Reading)]
+        if len(readings) < 2:
             return None
         if judge.alone:
-            orders = orders_of_values(first, second, judge.scale)
+            orders = orders_of_values(readings[0], readings[1], judge.scale)
         else:
-            orders = orders_of_pair(first, second)
-        reasons = "\n\n".join(
-            read.text for read in (first, second) if read.shares is not None and read.text
-        )
+            orders = orders_of_pair(readings[0], readings[1])
+        reasons = "\n\n".join(read.text for read in readings if read.shares and read.text)
     told: dict[str, Any] = {"judge": judge.name, "template": template.name if template else ""}
     told |= {"explanation": reasons, "source": one.source, "time": now()}
     return Verdict(key, choice=decide(orders, judge.debias), orders=orders, **told, **one.sides)

@@ -67,11 +67,11 @@ class EndpointReader:
             return reply
 
         halt = _Either(stop)
-        first = questions[: 0 if self.answered else 1]
+        rest = list(enumerate(questions))
         try:
-            for index, question in enumerate(first):
-                yield index, ask(question)
-            rest = [(index, questions[index]) for index in range(len(first), len(questions))]
+            if rest and not self.answered:
+                index, first = rest.pop(0)
+                yield index, ask(first)
             yield from ask_at_once(ask, rest)
         except Stopped:
             return
@@ -102,42 +102,33 @@ def ask_at_once(
 ) -> Iterator[tuple[int, Any]]:
     """Ask for each, a few at a time; the answers come as they are given. When one fails, those that
     were under way are waited for first: what is paid for is kept."""
-    waiting: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[int, Any, Exception | None]] = queue.SimpleQueue()
+    waiting = iter(asked)  # of a list: each thread takes the next one, and no two the same
+    done: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()  # None: a thread ended
     failed = threading.Event()
+    errors: list[Exception] = []
 
     def work() -> None:
-        while not failed.is_set():
+        while not failed.is_set() and (one := next(waiting, None)) is not None:
             try:
-                index, question = waiting.get_nowait()
-            except queue.Empty:
-                break
-            try:
-                done.put((index, ask(question), None))
+                done.put((one[0], ask(one[1])))
             except Exception as error:
                 failed.set()
-                done.put((index, None, error))
-        done.put((-1, None, None))
+                errors.append(error)
+        done.put(None)
 
-    for one in asked:
-        waiting.put(one)
     workers = min(WORKERS, len(asked))
     for _ in range(workers):
         threading.Thread(target=work, daemon=True).start()
-    error = None
     try:
         while workers:
-            index, value, failure = done.get()
-            if index < 0:
+            if (answer := done.get()) is None:
                 workers -= 1
-            elif failure is not None:
-                error = error or failure
             else:
-                yield index, value
+                yield answer
     finally:
         failed.set()
-    if error is not None:
-        raise error
+    if errors:
+        raise errors[0]
 
 
 def read_reply(reply: Reply, template: Template, explain: bool) -> Reading:
@@ -145,24 +136,23 @@ def read_reply(reply: Reply, template: Template, explain: bool) -> Reading:
     that the reply gives."""
     word = parse_word(reply.text, template)
     words = [one.casefold() for one in template.words]
-    if word is None and (explain or not reply.tokens):
-        return Reading(None, 0.0, reply.text)
-    if reply.tokens:
-        said = words[word] if word is not None else None
-        tops = [top for token, top in reply.tokens if _bare(token) == said]
+    reason = reply.text if explain else ""
+    if reply.tokens and not (word is None and explain):
+        spoken = [(_bare(token), top) for token, top in reply.tokens]
         if word is None:
-            tops = [top for token, top in reply.tokens if _bare(token)][:1]
+            tops = [top for said, top in spoken if said][:1]
+        else:
+            tops = [top for said, top in spoken if said == words[word]]
         shares = [0.0] * len(words)
         for token, logprob in (tops[-1] if tops else {}).items():
             if _bare(token) in words:
                 shares[words.index(_bare(token))] += math.exp(min(logprob, 0.0))
         mass = math.fsum(shares)
         if mass >= CREDIBLE:
-            return Reading([share / mass for share in shares], mass, reply.text if explain else "")
+            return Reading([share / mass for share in shares], mass, reason)
     if word is None:
         return Reading(None, 0.0, reply.text)
-    text = reply.text if explain else ""
-    return Reading([float(index == word) for index in range(len(words))], 1.0, text)
+    return Reading([float(index == word) for index in range(len(words))], 1.0, reason)
 
 
 def _bare(token: str) -> str:

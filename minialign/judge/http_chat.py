@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,14 +70,12 @@ class ChatServer:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"{self.url!r} is no address of a server", "http://127.0.0.1:8080/v1")
         if not self.timeout > 0 or self.retries < 0:
-            raise UserError(
-                f"time-out {self.timeout:g} s, {self.retries} retries", "above 0; 0 or more"
-            )
+            limits = f"time-out {self.timeout:g} s, {self.retries} retries"
+            raise UserError(limits, "above 0; 0 or more")
         self.url = self.url.rstrip("/").removesuffix("/chat/completions")
-        # A proxy of the environment is not asked for this machine itself.
-        own = parts.hostname in ("localhost", "127.0.0.1", "::1")
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
-        if own:
+        # A proxy of the environment is not asked for this machine itself.
+        if parts.hostname in ("localhost", "127.0.0.1", "::1"):
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
 
@@ -100,7 +99,7 @@ class ChatServer:
                 raise Stopped
             wait = min(LONGEST_PAUSE, self.pause * 2**attempt) * random.uniform(0.75, 1.25)
             try:
-                return _reply(self._post(messages, max_tokens, self.logprobs, options))
+                return _reply(self._post(messages, max_tokens, options))
             except urllib.error.HTTPError as error:
                 with error:
                     said = _said(error)
@@ -128,30 +127,25 @@ class ChatServer:
     def _final(self, code: int, problem: str) -> UserError:
         if code in (400, 413, 422):
             return Refused(f"{self.url}: {problem}", f"is {self.model!r} a chat model?")
-        hint = {
-            401: f"put the key into the variable {KEY_VARIABLE}",
-            403: f"put the key into the variable {KEY_VARIABLE}",
-            404: f"the address ends with /v1; is {self.model!r} the server's name of the model?",
-        }
-        return UserError(f"{self.url}: {problem}", hint.get(code, "see what the server logs"))
+        hint = "see what the server logs"
+        if code in (401, 403):
+            hint = f"put the key into the variable {KEY_VARIABLE}"
+        elif code == 404:
+            hint = f"the address ends with /v1; is {self.model!r} the server's name of the model?"
+        return UserError(f"{self.url}: {problem}", hint)
 
     def _post(
-        self,
-        messages: list[dict[str, str]],
-        max_tokens: int,
-        logprobs: bool,
-        options: dict[str, Any] | None,
+        self, messages: list[dict[str, str]], max_tokens: int, options: dict[str, Any] | None
     ) -> Any:
         body: dict[str, Any] = {"model": self.model, "messages": messages}
         body |= {"max_tokens": max_tokens, "temperature": 0} | (options or {})
-        if logprobs:
+        if self.logprobs:
             body |= {"logprobs": True, "top_logprobs": 20}
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(
-            f"{self.url}/chat/completions", json.dumps(body).encode(), headers
-        )
+        address = f"{self.url}/chat/completions"
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         end = time.monotonic() + self.timeout
         data = b""
         with self._opener.open(request, timeout=self.timeout) as response:
@@ -176,27 +170,21 @@ def _reply(body: Any) -> Reply:
     content = (choice.get("logprobs") or {}).get("content")
     reason = str(choice.get("finish_reason") or "stop")
     count = int((body.get("usage") or {}).get("completion_tokens") or 0)
-    if not content:
-        return Reply(text, None, reason, count)
     tokens = []
-    for one in content:
+    for one in content or ():
         tops = one.get("top_logprobs") or [one]
         logps = {str(top["token"]): float(top["logprob"]) for top in tops}
         tokens.append((str(one["token"]), logps))
-    return Reply(text, tokens, reason, count)
+    return Reply(text, tokens or None, reason, count)
 
 
 def _said(error: urllib.error.HTTPError) -> str:
     """Read what the server wrote about its error."""
-    try:
+    text = ""
+    with suppress(OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         text = error.read(4096).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException):
-        return ""
-    try:
         reported = json.loads(text)["error"]
         text = reported["message"] if isinstance(reported, dict) else str(reported)
-    except (ValueError, KeyError, TypeError):
-        pass
     return " ".join(str(text).split())[:300]
 
 
@@ -204,11 +192,8 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds from a Retry-After header: a number, or a date (RFC 9110, section 10.2.3)."""
     if not value:
         return None
-    try:
+    with suppress(ValueError):
         return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
+    with suppress(TypeError, ValueError):
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None
+    return None

@@ -90,14 +90,18 @@ def orders_of_pair(first: Reading, second: Reading) -> list[dict[str, Any]]:
     Shares are of (first, second) or (first, second, tie); here they are of the answers.
     """
     orders: list[dict[str, Any]] = []
-    for reading, names in ((first, ("a", "b", "tie")), (second, ("b", "a", "tie"))):
+    for reading, places in ((first, (0, 1, 2)), (second, (1, 0, 2))):
         if reading.shares is None:
             orders.append({"unparsed": reading.text})
             continue
-        said = dict(zip(names, [*reading.shares, 0.0], strict=False))
-        order = {name: round(said[name], DIGITS) for name in ("a", "b", "tie")}
-        orders.append(order | {"mass": round(reading.mass, DIGITS)})
+        shares = [*reading.shares, 0.0]
+        a, b, tie = (shares[place] for place in places)
+        orders.append(_round({"a": a, "b": b, "tie": tie, "mass": reading.mass}))
     return orders
+
+
+def _round(order: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, DIGITS) for name, value in order.items()}
 
 
 def orders_of_values(a: Reading, b: Reading, scale: Sequence[float]) -> list[dict[str, Any]]:
@@ -105,23 +109,14 @@ def orders_of_values(a: Reading, b: Reading, scale: Sequence[float]) -> list[dic
     probability σ(value of a − value of b). There is no order here, so both entries are alike."""
     if a.shares is None or b.shares is None:
         return [{"unparsed": a.text if a.shares is None else b.text}] * 2
-    values = [round(expected_value(one, scale), DIGITS) for one in (a, b)]
-    difference = values[0] - values[1]
-    order = {
-        "a": round(_sigmoid(difference), DIGITS),
-        "b": round(_sigmoid(-difference), DIGITS),
-        "tie": 0.0,
-        "value_a": values[0],
-        "value_b": values[1],
-        "mass": round(min(a.mass, b.mass), DIGITS),
-    }
-    return [order, order]
-
-
-def expected_value(reading: Reading, scale: Sequence[float]) -> float:
-    """The expected value under the shares (G-Eval, Liu et al. 2023, arXiv:2303.16634, eq. 1)."""
-    assert reading.shares is not None
-    return math.fsum(share * step for share, step in zip(reading.shares, scale, strict=True))
+    # Expected values under the shares (G-Eval, Liu et al. 2023, arXiv:2303.16634, eq. 1).
+    ours, theirs = (
+        round(math.fsum(share * step for share, step in zip(shares, scale, strict=True)), DIGITS)
+        for shares in (a.shares, b.shares)
+    )
+    order = {"a": _sigmoid(ours - theirs), "b": _sigmoid(theirs - ours), "tie": 0.0}
+    order |= {"value_a": ours, "value_b": theirs, "mass": min(a.mass, b.mass)}
+    return [_round(order)] * 2
 
 
 def _sigmoid(x: float) -> float:
@@ -138,19 +133,16 @@ def decide(orders: Sequence[dict[str, Any]], debias: bool = False) -> str:
     """
     if any("unparsed" in order for order in orders):
         return "unparsed"
-    if not debias:
-        choices = {_most(order["a"], order["b"], order["tie"]) for order in orders}
-        return choices.pop() if len(choices) == 1 else "tie"
-    means = [
-        round(math.fsum(math.log(max(order[name], FLOOR)) for order in orders), DIGITS)
-        for name in ("a", "b", "tie")
-    ]
-    return _most(*means)
+    if debias:
+        logs = {
+            name: math.fsum(math.log(max(order[name], FLOOR)) for order in orders)
+            for name in ("a", "b", "tie")
+        }
+        orders = [_round(logs)]
+    choices = {_find_best(order) for order in orders}
+    return choices.pop() if len(choices) == 1 else "tie"
 
 
-def _most(a: float, b: float, tie: float) -> str:
-    if a > b and a > tie:
-        return "a"
-    if b > a and b > tie:
-        return "b"
-    return "tie"
+def _find_best(order: dict[str, Any]) -> str:
+    a, b, tie = order["a"], order["b"], order["tie"]
+    return "a" if a > max(b, tie) else "b" if b > max(a, tie) else "tie"

@@ -24,8 +24,8 @@ class LocalReader:
         self.engine = engine
         self.template = template
         self.next_tokens = NextTokens(engine)
-        words, answer, where = template.words, template.answer, str(template.file)
-        self.tokens = find_verdict_tokens(engine.tokenizer, words, answer, where)
+        told = template.words, template.answer, str(template.file)
+        self.tokens = find_verdict_tokens(engine.tokenizer, *told)
 
     def read(
         self, questions: Sequence[Question], explain: bool, stop: threading.Event
@@ -34,26 +34,30 @@ class LocalReader:
         time, each followed by its verdict, so that a kill costs no more than those."""
         step = AT_ONCE if explain else max(1, len(questions))
         for start in range(0, len(questions), step):
-            asked = {i: questions[i] for i in range(start, min(start + step, len(questions)))}
-            reasons: dict[int, str] = {}
-            if explain:
-                reasons = dict(self._write(asked, REASON, stop, (self.template.answer,)))
+            asked, ends = questions[start : start + step], (self.template.answer,)
+            reasons = dict(self.write(asked, REASON, stop, ends)) if explain else {}
             if not stop.is_set():
-                yield from self._read(asked, reasons, stop)
+                for index, reading in self._read(asked, reasons, stop):
+                    yield start + index, reading
 
     def _read(
-        self, asked: dict[int, Question], reasons: dict[int, str], stop: threading.Event
+        self, asked: Sequence[Question], reasons: dict[int, str], stop: threading.Event
     ) -> Iterator[tuple[int, Reading]]:
-        groups: dict[int, list[int]] = {}
-        ids: dict[int, list[int]] = {}
-        for index, question in asked.items():
-            ids[index] = self._ids(question, reasons.get(index))
-            if self.engine.context and len(ids[index]) > self.engine.context:
-                yield index, Reading(None, 0.0, self._too_long(len(ids[index])))
+        render, encode = self.engine.tokenizer.render, self.engine.tokenizer.encode
+        groups: dict[int, dict[int, list[int]]] = {}  # of each group the questions' token ids
+        for index, question in enumerate(asked):
+            begun = self.template.answer
+            if reason := reasons.get(index):
+                begun = f"{reason}\n\n{begun}"
+            ids = [*render(question.messages, True), *(encode(begun) if begun else [])]
+            ids += self.tokens.tail()
+            if self.engine.context and len(ids) > self.engine.context:
+                most = f"the model reads at most {self.engine.context:,}"
+                yield index, Reading(None, 0.0, f"not asked: {len(ids):,} tokens, {most}")
             else:
-                groups.setdefault(question.group, []).append(index)
+                groups.setdefault(question.group, {})[index] = ids
         members = list(groups.values())
-        prompts = [[ids[i] for i in group] for group in members]
+        prompts = [list(group.values()) for group in members]
         words, tokens = len(self.template.words), self.tokens
         for number, logps in self.next_tokens.logps(prompts, tokens.wanted(), tokens.last):
             for index, one in zip(members[number], logps, strict=True):
@@ -62,37 +66,21 @@ class LocalReader:
                 return
 
     def write(
-        self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
-    ) -> Iterator[tuple[int, str]]:
-        """Write answers in plain words, each the model's most likely one."""
-        yield from self._write(dict(enumerate(questions)), max_tokens, stop)
-
-    def _write(
         self,
-        asked: dict[int, Question],
+        questions: Sequence[Question],
         max_tokens: int,
         stop: threading.Event,
         ends: tuple[str, ...] = (),
     ) -> Iterator[tuple[int, str]]:
+        """Write answers in plain words, each the model's most likely one, up to one of ``ends``."""
         waiting: list[Request] = []
-        for index, question in asked.items():
+        for index, question in enumerate(questions):
             ids = tuple(self.engine.tokenizer.render(question.messages, True))
             if self.engine.context and len(ids) >= self.engine.context:
                 yield index, ""  # it is found too long again where it is read
             else:
                 waiting.append(Request(ids, index))
-        sampling = Sampling(
-            temperature=0.0, max_tokens=max_tokens, stop=tuple(end for end in ends if end)
-        )
+        sampling = Sampling(temperature=0.0, max_tokens=max_tokens, stop=tuple(filter(None, ends)))
         for done in self.engine.complete(waiting, sampling, AT_ONCE, cancelled=stop.is_set):
             if done.finish_reason != "cancelled":
                 yield done.prompt_index, done.text.strip()
-
-    def _ids(self, question: Question, reason: str | None) -> list[int]:
-        tokenizer, answer = self.engine.tokenizer, self.template.answer
-        begun = f"{reason}\n\n{answer}" if reason else answer
-        ids = tokenizer.render(question.messages, True)
-        return [*ids, *(tokenizer.encode(begun) if begun else []), *self.tokens.tail()]
-
-    def _too_long(self, length: int) -> str:
-        return f"not asked: {length:,} tokens, the model reads at most {self.engine.context:,}"

@@ -1,8 +1,8 @@
 """From the words behind ``--judge`` to a judge: a loaded model, a server, a reward head."""
 
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,14 @@ from minialign.engine.open import open_engine
 from minialign.errors import UserError
 from minialign.judge.endpoint import EndpointReader
 from minialign.judge.http_chat import KEY_VARIABLE, ChatServer
-from minialign.judge.judge import Judge, JudgeOptions, Question, Reader, Reading
+from minialign.judge.judge import Judge, JudgeOptions, Reader
 from minialign.judge.local import LocalReader
-from minialign.judge.templates import Template, read_template
+from minialign.judge.templates import read_template
 from minialign.judge.values import ValueReader
 from minialign.models.adapter import resolve_adapter
 from minialign.models.head import FILE as HEAD
 from minialign.models.names import DEFAULT, catalog
 from minialign.progress import Tell
-from minialign.records import Prompted
 from minialign.rewards.runs import run_scorer
 from minialign.rewards.spec import parse
 
@@ -52,36 +51,29 @@ def open_judge(
     if criteria and "criteria" not in template.sections["user"]:
         problem = f"template {template.name} has no place for criteria"
         raise UserError(problem, "--template criteria")
-    reader: Reader
+    name, adapter = spec, options.adapter
+    reader: Any
     if options.url is not None:
         if not spec:
             raise UserError("which model is asked at the endpoint?", "--judge NAME, as it has it")
         limits: dict[str, Any] = {"timeout": options.timeout, "retries": options.retries}
         limits = {name: value for name, value in limits.items() if value is not None}
         server = ChatServer(options.url, spec, os.environ.get(KEY_VARIABLE) or None, **limits)
-        name, weights, reader = spec, [server.url, spec], EndpointReader(server, template)
+        weights, reader = [server.url, spec], EndpointReader(server, template)
     else:
-        name, weights, reader = _open_model(spec, options.adapter, template, engine, progress)
+        if adapter:
+            name = f"{spec} with {adapter}" if spec else adapter
+        if engine is not None:
+            name = name or engine.model.name
+            weights, reader = weights_of_engine(engine), LocalReader(engine, template)
+        else:
+            if spec and adapter is None and is_run(spec):
+                spec, adapter = None, spec
+            reader = LazyReader(lambda: LocalReader(open_engine(spec, adapter, progress), template))
+            weights = weights_of(spec, adapter, progress)
     identity = digest([*weights, template.digest, options.explain, criteria])
-    return Judge(name, identity, reader, template, options.explain, options.debias, criteria)
-
-
-def _open_model(
-    spec: str | None,
-    adapter: str | None,
-    template: Template,
-    engine: Engine | None,
-    progress: Tell | None,
-) -> tuple[str, list[str], Reader]:
-    """(name, what tells its weights from others, reader) of a model; it is loaded when asked."""
-    name = f"{spec} with {adapter}" if spec and adapter else spec or adapter
-    if engine is not None:
-        reader = LocalReader(engine, template)
-        return name or engine.model.name, weights_of_engine(engine), reader
-    if spec and adapter is None and is_run(spec):
-        spec, adapter = None, spec
-    lazy = LazyReader(lambda: LocalReader(open_engine(spec, adapter, progress), template))
-    return name or DEFAULT, weights_of(spec, adapter, progress), lazy
+    told = options.explain, options.debias, criteria
+    return Judge(name or DEFAULT, identity, reader, template, *told)
 
 
 class LazyReader:
@@ -90,38 +82,23 @@ class LazyReader:
     def __init__(self, opened: Callable[[], Reader]):
         self.opened = cache(opened)
 
-    def read(
-        self, questions: Sequence[Question], explain: bool, stop: threading.Event
-    ) -> Iterator[tuple[int, Reading]]:
-        """Read as the reader that is opened."""
-        return self.opened().read(questions, explain, stop)
-
-    def write(
-        self, questions: Sequence[Question], max_tokens: int, stop: threading.Event
-    ) -> Iterator[tuple[int, str]]:
-        """Write as the reader that is opened."""
-        return self.opened().write(questions, max_tokens, stop)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.opened(), name)
 
 
 def is_run(spec: str) -> bool:
     """Whether a text names a run or an adapter, and no model of the catalog."""
-    if spec in catalog():
-        return False
-    try:
-        resolve_adapter(spec)
-    except UserError:
-        return False
-    return True
+    with suppress(UserError):
+        return spec not in catalog() and resolve_adapter(spec) is not None
+    return False
 
 
 def _read_criteria(text: str | None) -> str | None:
-    if text is None or "\n" in text or len(text) > 1000:
-        return text
-    file = Path(os.path.expanduser(text))
-    if not os.path.isfile(file):  # where Path raises, when a text is too long for a name
+    file = os.path.expanduser(text or "")
+    if "\n" in file or not os.path.isfile(file):  # where Path raises: too long for a name
         return text
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as reason:
         raise UserError(f"{file}: {reason}", "criteria are a text file (UTF-8)") from None
 
@@ -134,9 +111,5 @@ def _open_values(spec: str, options: JudgeOptions, progress: Tell | None) -> Jud
     stamp = [kind, *weights_of(None, run, progress)]
     files = [resolve_adapter(run) / name for name in (HEAD, "config.json")]
     stamp += [digest(file.read_bytes().hex()) for file in files if file.exists()]
-
-    def opened() -> ValueReader:
-        scorer = run_scorer(spec, progress)
-        return ValueReader(lambda prompt, texts: scorer.score(Prompted(prompt), texts))
-
-    return Judge(spec, digest(stamp), LazyReader(opened), None, debias=options.debias)
+    reader: Any = LazyReader(lambda: ValueReader(run_scorer(spec, progress)))
+    return Judge(spec, digest(stamp), reader, None, debias=options.debias)

@@ -4,7 +4,6 @@
 the same name, so beginning it again goes on where it was.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from minialign.durable import digest, write_atomic
+from minialign.durable import digest, json_line, read_object, write_atomic, write_json
 from minialign.errors import UserError
 from minialign.home import folder, home
 from minialign.judge import JudgeOptions, decide
@@ -60,12 +59,12 @@ class Plan:
         Raises:
             UserError: when it cannot be written.
         """
+        path = self.file.with_suffix(".json")
         try:
             folder("verdicts")
-            text = json.dumps(asdict(self), indent=1)
-            write_atomic(self.file.with_suffix(".json"), text + "\n")
+            write_json(path, asdict(self), indent=1)
         except OSError as reason:
-            problem = f"cannot write {self.file.with_suffix('.json')}: {reason.strerror}"
+            problem = f"cannot write {path}: {reason.strerror}"
             raise UserError(problem, "make room, or mend the folder") from None
 
 
@@ -75,8 +74,7 @@ def read_plans() -> list[Plan]:
     known = {field.name for field in fields(Plan)}
     for path in (home() / "verdicts").glob("*.json"):
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            plan = Plan(**{key: value for key, value in values.items() if key in known})
+            plan = Plan(**{key: value for key, value in read_object(path).items() if key in known})
             newest = plan.file if plan.file.exists() else path
             begun.append((newest.stat().st_mtime, plan))
         except (OSError, ValueError, TypeError, AttributeError):
@@ -84,7 +82,7 @@ def read_plans() -> list[Plan]:
     return [plan for _, plan in sorted(begun, key=lambda entry: -entry[0])]
 
 
-def read_comparisons(plan: Plan) -> list[Comparison]:
+def read_planned(plan: Plan) -> list[Comparison]:
     """Read the pairs to judge, each once; of a file's pairs ``a`` is the chosen answer.
 
     Raises:
@@ -97,10 +95,8 @@ def read_comparisons(plan: Plan) -> list[Comparison]:
         return [vote.comparison for vote in votes.values()]
     pairs = {item.key: item for item in read_items(plan.pairs) if isinstance(item, Comparison)}
     if not pairs:
-        raise UserError(
-            f"{plan.pairs} holds prompts, and no pairs of answers",
-            "minialign sample makes pairs of a model's own answers",
-        )
+        problem = f"{plan.pairs} holds prompts, and no pairs of answers"
+        raise UserError(problem, "minialign sample makes pairs of a model's own answers")
     return list(pairs.values())
 
 
@@ -127,9 +123,8 @@ def write_pairs(plan: Plan, verdicts: dict[str, Verdict], votes: dict[str, Vote]
     if not pairs:
         raise UserError("no pair is decided yet: there is nothing to train on", "judge more pairs")
     path = plan.file.with_suffix(".pairs.jsonl")
-    text = "".join(json.dumps(to_json(pair), ensure_ascii=False) + "\n" for pair in pairs)
     try:
-        write_atomic(path, text)
+        write_atomic(path, "".join(json_line(to_json(pair)) for pair in pairs))
     except OSError as reason:
         raise UserError(f"cannot write {path}: {reason.strerror}", "make room") from None
     return path
@@ -146,11 +141,8 @@ def measure_distance(verdict: Verdict, vote: Vote | None) -> int | None:
 
 def read_order(order: dict[str, Any]) -> tuple[str, float] | None:
     """Read what a judge said in one order, (a side or "tie", its probability); None if unparsed."""
-    shares = {side: order[side] for side in SIDES if isinstance(order.get(side), int | float)}
-    if not shares:
-        return None
-    side = max(shares, key=lambda name: shares[name])
-    return side, float(shares[side])
+    shares = [(side, order[side]) for side in SIDES if isinstance(order.get(side), int | float)]
+    return max(shares, key=lambda entry: entry[1], default=None)
 
 
 Share = tuple[float, int] | None
@@ -175,6 +167,7 @@ class Standing:
 def count_verdicts(verdicts: dict[str, Verdict], votes: dict[str, Vote]) -> Standing:
     """Count wins and biases so far; both by a comparison's key."""
     counts = Counter(verdict.choice for verdict in verdicts.values())
+    a, b, tie, unparsed = (counts[kind] for kind in (*SIDES, "unparsed"))
     hits: dict[str, list[bool]] = {"first": [], "conflicts": [], "longer": [], "agree": []}
     for key, verdict in verdicts.items():
         said = [decide([order]) for order in verdict.orders]
@@ -187,7 +180,6 @@ def count_verdicts(verdicts: dict[str, Verdict], votes: dict[str, Vote]) -> Stan
         apart = measure_distance(verdict, votes.get(key))
         if apart is not None:
             hits["agree"].append(apart == 0)
-    a, b, tie, unparsed = (counts[kind] for kind in (*SIDES, "unparsed"))
     parsed, wins = a + b + tie, a + tie / 2
     rate = (wins / parsed, *wilson(wins, parsed)) if parsed else None
     shares = {name: (sum(ones) / len(ones), len(ones)) for name, ones in hits.items() if ones}
@@ -202,9 +194,8 @@ def overrule(votes: Votes, verdict: Verdict, choice: str) -> Vote:
     """
     pair = verdict.comparison
     vote = pair.vote(choice, note=f"overrules {verdict.judge}: {verdict.choice}")
-    earlier = [old for old in votes.all if old.comparison.key == pair.key and old != vote]
     votes.add(vote)
-    for old in earlier:
+    for old in [one for one in votes.all if one.comparison.key == pair.key and one != vote]:
         _remove(votes, old)
     return vote
 

@@ -15,6 +15,7 @@ Sections are Jinja (in a sandbox) over ``prompt``, ``first`` and ``second`` or `
 
 import hashlib
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,9 +28,16 @@ from minialign.records import Message, Prompt
 DEFAULT = "pairwise"
 BUILT_IN = Path(__file__).parent / "templates"
 USUAL = {"pairwise": "A, B", "single": "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"}  # words of each mode
-MODES = tuple(USUAL)
 KEYS = ("mode", "about", "words", "answer", "ask_tokens")
 SECTIONS = ("ask", "system", "user")
+MISSING = {
+    "'reference'": 'this template needs a reference answer: a key "reference" in every row',
+    "'criteria'": 'this template needs your criteria: --criteria "TEXT" or --criteria FILE',
+}
+KNOWN = (
+    "known here: prompt, first, second (or response), explain, and, where they are given, "
+    "notes, reference, criteria"
+)
 
 
 @dataclass(frozen=True)
@@ -80,21 +88,10 @@ class Template:
             return compiled.render(**values).strip()
         except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError) as reason:
             frames = traceback.extract_tb(reason.__traceback__)
-            line = next((f.lineno for f in reversed(frames) if f.filename == "<template>"), None)
-            raise UserError(
-                f"{self.file}:{line or self.lines[section]}: {reason}", _missing(str(reason))
-            ) from None
-
-
-def _missing(reason: str) -> str:
-    if "'reference'" in reason:
-        return 'this template needs a reference answer: a key "reference" in every row'
-    if "'criteria'" in reason:
-        return 'this template needs your criteria: --criteria "TEXT" or --criteria FILE'
-    return (
-        "known here: prompt, first, second (or response), explain, and, where they are given, "
-        "notes, reference, criteria"
-    )
+            lines = [frame.lineno for frame in frames if frame.filename == "<template>"]
+            line = [self.lines[section], *filter(None, lines)][-1]
+            hint = next((hint for name, hint in MISSING.items() if name in str(reason)), KNOWN)
+            raise UserError(f"{self.file}:{line}: {reason}", hint) from None
 
 
 @lru_cache(maxsize=64)
@@ -109,10 +106,8 @@ def _compiled(file: Path, source: str, line: int) -> Any:
         # Empty lines before it, so that Jinja's line numbers are the file's.
         return environment.from_string("\n" * (line - 1) + source)
     except jinja2.TemplateSyntaxError as reason:
-        raise UserError(
-            f"{file}:{reason.lineno}: {reason.message}",
-            "Jinja: {{ name }}, {% if … %} … {% endif %}",
-        ) from None
+        problem = f"{file}:{reason.lineno}: {reason.message}"
+        raise UserError(problem, "Jinja: {{ name }}, {% if … %} … {% endif %}") from None
 
 
 def as_text(prompt: Prompt) -> str:
@@ -145,10 +140,8 @@ def read_template(name: str | None = None) -> Template:
     if file is None:
         file = Path(str(name)).expanduser()
         if not file.is_file():
-            raise UserError(
-                f"there is no template {name!r}: {nearest(str(name), known)}",
-                f"give a file, or put it into {own_folder()} as NAME.txt",
-            )
+            problem = f"there is no template {name!r}: {nearest(str(name), known)}"
+            raise UserError(problem, f"give a file, or put it into {own_folder()} as NAME.txt")
         name = str(file)
     try:
         text = file.read_text(encoding="utf-8")
@@ -181,21 +174,17 @@ def _parse(name: str, file: Path, text: str) -> Template:
             settings[key.strip()] = value.strip(), number
     if not "\n".join(sections.get("user", [])).strip():
         raise UserError(f"{file}: it has no question", "write one behind a line --- user")
-    mode, line_number = settings.get("mode", ("pairwise", 0))
-    if mode not in MODES:
-        raise UserError(f"{file}:{line_number}: mode {mode!r}", f"known: {', '.join(MODES)}")
-    template = Template(
-        name=name,
-        file=file,
-        mode=mode,
-        words=_read_words(file, mode, *settings.get("words", (USUAL[mode], 0))),
-        answer=settings.get("answer", ("", 0))[0],
-        about=settings.get("about", ("", 0))[0],
-        ask_tokens=_read_ask_tokens(file, *settings.get("ask_tokens", ("256", 0))),
-        sections={key: "\n".join(value).rstrip() for key, value in sections.items()},
-        lines=lines,
-        digest=hashlib.sha256(text.encode()).hexdigest()[:16],
-    )
+    mode, number = settings.get("mode", ("pairwise", 0))
+    if mode not in USUAL:
+        raise UserError(f"{file}:{number}: mode {mode!r}", f"known: {', '.join(USUAL)}")
+    words = _read_words(file, mode, *settings.get("words", (USUAL[mode], 0)))
+    answer, about = (settings.get(key, ("", 0))[0] for key in ("answer", "about"))
+    most, number = settings.get("ask_tokens", ("256", 0))
+    if not most.isdecimal() or not 1 <= int(most) <= 4096:
+        raise UserError(f"{file}:{number}: ask_tokens {most!r}", "a number from 1 to 4096")
+    whole = {key: "\n".join(value).rstrip() for key, value in sections.items()}
+    stamp = hashlib.sha256(text.encode()).hexdigest()[:16]
+    template = Template(name, file, mode, words, answer, about, int(most), whole, lines, stamp)
     _try(template)
     return template
 
@@ -203,24 +192,16 @@ def _parse(name: str, file: Path, text: str) -> Template:
 def _read_words(file: Path, mode: str, value: str, line: int) -> tuple[str, ...]:
     words = tuple(word.strip() for word in value.split(","))
     if mode == "single":
-        try:
-            numbers = len(set(map(float, words))) == len(words) >= 2
-        except ValueError:
-            numbers = False
-        if not numbers:
-            raise UserError(f"{file}:{line}: words {value!r}", "scores, as numbers: 1, 2, 3, 4, 5")
-    elif len(words) not in (2, 3) or "" in words or len({w.casefold() for w in words}) < len(words):
-        raise UserError(
-            f"{file}:{line}: words {value!r}",
-            "first is better, second is better, and, if there are ties, a tie: A, B, C",
-        )
+        hint = "scores, as numbers: 1, 2, 3, 4, 5"
+        sound = False
+        with suppress(ValueError):
+            sound = len(set(map(float, words))) == len(words) >= 2
+    else:
+        hint = "first is better, second is better, and, if there are ties, a tie: A, B, C"
+        sound = len({word.casefold() for word in words}) == len(words) in (2, 3)
+    if not sound or "" in words:
+        raise UserError(f"{file}:{line}: words {value!r}", hint)
     return words
-
-
-def _read_ask_tokens(file: Path, value: str, line: int) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= 4096:
-        raise UserError(f"{file}:{line}: ask_tokens {value!r}", "a number from 1 to 4096")
-    return int(value)
 
 
 def _try(template: Template) -> None:
@@ -234,7 +215,6 @@ def _try(template: Template) -> None:
         said = template.messages(prompt, explain=explain, **values)[-1]["content"]
         for key in shown:
             if f"«{key}»" not in said:
-                raise UserError(
-                    f"{template.file}:{template.lines['user']}: the question does not show {key}",
-                    f"write {{{{ {key} }}}} where the text of the answer belongs",
-                )
+                where = f"{template.file}:{template.lines['user']}"
+                hint = f"write {{{{ {key} }}}} where the text of the answer belongs"
+                raise UserError(f"{where}: the question does not show {key}", hint)

@@ -1,8 +1,7 @@
 """Anything that gives an answer a number, a reward head for one, as a judge."""
 
-import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -10,18 +9,15 @@ from typing import Any
 from minialign.durable import digest
 from minialign.errors import UserError
 from minialign.judge.judge import Question, Reading, decide
-from minialign.records import Comparison, Prompt, Verdict
+from minialign.records import Comparison, Prompted, Verdict
 from minialign.rewards.scorer import Scorer
-
-# (prompt, answers) -> a number for each
-Values = Callable[[Prompt, Sequence[str]], Sequence[float]]
 
 
 @dataclass(frozen=True)
 class ValueReader:
     """Values each answer alone. The questions' last message is the answer."""
 
-    values: Values
+    scorer: Scorer
 
     def read(
         self, questions: Sequence[Question], explain: bool, stop: threading.Event
@@ -30,15 +26,14 @@ class ValueReader:
         for prompt, same in groupby(enumerate(questions), key=lambda one: one[1].messages[:-1]):
             if stop.is_set():
                 return
-            asked = list(same)
+            texts = {index: one.messages[-1]["content"] for index, one in same}
             try:
-                values = self.values(prompt, [one.messages[-1]["content"] for _, one in asked])
-                yield from zip((index for index, _ in asked), map(_reading, values), strict=True)
+                values = self.scorer.score(Prompted(prompt), list(texts.values()))
+                yield from ((i, Reading([one])) for i, one in zip(texts, values, strict=True))
             except UserError:  # one does not fit
-                for index, one in asked:
+                for index, text in texts.items():
                     try:
-                        (value,) = self.values(prompt, [one.messages[-1]["content"]])
-                        yield index, _reading(value)
+                        yield index, Reading(self.scorer.score(Prompted(prompt), [text]))
                     except UserError as reason:
                         yield index, Reading(None, 0.0, reason.problem)
 
@@ -47,10 +42,6 @@ class ValueReader:
     ) -> Iterator[tuple[int, str]]:
         """Refuse: numbers write nothing."""
         raise UserError("a reward head writes nothing", "use a model as the judge")
-
-
-def _reading(value: float) -> Reading:
-    return Reading([value]) if math.isfinite(value) else Reading(None, 0.0, f"the value {value}")
 
 
 def score_comparisons(scorer: Scorer, comparisons: Sequence[Comparison]) -> Iterator[Verdict]:

@@ -7,12 +7,15 @@ are single tokens): then the next token is read too.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
 from minialign.errors import UserError
 from minialign.judge.judge import Reading
 from minialign.learn.batch import TokenizerLike
+
+Forms = list[list[int]]  # token ids
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,10 @@ def find_verdict_tokens(
         for form in filter(None, forms):
             begins.setdefault(form[0], set()).add(index)
     owners = {token: min(indices) for token, indices in begins.items() if len(indices) == 1}
-    fork = None
-    forked = -1
+    fork, forked = None, -1
     for token, indices in begins.items():
         if len(indices) == 2 and fork is None and (fork := _fork(token, indices, variants)):
-            forked = token
-            owners[token] = fork[0]
+            forked, owners[token] = token, fork[0]
     known = {*owners.values(), *(fork or ())[:2]}
     if lost := [word for index, word in enumerate(words) if index not in known]:
         raise UserError(
@@ -95,16 +96,14 @@ def find_verdict_tokens(
     return VerdictTokens(lead, ids, [owners[token] for token in ids], fork, forked)
 
 
-def _forms(
-    tokenizer: TokenizerLike, words: Sequence[str], answer: str, gap: str
-) -> list[list[int]]:
+def _forms(tokenizer: TokenizerLike, words: Sequence[str], answer: str, gap: str) -> Forms:
     """Each word's tokens behind the answer's beginning; [] where they melt into it."""
     base = tokenizer.encode(answer) if answer else []
     whole = [tokenizer.encode(answer + gap + word) for word in words]
     return [ids[len(base) :] if ids[: len(base)] == base else [] for ids in whole]
 
 
-def _count_shared(forms: list[list[int]]) -> int:
+def _count_shared(forms: Forms) -> int:
     """How many tokens all forms begin with, each keeping one of its own."""
     count = 0
     while all(len(form) > count + 1 for form in forms) and len({f[count] for f in forms}) == 1:
@@ -112,13 +111,9 @@ def _count_shared(forms: list[list[int]]) -> int:
     return count
 
 
-def _fork(
-    token: int, indices: set[int], variants: list[list[list[int]]]
-) -> tuple[int, int, int] | None:
-    """(short word, long word, second token) where one word is this token alone and the other goes
-    on behind it."""
-    one, other = sorted(indices)
-    for short, long in ((one, other), (other, one)):
+def _fork(token: int, indices: set[int], variants: list[Forms]) -> tuple[int, int, int] | None:
+    """(short word, long word, second token) where one word is this token, and one goes on then."""
+    for short, long in permutations(sorted(indices)):
         if [token] in variants[short]:
             for form in variants[long]:
                 if form[0] == token and len(form) > 1:

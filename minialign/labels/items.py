@@ -8,39 +8,10 @@ from typing import TYPE_CHECKING, Any
 from minialign.durable import Journal
 from minialign.errors import UserError
 from minialign.home import home
-from minialign.records import Comparison, Prompt, as_prompt, read_comparison
+from minialign.records import Comparison, Pair, Prompt, Prompted, as_prompt, read_comparison
 
 if TYPE_CHECKING:
     from minialign.engine import Engine, Sampling
-    from minialign.records import Pair
-
-STARTERS = (
-    "Explain what a black hole is to a curious ten-year-old.",
-    "I slept badly. Give me three tips for tonight.",
-    "Write a short, friendly email that asks a colleague to review my report by Friday.",
-    "What is the difference between weather and climate?",
-    "Suggest a quick vegetarian dinner with chickpeas.",
-    "Summarize in two sentences why the sky is blue.",
-    "How do I politely decline an invitation?",
-    "Give me three names for a cat that likes to sleep.",
-    "What should I pack for a weekend in the mountains?",
-    "Explain compound interest with a small example.",
-    "Write a four-line poem about rain.",
-    "What are the pros and cons of working from home?",
-    "How can I learn to touch-type?",
-    "Why do leaves change colour in autumn?",
-    "Turn this into a polite question: give me the file now.",
-    "Name three books that are good for learning about history.",
-    "How do vaccines work?",
-    "Plan a relaxed Sunday with two small children.",
-    "What is a good first project to learn Python?",
-    "Describe the taste of a lemon to someone who never had one.",
-    "How do I remove a red wine stain?",
-    "Give me a warm-up for a short run.",
-    "What is inflation, in plain words?",
-    "Write a thank-you note to a neighbour who fed my plants.",
-)
-
 
 Item = Comparison | Prompt  # a pair, or a prompt to be answered twice
 
@@ -57,7 +28,6 @@ def read_items(path: str | Path) -> list[Item]:
 
         return [asked.prompt for asked in read_prompts(path)]
     from minialign import formats
-    from minialign.records import Pair, Prompted
 
     if not path.is_file():
         raise UserError(f"{path}: no such file", "a .txt with a prompt a line, or JSONL of pairs")
@@ -73,17 +43,17 @@ def read_items(path: str | Path) -> list[Item]:
     return [prompted.prompt for prompted in prompts]
 
 
-def _compare(pair: "Pair") -> Comparison:
-    a_from: dict[str, Any] = {"file": pair.source, "was": "chosen"}
-    b_from: dict[str, Any] = {"file": pair.source, "was": "rejected"}
-    for origin, reason in zip((a_from, b_from), pair.finish_reasons or (), strict=False):
-        origin["finish_reason"] = reason
+def _compare(pair: Pair) -> Comparison:
+    ends = [{"finish_reason": reason} for reason in pair.finish_reasons or ()] or [{}, {}]
+    a_from = {"file": pair.source, "was": "chosen"} | ends[0]
+    b_from = {"file": pair.source, "was": "rejected"} | ends[1]
     return Comparison(pair.prompt, pair.chosen, pair.rejected, a_from=a_from, b_from=b_from)
 
 
 def starters() -> list[Item]:
     """Return the prompts to begin with."""
-    return [as_prompt(text) for text in STARTERS]
+    text = Path(__file__).with_name("starters.txt").read_text(encoding="utf-8")
+    return [as_prompt(line) for line in text.splitlines()]
 
 
 class Waiting:

@@ -41,15 +41,13 @@ class Labelling:
         seed: int | None = None,
         least_sure_first: bool = False,
     ):
-        self.votes = votes
-        self.counts = tally(votes.all)
+        self.votes, self.counts = votes, tally(votes.all)
         self.sure: dict[str, float] | None = {} if least_sure_first else None
         self.random = random.Random(seed)
         self.done = {vote.pair_id for vote in votes.all}
-        answered = {digest(vote.prompt) for vote in votes.all}
-        self._items: deque[Item] = deque(
-            item for item in [*waiting, *items] if not self._is_done(item, answered)
-        )
+        known = self.done | {digest(vote.prompt) for vote in votes.all}
+        every = [*waiting, *items]
+        self._items: deque[Item] = deque(one for one in every if _mark(one) not in known)
         self.ready: deque[Comparison] = deque()
         self.current: Comparison | None = None
         self.asked = 0  # prompts given out and not yet offered back: one at a time
@@ -57,9 +55,6 @@ class Labelling:
         self.seconds = 0.0  # spent on them
         self._since = time.monotonic()
         self._until_repeat = REPEAT_EVERY
-
-    def _is_done(self, item: Item, answered: set[str]) -> bool:
-        return item.key in self.done if isinstance(item, Comparison) else digest(item) in answered
 
     @property
     def left(self) -> int:
@@ -98,10 +93,9 @@ class Labelling:
     def go_on_from(self, before: "Labelling") -> None:
         """Keep what an earlier sitting shows, and what was written for it and not yet shown, as far
         as it is among these items: no pair comes twice, and each has its item's place in line."""
-        for pair in [before.current, *before.ready]:
-            if pair is None:
-                continue
-            places = (n for n, item in enumerate(self._items) if _is_of(pair, item))
+        for pair in filter(None, [before.current, *before.ready]):
+            ours = (pair.key, digest(pair.prompt))  # it, or the prompt that it was written for
+            places = (n for n, item in enumerate(self._items) if _mark(item) in ours)
             place = next(places, None)
             if pair is before.current and (place is not None or pair.again):
                 self.current, self._since = pair, before._since
@@ -117,11 +111,8 @@ class Labelling:
         """Take the first item out; or the pair that somebody is least sure of."""
         if not self.sure:
             return self._items.popleft()
-        known = [
-            (self.sure[item.key], place)
-            for place, item in enumerate(self._items)
-            if isinstance(item, Comparison) and item.key in self.sure
-        ]
+        pairs = [(n, one.key) for n, one in enumerate(self._items) if isinstance(one, Comparison)]
+        known = [(self.sure[key], n) for n, key in pairs if key in self.sure]
         place = min(known)[1] if known else 0
         item = self._items[place]
         del self._items[place]
@@ -148,15 +139,11 @@ class Labelling:
 
     def _draw_old(self) -> Comparison | None:
         known = {vote.id for vote in self.votes.all}
-        old = [
-            vote
-            for vote in self.votes.all[:-REPEAT_AFTER]
-            if vote.choice != "skip" and not vote.again and f"{vote.id}.2" not in known
-        ]
+        voted = [one for one in self.votes.all[:-REPEAT_AFTER] if one.choice != "skip"]
+        old = [one for one in voted if not one.again and f"{one.id}.2" not in known]
         if not old:
             return None
-        vote = self.random.choice(old)
-        return replace(vote.comparison, again=True).swapped()
+        return replace(self.random.choice(old).comparison, again=True).swapped()
 
     def vote(self, choice: str, edited: str | None = None, note: str = "") -> Vote:
         """Save a vote on the pair that is shown; it is on disk when this returns.
@@ -197,6 +184,5 @@ class Labelling:
         return self.seconds / self.given if self.given else None
 
 
-def _is_of(pair: Comparison, item: Item) -> bool:
-    """Whether a pair is this item, or was written for it."""
-    return item.key == pair.key if isinstance(item, Comparison) else item == pair.prompt
+def _mark(item: Item) -> str:
+    return item.key if isinstance(item, Comparison) else digest(item)

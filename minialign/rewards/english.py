@@ -48,10 +48,10 @@ def _detector() -> Any:
     return langdetect
 
 
-def language(text: str) -> str | None:
-    """The ISO 639-1 code of a text's language, as langdetect sees it; None when it sees none."""
+def is_written_in(text: str, language: str) -> bool:
+    """Whether langdetect sees a text in a language (ISO 639-1), or sees none in it."""
     detector = _detector()
     try:
-        return detector.detect(text)
+        return detector.detect(text) == language
     except detector.LangDetectException:
-        return None
+        return True

@@ -29,10 +29,8 @@ def final_answer(text: str) -> str | None:
     A text that announces nothing answers with its last number."""
     for mark in MARKS:
         if answers := re.findall(mark, text):
-            announced = answers[-1].strip()
-            if number := NUMBER.search(announced):
-                return number.group()
-            return announced.strip(" .*\"'`") or None
+            number = NUMBER.search(answers[-1])
+            return number.group() if number else answers[-1].strip().strip(" .*\"'`") or None
     numbers = NUMBER.findall(text)
     return numbers[-1] if numbers else None
 
@@ -61,15 +59,11 @@ def reference_of(prompt: Prompted) -> str:
         UserError: when there is none.
     """
     value: Any = next((prompt.extra[key] for key in KEYS if key in prompt.extra), None)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, str | int | float)
-        or not str(value).strip()
-    ):
-        raise UserError(
-            f"{prompt.source or 'a prompt'}: no reference answer to compare with",
-            f"the scorer exact needs one of the keys {', '.join(KEYS)} in each row",
-        )
+    sound = isinstance(value, str | int | float) and not isinstance(value, bool)
+    if not sound or not str(value).strip():
+        problem = f"{prompt.source or 'a prompt'}: no reference answer to compare with"
+        hint = f"the scorer exact needs one of the keys {', '.join(KEYS)} in each row"
+        raise UserError(problem, hint)
     return str(value)
 
 

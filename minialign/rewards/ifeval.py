@@ -10,11 +10,12 @@ any letter by chance; here the sign itself is counted.
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from minialign.errors import UserError, nearest
 from minialign.records import Prompted
-from minialign.rewards.english import capital_words, language, sentences
+from minialign.rewards.english import capital_words, is_written_in, sentences
 
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 POSTSCRIPTS = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
@@ -29,14 +30,13 @@ def _count(pattern: str, text: str) -> int:
 
 
 def _bullets(text: str, num_bullets: int) -> bool:
-    lines = re.findall(r"^\s*(?:\*[^*].*|-.*)$", text, re.MULTILINE)
-    return len(lines) == num_bullets
+    return len(re.findall(r"^\s*(?:\*[^*].*|-.*)$", text, re.MULTILINE)) == num_bullets
 
 
 def _highlights(text: str, num_highlights: int) -> bool:
-    single = [part for part in re.findall(r"\*([^\n*]*)\*", text) if part.strip()]
-    double = [part for part in re.findall(r"\*\*([^\n*]*)\*\*", text) if part.strip()]
-    return len(single) + len(double) >= num_highlights
+    single, double = r"\*([^\n*]*)\*", r"\*\*([^\n*]*)\*\*"
+    parts = re.findall(single, text) + re.findall(double, text)
+    return sum(bool(part.strip()) for part in parts) >= num_highlights
 
 
 def _sections(text: str, section_spliter: str, num_sections: int) -> bool:
@@ -61,11 +61,10 @@ def _first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: 
 
 def _json(text: str) -> bool:
     text = re.sub(r"^```(?:json|Json|JSON)?|```$", "", text.strip())
-    try:
+    with suppress(ValueError):
         json.loads(text)
-    except ValueError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _two(text: str) -> bool:
@@ -80,11 +79,6 @@ def _postscript(text: str, postscript_marker: str) -> bool:
     return bool(re.search(POSTSCRIPTS.get(marker, marker.lower()), text.lower()))
 
 
-def _is_quoted(text: str) -> bool:
-    text = text.strip()
-    return len(text) > 1 and text[0] == text[-1] == '"'
-
-
 # instruction: (response, **its arguments) -> whether it is followed
 RULES: dict[str, Callable[..., bool]] = {
     "keywords:existence": lambda text, keywords: all(_count(word, text) for word in keywords),
@@ -97,7 +91,7 @@ RULES: dict[str, Callable[..., bool]] = {
     "keywords:letter_frequency": lambda text, letter, let_frequency, let_relation: _compare(
         text.lower().count(letter.strip().lower()), let_relation, let_frequency
     ),
-    "language:response_language": lambda text, language: _is(text, language),
+    "language:response_language": is_written_in,
     "length_constraints:number_sentences": lambda text, num_sentences, relation: _compare(
         len(sentences(text)), relation, num_sentences
     ),
@@ -125,19 +119,14 @@ RULES: dict[str, Callable[..., bool]] = {
     "startend:end_checker": lambda text, end_phrase: (
         text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
     ),
-    "startend:quotation": _is_quoted,
+    "startend:quotation": lambda text: bool(re.fullmatch(r'\s*".*"\s*', text, re.DOTALL)),
     "change_case:capital_word_frequency": lambda text, capital_frequency, capital_relation: (
         _compare(capital_words(text), capital_relation, capital_frequency)
     ),
-    "change_case:english_capital": lambda text: text.isupper() and _is(text, "en"),
-    "change_case:english_lowercase": lambda text: text.islower() and _is(text, "en"),
+    "change_case:english_capital": lambda text: text.isupper() and is_written_in(text, "en"),
+    "change_case:english_lowercase": lambda text: text.islower() and is_written_in(text, "en"),
     "punctuation:no_comma": lambda text: "," not in text,
 }
-
-
-def _is(text: str, wanted: str) -> bool:
-    seen = language(text)
-    return seen is None or seen == wanted  # a text in which no language can be seen counts
 
 
 def follows(instruction: str, arguments: dict[str, Any], response: str) -> bool:
@@ -164,20 +153,9 @@ def values(prompt: Prompted, responses: Sequence[str]) -> list[float]:
     """
     names: Any = prompt.extra.get("instruction_id_list")
     arguments: Any = prompt.extra.get("kwargs")
-    if (
-        not isinstance(names, list)
-        or not isinstance(arguments, list)
-        or not len(names) == len(arguments) > 0
-    ):
-        raise UserError(
-            f"{prompt.source or 'a prompt'}: no instructions to check",
-            "the scorer ifeval needs rows with instruction_id_list and as many kwargs",
-        )
-    return [
-        sum(
-            follows(name, given or {}, response)
-            for name, given in zip(names, arguments, strict=True)
-        )
-        / len(names)
-        for response in responses
-    ]
+    lists = isinstance(names, list) and isinstance(arguments, list)
+    if not lists or not len(names) == len(arguments) > 0:
+        hint = "the scorer ifeval needs rows with instruction_id_list and as many kwargs"
+        raise UserError(f"{prompt.source or 'a prompt'}: no instructions to check", hint)
+    asked = [(name, given or {}) for name, given in zip(names, arguments, strict=True)]
+    return [sum(follows(*one, response) for one in asked) / len(asked) for response in responses]

@@ -4,13 +4,13 @@ A scorer is a run with a measure; ``score`` takes the same measures over rows of
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
+from minialign.durable import read_object
 from minialign.engine import Engine
 from minialign.engine.open import base_of
 from minialign.errors import UserError
@@ -25,7 +25,7 @@ from minialign.models.sharing import bare_copy
 from minialign.models.sources.fetch import ensure
 from minialign.progress import Tell
 from minialign.records import Prompted
-from minialign.rewards.scorer import Scorer
+from minialign.rewards.scorer import Scorer, Values
 from minialign.rewards.spec import parse
 
 TOKENS = 4096  # tokens of one batch, padding included
@@ -43,8 +43,7 @@ def _batch(policy: Policy, values: Callable[[Policy, Batch], mx.array]) -> Measu
         order = sorted(range(len(examples)), key=lambda i: examples[i].length)
         while order:
             taken = [order.pop()]  # the longest first: memory is at its peak at once
-            rows = len(examples[taken[0]].responses)
-            width = examples[taken[0]].length
+            rows, width = len(examples[taken[0]].responses), examples[taken[0]].length
             while order and width * (rows + len(examples[order[-1]].responses)) <= TOKENS:
                 taken.append(order.pop())
                 rows += len(examples[taken[-1]].responses)
@@ -85,8 +84,8 @@ def read_settings(adapter: str | Path) -> dict[str, Any]:
     folder = resolve_adapter(adapter)
     for place in (folder, folder.parent):  # RUN, or RUN/best
         with contextlib.suppress(OSError, ValueError):
-            config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-            if isinstance(config, dict) and "method" in config:
+            config = read_object(place / "config.json")
+            if "method" in config:
                 return config
     return {}
 
@@ -105,8 +104,8 @@ def run_scorer(spec: str, progress: Tell | None = None, engine: Engine | None = 
         UserError: when the run or its model is not there.
     """
     kind, run = parse(spec)
-    values = {"reward": _reward, "dpo": _implicit}[kind]
-    return Scorer(spec, values(run, progress, engine))
+    opened = {"reward": _reward, "dpo": _implicit}[kind]
+    return Scorer(spec, opened(run, progress, engine))
 
 
 def _base(run: str, progress: Tell | None, engine: Engine | None) -> Model:
@@ -118,20 +117,17 @@ def _base(run: str, progress: Tell | None, engine: Engine | None) -> Model:
     return load(name)
 
 
-def _reward(run: str, progress: Tell | None, engine: Engine | None) -> Callable[..., list[float]]:
+def _reward(run: str, progress: Tell | None, engine: Engine | None) -> Values:
     resolve_adapter(run)
     reader = Engine(_base(run, progress, engine))
-    measure = reward_values(open_reward_policy(run, reader.model))
-    return lambda prompt, responses: _measure(reader, measure, prompt, responses)
+    return _values(reader, reward_values(open_reward_policy(run, reader.model)))
 
 
-def _implicit(run: str, progress: Tell | None, engine: Engine | None) -> Callable[..., list[float]]:
+def _implicit(run: str, progress: Tell | None, engine: Engine | None) -> Values:
     settings = read_settings(run)
     if settings.get("method", "dpo") != "dpo":
-        raise UserError(
-            f"dpo:{run}: it is a run of {settings['method']!r}, not of dpo",
-            "its log-ratio is no implicit reward",
-        )
+        problem = f"dpo:{run}: it is a run of {settings['method']!r}, not of dpo"
+        raise UserError(problem, "its log-ratio is no implicit reward")
     beta, start = read_reference(settings)
     base, folder = _base(run, progress, engine), resolve_adapter(run)
     other = bare_copy(base)
@@ -141,26 +137,26 @@ def _implicit(run: str, progress: Tell | None, engine: Engine | None) -> Callabl
     load_adapter(reader.model.module, folder)
     if start:
         load_adapter(behind.model.module, resolve_adapter(start))
-    policy, reference = logps(reader.policy), logps(behind.policy)
+    policy = _values(reader, logps(reader.policy))
+    reference = _values(behind, logps(behind.policy))
 
     def values(prompt: Prompted, responses: Sequence[str]) -> list[float]:
-        own = _measure(reader, policy, prompt, responses)
-        base = _measure(behind, reference, prompt, responses)
-        return [beta * (a - b) for a, b in zip(own, base, strict=True)]
+        both = zip(policy(prompt, responses), reference(prompt, responses), strict=True)
+        return [beta * (a - b) for a, b in both]
 
     return values
 
 
-def _measure(
-    engine: Engine, measure: Measure, prompt: Prompted, responses: Sequence[str]
-) -> list[float]:
+def _values(engine: Engine, measure: Measure) -> Values:
     """A measure of each response, with its end of turn; an empty one has that alone."""
-    ids = encode_prompt(prompt.prompt, engine.tokenizer)
-    coded = [encode_response(prompt.prompt, one, engine.tokenizer) for one in responses]
-    longest = len(ids) + max(map(len, coded))
-    if engine.context and longest > engine.context:
-        raise UserError(
-            f"{prompt.source or 'a prompt'}: with its response it is {longest:,} tokens long;"
-            f" {engine.model.name} reads at most {engine.context:,}"
-        )
-    return measure([Example(ids, coded, [[1] * len(one) for one in coded])])[0]
+
+    def values(prompt: Prompted, responses: Sequence[str]) -> list[float]:
+        ids = encode_prompt(prompt.prompt, engine.tokenizer)
+        coded = [encode_response(prompt.prompt, one, engine.tokenizer) for one in responses]
+        longest = len(ids) + max(map(len, coded))
+        if engine.context and longest > engine.context:
+            said = f"{prompt.source or 'a prompt'}: with its response it is {longest:,} tokens long"
+            raise UserError(f"{said}; {engine.model.name} reads at most {engine.context:,}")
+        return measure([Example(ids, coded, [[1] * len(one) for one in coded])])[0]
+
+    return values

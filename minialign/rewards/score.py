@@ -7,12 +7,13 @@ from itertools import islice
 from minialign.engine import Engine
 from minialign.engine.open import base_of, open_engine
 from minialign.errors import UserError
+from minialign.formats.kinds import answers_of
 from minialign.learn.batch import Example, TooLong, encode
 from minialign.learn.policy import make_policy
 from minialign.models.adapter import adapter_off
 from minialign.models.load import Model, load
 from minialign.progress import Tell
-from minialign.records import Demonstration, Pair, Ranking, Rated, Record
+from minialign.records import Pair, Ranking, Record
 from minialign.rewards.runs import (
     Measure,
     logps,
@@ -78,50 +79,33 @@ class Measures:
                 kept = [before[index] for index, _ in window]
                 values = {name: [rows[i] for i in kept] for name, rows in values.items()}
             values["reward"] = measure(examples)
-        return [
-            self._row(index, record, example, k, {n: v[at][k] for n, v in values.items()})
-            for at, ((index, record), example) in enumerate(zip(window, examples, strict=True))
-            for k in range(len(example.responses))
-        ]
+        scored = []
+        for at, ((index, record), example) in enumerate(zip(window, examples, strict=True)):
+            texts = record.responses if isinstance(record, Ranking) else answers_of(record)
+            roles = ("chosen", "rejected") if isinstance(record, Pair) else [""] * len(texts)
+            for k, (role, text, mask) in enumerate(zip(roles, texts, example.masks, strict=True)):
+                own = {name: rows[at][k] for name, rows in values.items()}
+                if "logp" in own:
+                    own["mean_logp"] = own["logp"] / max(sum(mask), 1)
+                if "reference_logp" in own:
+                    own["implicit_reward"] = self.beta * (own["logp"] - own["reference_logp"])
+                scored.append(Scored(index, role, text, sum(mask), source=example.source, **own))
+        return scored
 
     def _encode(
         self, window: list[tuple[int, Record]], model: Model
     ) -> tuple[list[tuple[int, Record]], list[Example]]:
         limit = self.max_length or Engine.context_of(model.config) or 4096
         kept, examples = [], []
-        for index, record in window:
-            example = encode(record, model.tokenizer, limit, "last")
+        for numbered in window:
+            example = encode(numbered[1], model.tokenizer, limit, "last")
             if isinstance(example, TooLong):
                 self.too_long.append(example)
             else:
-                kept.append((index, record))
+                kept.append(numbered)
                 examples.append(example)
         self.cut += sum(example.cut > 0 for example in examples)
         return kept, examples
-
-    def _row(
-        self, index: int, record: Record, example: Example, k: int, values: dict[str, float]
-    ) -> Scored:
-        count = sum(example.masks[k])
-        if "logp" in values:
-            values["mean_logp"] = values["logp"] / max(count, 1)
-        if "reference_logp" in values:
-            values["implicit_reward"] = self.beta * (values["logp"] - values["reference_logp"])
-        role = ("chosen", "rejected")[k] if isinstance(record, Pair) else ""
-        return Scored(index, role, _texts(record)[k], count, source=example.source, **values)
-
-
-def _texts(record: Record) -> list[str]:
-    match record:
-        case Pair():
-            return [record.chosen, record.rejected]
-        case Rated():
-            return [record.response]
-        case Ranking():
-            return record.responses
-        case Demonstration():
-            return [record.messages[-1]["content"]]
-    return []
 
 
 def open_measures(
@@ -143,18 +127,18 @@ def open_measures(
     measures = Measures(max_length=max_length)
     if beta is not None and beta <= 0:
         raise UserError(f"beta is {beta}", "it must be above 0; 0.1 is usual")
-    if adapter is not None or reward is None:
+    if adapter is not None:
         measures.policy = open_engine(model, adapter, progress)
-    if adapter is not None and measures.policy is not None:
         own_beta, start = read_reference(read_settings(adapter))
         measures.beta = beta or own_beta
         measures.reference = reference_measure(measures.policy, start)
-    elif beta is not None:
+    elif reward is None:
+        measures.policy = open_engine(model, None, progress)
+    if adapter is None and beta is not None:
         raise UserError("--beta is for the implicit reward of an adapter", "give --adapter RUN")
     if reward is not None:
-        name = model or base_of(reward)
-        bare = open_engine(name, None, progress).model
-        measures.reward = (bare, reward_values(open_reward_policy(reward, bare)))
+        bare = open_engine(model or base_of(reward), None, progress).model
+        measures.reward = bare, reward_values(open_reward_policy(reward, bare))
     return measures
 
 

@@ -28,22 +28,16 @@ class Scorer:
             return []
         given = self.values(prompt, responses)
         where = f"{self.name}{f', {prompt.source}' if prompt.source else ''}"
+        hint = "it must return a number for each response"
         try:
             scores = [float(value) for value in given]
         except (TypeError, ValueError):
-            raise UserError(
-                f"{where}: the scorer returned {type(given).__name__} {str(given)[:60]!r}",
-                "it must return a number for each response",
-            ) from None
+            said = f"the scorer returned {type(given).__name__} {str(given)[:60]!r}"
+            raise UserError(f"{where}: {said}", hint) from None
         if len(scores) != len(responses):
-            raise UserError(
-                f"{where}: {len(scores)} scores for {len(responses)} responses",
-                "it must return a number for each response",
-            )
+            raise UserError(f"{where}: {len(scores)} scores for {len(responses)} responses", hint)
         for value, response in zip(scores, responses, strict=True):
             if not math.isfinite(value):
-                raise UserError(
-                    f"{where}: the score {value} for {response[:60]!r}",
-                    "scores must be finite numbers",
-                )
+                problem = f"{where}: the score {value} for {response[:60]!r}"
+                raise UserError(problem, "scores must be finite numbers")
         return scores

@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,6 @@ def own(spec: str) -> Scorer:
         functions = [key for key, value in names.items() if inspect.isfunction(value)]
         hint = nearest(word, functions) if functions else "it has no functions"
         raise UserError(f"{file}: there is no function {word!r}", hint)
-    return Scorer(name, _call(function, f"{file}:{word}"))
-
-
-def _call(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     wants_row = len(inspect.signature(function).parameters) > 2
 
     def values(prompt: Prompted, responses: Sequence[str]) -> Sequence[float]:
@@ -68,12 +65,8 @@ def _call(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         try:
             return function(prompt.prompt, list(responses), *row)
         except Exception as reason:
-            last = reason.__traceback__
-            while last is not None and last.tb_next is not None:
-                last = last.tb_next
-            line = f", line {last.tb_lineno}" if last is not None else ""
-            raise UserError(
-                f"{name}: {type(reason).__name__}: {reason}{line}", "mend the function"
-            ) from reason
+            *_, (_, line) = traceback.walk_tb(reason.__traceback__)
+            problem = f"{file}:{word}: {type(reason).__name__}: {reason}, line {line}"
+            raise UserError(problem, "mend the function") from reason
 
-    return values
+    return Scorer(name, values)

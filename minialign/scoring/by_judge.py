@@ -43,17 +43,13 @@ def open_judge_scorer(
     return Scorer(f"judge:{spec}", score)
 
 
-def _shares(
-    judge: Judge, memory: Memory, prompt: Prompted, responses: Sequence[str]
-) -> list[float]:
+def _shares(judge: Judge, memory: Memory, asked: Prompted, responses: Sequence[str]) -> list[float]:
     texts = list(dict.fromkeys(responses))
     if judge.alone and len(texts) == 1:
         texts.append("")  # a comparison has two answers
-    reference = prompt.extra.get("reference") or prompt.extra.get("answer")
-    reference = reference if isinstance(reference, str) else None
-    pairs = [
-        Comparison(prompt.prompt, a, b, reference, prompt.source) for a, b in combinations(texts, 2)
-    ]
+    reference = asked.extra.get("reference") or asked.extra.get("answer")
+    told = reference if isinstance(reference, str) else None, asked.source
+    pairs = [Comparison(asked.prompt, a, b, *told) for a, b in combinations(texts, 2)]
     values: dict[str, float] = {}
     won: dict[str, list[float]] = {text: [] for text in texts}
     for verdict in judge_comparisons(judge, pairs, batch_size=len(pairs), memory=memory):

@@ -13,7 +13,7 @@ from textual.widgets import Markdown
 from minialign import formats
 from minialign.engine.mlx_thread import ModelChoice
 from minialign.home import labels_file
-from minialign.labels.items import STARTERS, Waiting, read_items
+from minialign.labels.items import Waiting, read_items, starters
 from minialign.labels.votes import Votes
 from minialign.records import Comparison
 from tui.label.screen import LabelScreen
@@ -208,7 +208,7 @@ def test_source_is_chosen_remembered_and_a_wrong_one_is_a_dialog(file):
     async def script(pilot):
         await pilot.press("f3")
         screen = await drawn(pilot)
-        assert screen.drawn.prompt[0]["content"] == STARTERS[0]
+        assert screen.drawn.prompt == starters()[0]
         await pilot.press("o")
         await until(pilot, lambda: isinstance(app.screen, Pick))
         await pilot.press("down", "enter")

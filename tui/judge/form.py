@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.widgets import Input, Label, Select
 
 from minialign.errors import UserError
-from minialign.judge.plans import LABELS, Plan, read_comparisons
+from minialign.judge.plans import LABELS, Plan, read_planned
 from tui.known_models import list_models, list_reward_heads
 from tui.widgets.form import Form, Tick, field
 
@@ -136,7 +136,7 @@ class JudgeForm(Form[Plan | None]):
     async def read(self) -> Plan:
         """A plan whose pairs can be read."""
         plan = self.plan()
-        await asyncio.to_thread(read_comparisons, plan)
+        await asyncio.to_thread(read_planned, plan)
         return plan
 
 

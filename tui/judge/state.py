@@ -34,7 +34,7 @@ class Judged:
         """What there is of a plan; also when its pairs have vanished. Runs in a thread."""
         judged = Judged(plan)
         try:
-            judged.pairs = plans.read_comparisons(plan)
+            judged.pairs = plans.read_planned(plan)
         except UserError as error:
             judged.error = error
         judged.verdicts, judged.unreadable = read_verdicts(plan.file)
