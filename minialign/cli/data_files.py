@@ -6,20 +6,14 @@ from typing import Any
 from minialign.cli import console
 
 
-def inputs(arguments: argparse.Namespace) -> tuple[list[Any], dict[str, str]]:
-    """(the files meant, the columns renamed)."""
+def inputs(arguments: argparse.Namespace) -> tuple[list[Any], dict[str, str], Any]:
+    """(the files meant, the columns renamed, where bad rows go: kept apart with --skip-bad)."""
     from minialign.data import check as data
 
     mapping = data.parse_map(arguments.map)
     with console.fetching() as tell:
-        return [file for spec in arguments.files for file in data.find(spec, tell)], mapping
-
-
-def bad_rows(arguments: argparse.Namespace) -> Any:
-    """Where bad rows go: kept apart with ``--skip-bad``."""
-    from minialign.data.check import BadRows
-
-    return BadRows(keep=arguments.skip_bad)
+        files = [file for spec in arguments.files for file in data.find(spec, tell)]
+    return files, mapping, data.BadRows(keep=arguments.skip_bad)
 
 
 def tell_bad(bad: Any) -> None:

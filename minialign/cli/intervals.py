@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minialign.cli import console
-from minialign.cli.figure import blank, check_ending, save
-from minialign.errors import UserError
+from minialign.cli.figure import blank, save
+from minialign.cli.flags import adder
 from minialign.statistics.shares import percent
 
 
@@ -37,21 +37,7 @@ def show_bars(bars: Sequence[Bar]) -> None:
 
 def plot_argument(parser: argparse.ArgumentParser, what: str) -> None:
     """``--plot``: a picture beside the text."""
-    help_ = f"draw the {what} into a picture (.png, .svg or .pdf)"
-    parser.add_argument("--plot", metavar="FILE", help=help_)
-
-
-def plot_from(arguments: argparse.Namespace) -> Path | None:
-    """The picture that ``--plot`` names.
-
-    Raises:
-        UserError: when none can be written there.
-    """
-    if not arguments.plot:
-        return None
-    path = Path(arguments.plot).expanduser()
-    check_picture(path)
-    return path
+    adder(parser)("--plot FILE", f"draw the {what} into a picture (.png, .svg or .pdf)")
 
 
 def in_terminal(bars: Sequence[Bar], width: int = 80) -> str:
@@ -87,9 +73,8 @@ def picture(bars: Sequence[Bar], title: str, path: Path) -> None:
     """Draw the bars into a PNG, SVG or PDF, and say where.
 
     Raises:
-        UserError: for another ending, without matplotlib, or when the file cannot be written.
+        UserError: without matplotlib, or when the file cannot be written.
     """
-    check_picture(path)
     figure = blank(8, 1.5 + 0.35 * len(bars), "--plot")
     axes = figure.add_subplot()
     lines = range(len(bars))
@@ -109,10 +94,3 @@ def picture(bars: Sequence[Bar], title: str, path: Path) -> None:
     axes.set_title(title)
     axes.legend(fontsize="small")
     save(figure, path)
-
-
-def check_picture(path: Path) -> None:
-    """Raise UserError unless a picture can be written there."""
-    check_ending(path)
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}", "give a file in a folder that exists")
