@@ -10,7 +10,7 @@ from minialign.cli import audit_views, console
 from minialign.cli.answer_flags import check_limit, file_to_write
 from minialign.cli.figure import picture_to_write
 from minialign.cli.flags import adder
-from minialign.cli.intervals import picture, plot_argument
+from minialign.cli.intervals import picture
 from minialign.cli.judge_flags import judge_arguments, judge_from, show_pace
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     add("--own MODEL", own, action="append", default=[])
     judge_arguments(parser)
     add("-o --output FILE", "append the verdicts to a file")
-    plot_argument(parser, "accuracies")
+    add("--plot FILE", "draw the accuracies into a picture (.png, .svg or .pdf)")
     add("--json", "everything as JSON")
 
 

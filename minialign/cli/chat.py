@@ -5,6 +5,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,20 +90,14 @@ def _check_best_of(arguments: argparse.Namespace, sampling: Sampling) -> None:
     parse(arguments.scorer)
 
 
+@dataclass
 class Chat:
     """What happens to each line that is typed."""
 
-    def __init__(
-        self,
-        engine: "Engine",
-        conversation: "Conversation",
-        sampling: Sampling,
-        best: "tuple[int, Scorer] | None" = None,  # of how many answers, by whom
-    ):
-        self.engine = engine
-        self.conversation = conversation
-        self.sampling = sampling
-        self.best = best
+    engine: "Engine"
+    conversation: "Conversation"
+    sampling: Sampling
+    best: "tuple[int, Scorer] | None" = None  # of how many answers, by whom
 
     def take(self, line: str) -> bool:
         """Answer a question or obey a command; False when the user wants to leave."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from minialign.cli import console, data_reports
-from minialign.cli.data_files import count_of, inputs, tell_bad
+from minialign.cli.data_reports import count_of, inputs, tell_bad
 from minialign.cli.flags import actions_of, adder
 
 EPILOG = """\

@@ -7,9 +7,32 @@ from itertools import islice
 from typing import Any
 
 from minialign.cli import console
-from minialign.cli.data_files import count_of, inputs, tell_bad
 
 SHOWN = 20  # problems printed without --all
+
+
+def inputs(arguments: argparse.Namespace) -> tuple[list[Any], dict[str, str], Any]:
+    """(the files meant, the columns renamed, where bad rows go: kept apart with --skip-bad)."""
+    from minialign.data import check as data
+
+    mapping = data.parse_map(arguments.map)
+    with console.fetching() as tell:
+        files = [file for spec in arguments.files for file in data.find(spec, tell)]
+    return files, mapping, data.BadRows(keep=arguments.skip_bad)
+
+
+def tell_bad(bad: Any) -> None:
+    """Say where the bad rows are that were left out."""
+    for file, place in bad.files.items():
+        count = sum(problem.source.startswith(f"{file}:") for problem in bad.problems)
+        console.say(f"{file}: {count_of(count, 'bad row')} left out, now in {place}")
+
+
+def count_of(count: int, word: str) -> str:
+    """A count with its noun: 1 bad row, 3 bad rows."""
+    if count == 1:
+        return f"1 {word}"
+    return f"{count:,} {word[:-1] + 'ies' if word.endswith('y') else word + 's'}"
 
 
 def _list_counts(counts: dict[str, int]) -> str:
@@ -51,9 +74,9 @@ def check(arguments: argparse.Namespace) -> int:
             console.emit("  this file mixes kinds of records: a trainer uses those it can")
     for leak in report.leaks:
         shared = count_of(leak.prompts, "prompt")
-        places = ", ".join(f"{there} = {here}" for here, there in leak.places)
+        pairs = ", ".join(f"{there} = {here}" for here, there in leak.places)
         more = " …" if leak.prompts > len(leak.places) else ""
-        console.emit(f"leak: {leak.first} and {leak.second} share {shared}: {places}{more}")
+        console.emit(f"leak: {leak.first} and {leak.second} share {shared}: {pairs}{more}")
     tell_bad(report.bad)
     if broken and arguments.skip_bad:
         console.say("a file breaks off: what follows cannot be skipped, mend it first")

@@ -10,7 +10,7 @@ from minialign.cli import console
 from minialign.cli.answer_flags import check_limit, sampling_arguments, sampling_from
 from minialign.cli.figure import picture_to_write
 from minialign.cli.flags import adder
-from minialign.cli.intervals import Bar, percent, picture, plot_argument, show_bars, span
+from minialign.cli.intervals import Bar, percent, picture, show_bars, span
 from minialign.cli.judge_flags import judge_arguments, judge_from, show_pace
 from minialign.durable import digest
 from minialign.errors import UserError
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     sampling_arguments(parser)
     add("--seed N", "seed of the answers (0)", default=0)
     add("--out FOLDER", "where answers and verdicts are kept (in the home)")
-    plot_argument(parser, "win rates")
+    add("--plot FILE", "draw the win rates into a picture (.png, .svg or .pdf)")
     add("--json", "everything as JSON")
 
 

@@ -106,7 +106,8 @@ def _answer(
         return _stream(engine, waiting[0], sampling)
     origin = origin_of(engine, arguments.adapter)
     answers = write_answers(engine, asked, waiting, sampling, arguments.batch_size, origin)
-    plain = _InOrder(waiting)
+    order = [(request.prompt_index, request.sample_index) for request in waiting]
+    ready: dict[tuple[int, int], dict[str, Any]] = {}
     tokens = 0
     with journal or nullcontext():
         for completion, row in console.progress(answers, len(waiting), "answers"):
@@ -115,8 +116,10 @@ def _answer(
                 journal.append(row)
             if arguments.json:
                 console.emit(row)
-            elif not journal:
-                plain.add(row)
+            elif not journal:  # plain answers in the order in which they were asked for
+                ready[row["prompt_index"], row["sample_index"]] = row
+                while order and order[0] in ready:
+                    _print(ready.pop(order.pop(0)))
     return tokens
 
 
@@ -130,20 +133,8 @@ def _stream(engine: "Engine", request: "Request", sampling: Sampling) -> int:
     return count
 
 
-class _InOrder:
-    """Prints plain answers in the order in which they were asked for, as soon as it can."""
-
-    def __init__(self, waiting: "list[Request]"):
-        self.order = [(request.prompt_index, request.sample_index) for request in waiting]
-        self.ready: dict[tuple[int, int], dict[str, Any]] = {}
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.ready[row["prompt_index"], row["sample_index"]] = row
-        while self.order and self.order[0] in self.ready:
-            self._print(self.ready.pop(self.order.pop(0)))
-
-    def _print(self, row: dict[str, Any]) -> None:
-        prompt = row["prompt"]
-        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        print(f"── {row['prompt_index'] + 1}.{row['sample_index'] + 1} {answer_flags.short(text)}")
-        print(printable(row["response"]).strip() + "\n", flush=True)
+def _print(row: dict[str, Any]) -> None:
+    prompt = row["prompt"]
+    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    print(f"── {row['prompt_index'] + 1}.{row['sample_index'] + 1} {answer_flags.short(text)}")
+    print(printable(row["response"]).strip() + "\n", flush=True)

@@ -1,7 +1,6 @@
 """Shares with their intervals: as text, one a line drawn with characters, or in a picture
-(matplotlib), with the flag that asks for it."""
+(matplotlib)."""
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,6 @@ from pathlib import Path
 
 from minialign.cli import console
 from minialign.cli.figure import blank, save
-from minialign.cli.flags import adder
 from minialign.statistics.shares import percent
 
 
@@ -33,11 +31,6 @@ def span(interval: Sequence[float]) -> str:
 def show_bars(bars: Sequence[Bar]) -> None:
     """Print the bars, as wide as the terminal is, up to 100 columns."""
     console.emit(in_terminal(bars, min(100, shutil.get_terminal_size().columns)))
-
-
-def plot_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """``--plot``: a picture beside the text."""
-    adder(parser)("--plot FILE", f"draw the {what} into a picture (.png, .svg or .pdf)")
 
 
 def in_terminal(bars: Sequence[Bar], width: int = 80) -> str:

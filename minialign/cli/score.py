@@ -13,7 +13,7 @@ from minialign.records import Prompted, Ranking, Record, as_prompt
 from minialign.statistics.shares import share_text
 
 if TYPE_CHECKING:
-    from minialign.rewards.score import Measures, Scored
+    from minialign.rewards.score import Scored
 
 EPILOG = """\
 minialign score pairs.jsonl --adapter dpo-1          # DPO's implicit reward of each answer
@@ -52,10 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score every response; the summary goes to stderr."""
+    from minialign.rewards.score import open_measures
+
     records = _records(arguments)
     if arguments.max_seq_length is not None and arguments.max_seq_length < 16:
         raise UserError(f"max-seq-length is {arguments.max_seq_length}", "it must be at least 16")
-    measures = _open(arguments)
+    what = arguments.model, arguments.adapter, arguments.reward, arguments.beta
+    with console.fetching() as tell:
+        measures = open_measures(*what, arguments.max_seq_length, tell)
     scored: list[Scored] = []
     with console.live_line() as line:
         for one in measures.score(records):
@@ -126,11 +130,3 @@ def _records(arguments: argparse.Namespace) -> list[Record]:
     if not records:
         raise UserError("no row has a response to score", "minialign data check FILE says more")
     return records
-
-
-def _open(arguments: argparse.Namespace) -> "Measures":
-    from minialign.rewards.score import open_measures
-
-    what = arguments.model, arguments.adapter, arguments.reward, arguments.beta
-    with console.fetching() as tell:
-        return open_measures(*what, arguments.max_seq_length, tell)
