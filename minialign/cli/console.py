@@ -21,7 +21,7 @@ def emit(value: Any) -> None:
 
 
 def emit_or_show(value: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    """The value as JSON, or as people read it."""
+    """Write a value as JSON, or as people read it."""
     emit(value) if as_json else show(value)
 
 

@@ -8,7 +8,7 @@ KINDS: dict[str, type] = {"N": int, "X": float, "S": float}
 
 
 def adder(parser: Any) -> Callable[..., None]:
-    """A function that adds a flag: ``add("-o --output FILE", "text of the help")``.
+    """Return a function that adds a flag: ``add("-o --output FILE", "text of the help")``.
 
     The names, then what it takes: N an int, X or S a float, anything else a text, and nothing for
     a switch. A name without a dash is a positional argument. More is passed on to argparse.
@@ -31,7 +31,7 @@ def adder(parser: Any) -> Callable[..., None]:
 def actions_of(
     parser: argparse.ArgumentParser, word: str = "ACTION", end: str = "", **options: Any
 ) -> Callable[..., argparse.ArgumentParser]:
-    """A function that adds an action: its name, its help, the function that runs it, and what the
+    """Return what adds an action: its name, its help, the function that runs it, and what the
     help of its ``--json`` says (it has none without)."""
     actions = parser.add_subparsers(dest="action", metavar=word, required=word == "ACTION")
 

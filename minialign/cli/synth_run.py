@@ -30,7 +30,7 @@ Make = Callable[[RememberingModel, Engine | None], Iterator[Event]]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make data, or print a text."""
+    """Make data, write it, and say what came out."""
     rapidfuzz()  # it is missed now, not after the first answers
     output = Path(arguments.output).expanduser()
     _check(arguments, output)
