@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ def _show(arguments: argparse.Namespace) -> int:
     changed = task.changed_options(which) if summary.status != "broken" else {}
     last = task.last_metrics(which)
     steps = which.checkpoints()
-    following = _next_commands(summary, steps)
+    following = _next_commands(summary)
     if arguments.json:
         names = "name", "bytes", "about"
         facts = {
@@ -137,7 +136,7 @@ def _last_table(last: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[s
     return headers, [[key, *(_text(row.get(key, "")) for row in last.values())] for key in keys]
 
 
-def _next_commands(summary: task.Summary, checkpoints: Sequence[int]) -> list[str]:
+def _next_commands(summary: task.Summary) -> list[str]:
     """What makes sense after looking at a run of this status."""
     at_home = any(str(each.path) == summary.path for each in list_runs())
     name = summary.name if at_home else summary.path
