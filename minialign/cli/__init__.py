@@ -1,7 +1,8 @@
 """The command line. ``minialign COMMAND --help`` imports only that command's module.
 
-A command module has ``add_arguments(parser, command)`` and ``run(arguments) -> exit code``. What
-only running it needs (MLX, models, training) is imported in its functions: ``--help`` is instant.
+A command module has ``add_arguments(parser, command)`` and ``run(arguments) -> exit code``, and
+perhaps an ``EPILOG`` to its help. What only running it needs (MLX, models, training) is imported in
+its functions: ``--help`` is instant.
 stdout is data, stderr is narration; 0 is success, 2 a user's mistake, 130 an interrupt.
 """
 
@@ -79,6 +80,8 @@ def _run(argv: Sequence[str]) -> int:
         description=text[0].upper() + text[1:],
         allow_abbrev=False,  # --beta is not --betas
     )
+    if epilog := getattr(module, "EPILOG", ""):
+        parser.epilog, parser.formatter_class = epilog, argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser, command)
     return module.run(parser.parse_args(argv[1:]))
 

@@ -1,22 +1,19 @@
 """``minialign audit``: how good a judge is, where somebody said which answer is better."""
 
 import argparse
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import audit_views, console
-from minialign.cli.intervals import plot_argument, plot_from
-from minialign.cli.judge_flags import (
-    check_file,
-    check_limit,
-    judge_arguments,
-    judge_from,
-    show_pace,
-)
+from minialign.cli.answer_flags import check_limit, file_to_write
+from minialign.cli.figure import picture_to_write
+from minialign.cli.flags import adder
+from minialign.cli.intervals import picture
+from minialign.cli.judge_flags import judge_arguments, judge_from, show_pace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from minialign.audit.outcomes import Outcome
     from minialign.audit.reference_labels import Labelled
 
@@ -36,44 +33,38 @@ on where it was.
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The judge, the gold sets, and how it is asked."""
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = adder(parser)
     judge = (
         "a model, a run (its model with its adapter), reward:RUN, dpo:RUN, another scorer "
         "(length, python:FILE.py:function…), or a file of stored verdicts"
     )
-    gold = "files or folders with gold choices (your own labels)"
-    annotators = "only votes of annotators whose name begins so"
     own = "what the gold rows call the judge's own model, for self-preference (repeatable)"
-    parser.add_argument("judge", metavar="JUDGE", help=judge)
-    parser.add_argument("--gold", nargs="+", default=[], metavar="FILE", help=gold)
-    parser.add_argument("--annotators", default="", metavar="NAME", help=annotators)
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pairs of a subset")
-    parser.add_argument("--own", action="append", default=[], metavar="MODEL", help=own)
+    gold = "files or folders with gold choices (your own labels)"
+    add("judge JUDGE", judge)
+    add("--gold FILE", gold, nargs="+", default=[])
+    add("--annotators NAME", "only votes of annotators whose name begins so", default="")
+    add("--limit N", "only the first N pairs of a subset")
+    add("--own MODEL", own, action="append", default=[])
     judge_arguments(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", help="append the verdicts to a file")
-    plot_argument(parser, "accuracies")
-    parser.add_argument("--json", action="store_true", help="everything as JSON")
+    add("-o --output FILE", "append the verdicts to a file")
+    add("--plot FILE", "draw the accuracies into a picture (.png, .svg or .pdf)")
+    add("--json", "everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge the gold set and say what the judge is worth."""
     from minialign.audit.reference_labels import read_gold
     from minialign.audit.report import report
-    from minialign.cli.intervals import picture
 
-    check_limit(arguments, " pairs of each subset")
-    plot = plot_from(arguments)
-    output = check_file(arguments.output)
+    check_limit(arguments, "pairs of each subset")
+    plot = picture_to_write(arguments.plot)
+    output = file_to_write(arguments.output)
     items = _limit(read_gold(arguments.gold, arguments.annotators), arguments.limit)
     outcomes = list(show_pace(_judge(arguments, items, output), len(items)))
     if len(outcomes) < len(items):
         console.say(f"{len(items) - len(outcomes)} pairs of the gold set have no verdict")
     result = report(outcomes, arguments.judge, arguments.own)
-    if arguments.json:
-        console.emit(result)
-    else:
-        audit_views.show(result)
+    console.emit_or_show(result, arguments.json, audit_views.show)
     if plot:
         picture(audit_views.bars(result), f"accuracy of {arguments.judge}", plot)
     _next(arguments, result)
@@ -83,10 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _limit(items: "list[Labelled]", limit: int | None) -> "list[Labelled]":
     if limit is None:
         return items
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     kept = []
     for one in items:
-        counts[one.subset] = counts.get(one.subset, 0) + 1
+        counts[one.subset] += 1
         if counts[one.subset] <= limit:
             kept.append(one)
     return kept
@@ -94,7 +85,7 @@ def _limit(items: "list[Labelled]", limit: int | None) -> "list[Labelled]":
 
 def _judge(
     arguments: argparse.Namespace, items: "list[Labelled]", output: Path | None
-) -> "Iterator[Outcome]":
+) -> Iterator["Outcome"]:
     from minialign.audit import outcomes
     from minialign.rewards.spec import KINDS
     from minialign.scoring.open import open_scorer

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from minialign.cli import console
+from minialign.cli.flags import adder
 
 if TYPE_CHECKING:
     from minialign.machine.bench import Estimate, Row
@@ -12,10 +13,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The options of ``minialign bench``."""
-    text = "what to measure (default: the embedded model)"
-    parser.add_argument("--model", metavar="MODEL", help=text)
-    parser.add_argument("--quick", action="store_true", help="a few tokens only: a rough idea")
-    parser.add_argument("--json", action="store_true", help="one JSON object, on stdout")
+    add = adder(parser)
+    add("--model MODEL", "what to measure (default: the embedded model)")
+    add("--quick", "a few tokens only: a rough idea")
+    add("--json", "one JSON object, on stdout")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,24 +26,13 @@ def run(arguments: argparse.Namespace) -> int:
     from minialign.models.names import DEFAULT
 
     model = arguments.model or DEFAULT
-    line = console.Line(every=0)
-    here: Machine | None = None
-    rows: list[Row] = []
-    others: list[Estimate] = []
     sizes = QUICK if arguments.quick else None
-    try:
-        for one in bench(
-            model, sizes, lambda text: line.update(f"measuring: {text} …", force=True)
-        ):
-            if isinstance(one, Machine):
-                here = one
-            elif isinstance(one, Row):
-                rows.append(one)
-            else:
-                others.append(one)
-    finally:
-        line.clear()
-    assert here is not None
+    with console.live_line(every=0) as line:
+        told = bench(model, sizes, lambda text: line.update(f"measuring: {text} …", force=True))
+        measured = list(told)
+    (here,) = (one for one in measured if isinstance(one, Machine))
+    rows = [one for one in measured if isinstance(one, Row)]
+    others = [one for one in measured if isinstance(one, Estimate)]
     if arguments.json:
         results = {"model": model, "quick": arguments.quick, "machine": asdict(here)}
         results["rows"] = [{**asdict(row), "share": row.share} for row in rows]
@@ -102,11 +92,9 @@ def _others(others: "list[Estimate]") -> None:
     headers += ["DPO, 1,000 pairs", "good for"]
     table = []
     for one in others:
-        sizes = (
-            f"{one.params / 1e6:,.0f} M",
-            console.size(one.run_bytes),
-            console.size(one.train_bytes),
-        )
+        memory = console.size(one.run_bytes), console.size(one.train_bytes)
         rates = _value(one.decode, "tokens/s"), _value(one.train, "tokens/s")
-        table.append((one.name, *sizes, *rates, console.duration(one.thousand_pairs), one.verdict))
+        pairs = console.duration(one.thousand_pairs)
+        weights = f"{one.params / 1e6:,.0f} M"
+        table.append((one.name, weights, *memory, *rates, pairs, one.verdict))
     console.table(headers, table)

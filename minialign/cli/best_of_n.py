@@ -5,17 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from minialign.cli import console
-from minialign.cli.answer_flags import (
-    check_place,
-    open_from,
-    output_file,
-    prompt_arguments,
-    read_asked,
-    sampling_from,
-    scorer_help,
-    write_row,
-)
+from minialign.cli import answer_flags, console
+from minialign.cli.figure import blank, picture_to_write, save
+from minialign.cli.flags import adder
 
 EPILOG = """\
 minialign best-of-n prompts.txt --n 16 --scorer reward:reward-1 -o best.jsonl --plot best.png
@@ -30,24 +22,18 @@ policy at most: KL <= log n - (n - 1) / n.
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Prompts, scorer and sampling."""
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    prompt_arguments(parser, 16)
-    parser.add_argument("--scorer", required=True, metavar="SCORER", help=scorer_help())
-    parser.add_argument("--gold", metavar="SCORER", help="a second scorer that only judges")
-    parser.add_argument("-o", "--output", metavar="FILE", help="append the JSON objects to a file")
-    parser.add_argument(
-        "--resume", action="store_true", help="with -o: only prompts that are not in the file yet"
-    )
-    parser.add_argument(
-        "--plot", metavar="FILE", help="draw the expected score against KL (.png, .svg or .pdf)"
-    )
-    parser.add_argument("--json", action="store_true", help="with -o: the table as JSON")
+    answer_flags.prompt_arguments(parser, 16)
+    add = adder(parser)
+    add("--scorer SCORER", answer_flags.scorer_help(), required=True)
+    add("--gold SCORER", "a second scorer that only judges")
+    add("-o --output FILE", "append the JSON objects to a file")
+    add("--resume", "with -o: only prompts that are not in the file yet")
+    add("--plot FILE", "draw the expected score against KL (.png, .svg or .pdf)")
+    add("--json", "with -o: the table as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Sample, score, write, and say what n buys."""
-    from minialign.cli.figure import check_ending
     from minialign.durable import Journal
     from minialign.engine.open import origin_of
     from minialign.rewards.spec import parse
@@ -55,13 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     from minialign.samples.groups import sample_groups
     from minialign.scoring.open import open_scorer
 
-    sampling = sampling_from(arguments)
-    output = output_file(arguments)
-    plot = Path(arguments.plot).expanduser() if arguments.plot else None
-    if plot:
-        check_place(plot)
-        check_ending(plot)
-    asked = read_asked(arguments)
+    sampling = answer_flags.sampling_from(arguments)
+    output = answer_flags.output_file(arguments)
+    plot = picture_to_write(arguments.plot)
+    asked = answer_flags.read_asked(arguments)
     for spec in filter(None, (arguments.scorer, arguments.gold)):
         parse(spec)
     journal = Journal(output) if output else None
@@ -71,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         journal = best_of_n.resume(output, asked, arguments.n, *scorers, **how)
         console.say(f"{len(journal.rows)} of {len(asked)} prompts are in {output} already")
     rows = list(journal.rows) if journal else []
-    engine = open_from(arguments)
+    engine = answer_flags.open_from(arguments)
     scorer = open_scorer(arguments.scorer, engine=engine)
     gold = open_scorer(arguments.gold, engine=engine) if arguments.gold else None
     origin = origin_of(engine, arguments.adapter)
@@ -81,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     scored = (best_of_n.score_group(group, scorer, gold, origin) for group in groups)
     for row in console.progress(scored, len(asked) - len(known), "prompts"):
         rows.append(row)
-        write_row(row, journal)
+        answer_flags.write_row(row, journal)
     summary = best_of_n.summary(rows)
     if fresh := len(rows) - len(known):
         summary["seconds_per_prompt"] = (time.monotonic() - start) / fresh
@@ -98,9 +81,8 @@ def _show(summary: dict[str, Any], *, table: bool, as_json: bool) -> None:
     if table and as_json:
         console.emit(summary)
         return
-    last = summary["points"][-1]
+    first, last = summary["points"][0], summary["points"][-1]
     text = f"best of {last['n']}: {summary['scorer']} {_plus(last['proxy'], last['proxy_error'])}"
-    first = summary["points"][0]
     text += f" against {_plus(first['proxy'], first['proxy_error'])} for one answer"
     cost = f"{summary['tokens_per_prompt']:.0f} tokens"
     if "seconds_per_prompt" in summary:
@@ -127,8 +109,6 @@ def _cells(point: dict[str, Any]) -> list[str]:
 
 def picture(summary: dict[str, Any], path: Path) -> None:
     """Draw the expected score, with its standard error, against the KL bound."""
-    from minialign.cli.figure import blank, save
-
     points = summary["points"]
     names = [name for name in ("proxy", "gold") if name in points[0]]
     figure = blank(7, 3 * len(names), "--plot")

@@ -5,23 +5,19 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minialign.cli import console
-from minialign.cli.answer_flags import (
-    model_arguments,
-    open_from,
-    printable,
-    sampling_arguments,
-    sampling_from,
-    scorer_help,
-)
+from minialign.cli import answer_flags, console
+from minialign.cli.flags import adder
 from minialign.errors import UserError, nearest
+from minialign.home import home
+from minialign.sampling import Sampling
 
 if TYPE_CHECKING:
     from minialign.chat.turns import Conversation
-    from minialign.engine import Engine, Sampling
+    from minialign.engine import Engine
     from minialign.rewards.scorer import Scorer
 
 # command: what the help says
@@ -40,35 +36,30 @@ PROMPT = "you> "
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Model, adapter, system prompt and sampling."""
-    parser.epilog = (
-        "In the chat: "
-        + " ".join(COMMANDS)
-        + ". Ctrl-C stops an answer, Ctrl-D leaves; a line that "
-        "ends in \\ goes on in the next."
-    )
-    model_arguments(parser)
-    parser.add_argument("--system", metavar="TEXT", default="", help="a system prompt")
-    parser.add_argument("--load", metavar="FILE", help="go on with a conversation that was saved")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the answers (0)")
-    parser.add_argument(
-        "--best-of", type=int, metavar="N", help="write N answers and show the best (--scorer)"
-    )
-    parser.add_argument("--scorer", metavar="SCORER", help=scorer_help())
-    sampling_arguments(parser)
+    parser.epilog = f"In the chat: {' '.join(COMMANDS)}. Ctrl-C stops an answer, Ctrl-D leaves; "
+    parser.epilog += "a line that ends in \\ goes on in the next."
+    answer_flags.model_arguments(parser)
+    add = adder(parser)
+    add("--system TEXT", "a system prompt", default="")
+    add("--load FILE", "go on with a conversation that was saved")
+    add("--seed N", "seed of the answers (0)", default=0)
+    add("--best-of N", "write N answers and show the best (--scorer)")
+    add("--scorer SCORER", answer_flags.scorer_help())
+    answer_flags.sampling_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Talk until the user leaves."""
     from minialign.chat.turns import Conversation
 
-    sampling = sampling_from(arguments)
+    sampling = answer_flags.sampling_from(arguments)
     _check_best_of(arguments, sampling)
     if arguments.load:
         conversation = Conversation.load(Path(arguments.load).expanduser(), arguments.seed)
         conversation.system = arguments.system or conversation.system
     else:
         conversation = Conversation(arguments.system, arguments.seed)
-    engine = open_from(arguments)
+    engine = answer_flags.open_from(arguments)
     best = None
     if arguments.best_of is not None:
         from minialign.scoring.open import open_scorer
@@ -85,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_best_of(arguments: argparse.Namespace, sampling: "Sampling") -> None:
+def _check_best_of(arguments: argparse.Namespace, sampling: Sampling) -> None:
     if arguments.best_of is None and arguments.scorer is None:
         return
     if arguments.best_of is None or arguments.scorer is None:
@@ -99,20 +90,14 @@ def _check_best_of(arguments: argparse.Namespace, sampling: "Sampling") -> None:
     parse(arguments.scorer)
 
 
+@dataclass
 class Chat:
     """What happens to each line that is typed."""
 
-    def __init__(
-        self,
-        engine: "Engine",
-        conversation: "Conversation",
-        sampling: "Sampling",
-        best: "tuple[int, Scorer] | None" = None,  # of how many answers, by whom
-    ):
-        self.engine = engine
-        self.conversation = conversation
-        self.sampling = sampling
-        self.best = best
+    engine: "Engine"
+    conversation: "Conversation"
+    sampling: Sampling
+    best: "tuple[int, Scorer] | None" = None  # of how many answers, by whom
 
     def take(self, line: str) -> bool:
         """Answer a question or obey a command; False when the user wants to leave."""
@@ -157,16 +142,13 @@ class Chat:
                 conversation.save(Path(rest).expanduser())
                 console.say(f"saved in {rest}")
             case "/load":
-                self.conversation = type(conversation).load(
-                    Path(rest).expanduser(), conversation.seed
-                )
+                file = Path(rest).expanduser()
+                self.conversation = type(conversation).load(file, conversation.seed)
                 turns = len(self.conversation.turns)
                 console.say(f"{turns} message{'s' * (turns != 1)} loaded")
             case _:
-                raise UserError(
-                    f"there is no command {word}: {nearest(word, COMMANDS)}",
-                    "a question that begins with / is written with //",
-                )
+                fix = "a question that begins with / is written with //"
+                raise UserError(f"there is no command {word}: {nearest(word, COMMANDS)}", fix)
 
     def _answer(self, change: Callable[[], Any]) -> None:
         """Change the conversation and stream the answer; all is as before when none comes."""
@@ -200,7 +182,7 @@ class Chat:
                         line.update(f"{written}/{self.best[0]} answers")
                         continue
                     line.clear()
-                    print(printable(piece.text), end="", flush=True)
+                    print(answer_flags.printable(piece.text), end="", flush=True)
                     reason = piece.finish_reason
                     if reason is None and asked_to_stop():
                         reason = "cancelled"
@@ -251,8 +233,6 @@ def _input_lines() -> Iterator[Iterator[str]]:
         yield (line.rstrip("\n") for line in sys.stdin)
         return
     import readline
-
-    from minialign.home import home
 
     history = home() / "chat_history"
     with contextlib.suppress(OSError):

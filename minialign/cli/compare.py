@@ -1,12 +1,18 @@
 """``minialign compare``: methods on equal terms: one start, one budget, one judge."""
 
 import argparse
+import importlib
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minialign.cli import console
-from minialign.errors import UserError
+from minialign.cli import COMMANDS, compare_plots, console
+from minialign.cli.flags import adder
+from minialign.durable import write_atomic, write_json
+from minialign.errors import UserError, nearest
+from minialign.home import home
+from minialign.training.narrate import stop_on_interrupt
 
 if TYPE_CHECKING:
     from minialign.compare.plan import Plan
@@ -25,20 +31,13 @@ report.md, results.json, plots, and commands.sh, to run any part by hand.
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The file, and what to do with it."""
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("config", nargs="?", metavar="CONFIG", help="the comparison, in TOML")
-    parser.add_argument(
-        "--out", metavar="FOLDER", help="where it goes (comparisons/NAME in the home)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument(
-        "--only", nargs="+", metavar="METHOD", help="only these of the file's methods"
-    )
-    parser.add_argument("--json", action="store_true", help="the results (or the plan) as JSON")
-    parser.add_argument(
-        "--answers", metavar="SPEC.json", help="one part: answer and judge, as a comparison does"
-    )
+    add = adder(parser)
+    add("config CONFIG", "the comparison, in TOML", nargs="?")
+    add("--out FOLDER", "where it goes (comparisons/NAME in the home)")
+    add("--dry-run", "print the plan and stop")
+    add("--only METHOD", "only these of the file's methods", nargs="+")
+    add("--json", "the results (or the plan) as JSON")
+    add("--answers SPEC.json", "one part: answer and judge, as a comparison does")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,7 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("which comparison?", "minialign compare FILE.toml")
     from minialign.compare import run as compare
     from minialign.models.sources.fetch import ensure
-    from minialign.training.narrate import stop_on_interrupt
 
     made = _plan(arguments)
     if arguments.dry_run:
@@ -60,13 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
     failed: dict[str, str] = {}
     total = sum(not compare.is_done(part) for part in made.parts.values())
     console.say(f"{len(made.parts) - total} of {len(made.parts)} parts are there; {made.out}")
-    line, number = console.Line(), 0
-    with stop_on_interrupt() as stop:
+    number = 0
+    with stop_on_interrupt() as stop, console.live_line() as line:
         for event in compare.run(made, stop):
             number += event.kind in ("started", "skipped")
             _show(event, line, f"{number}/{total}", failed)
             (made.out / "commands.sh").write_text(compare.commands(made), encoding="utf-8")
-    line.clear()
     if stop.is_set():
         said = ["minialign", "compare", arguments.config]
         said += ["--out", arguments.out] if arguments.out else []
@@ -79,21 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _answers(spec: Path) -> int:
     from minialign.compare.answers import judge
 
-    line = console.Line(every=2.0)
-    for progress in judge(spec):
-        line.update(str(progress))
-    line.clear()
+    with console.live_line(every=2.0) as line:
+        for progress in judge(spec):
+            line.update(str(progress))
     return 0
 
 
 def _plan(arguments: argparse.Namespace) -> "Plan":
-    from dataclasses import replace
-
     from minialign.compare.config import read
     from minialign.compare.plan import plan
     from minialign.compare.run import default_out
-    from minialign.errors import nearest
-    from minialign.home import home
 
     config = Path(arguments.config).expanduser()
     one = read(config)
@@ -123,10 +115,6 @@ def settings_of(words: list[str]) -> set[str]:
     Raises:
         UserError: for what the command cannot parse.
     """
-    import importlib
-
-    from minialign.cli import COMMANDS
-
     parser = _Parser(prog=f"minialign {words[0]}", description="", allow_abbrev=False)
     importlib.import_module(COMMANDS[words[0]][0]).add_arguments(parser, words[0])
     if len(words) > 1:
@@ -184,13 +172,16 @@ def _show(event: "Happened", line: console.Line, where: str, failed: dict[str, s
 
 def _report(made: "Plan", failed: dict[str, str], *, as_json: bool) -> int:
     from minialign.compare import markdown
-    from minialign.compare import report as compare_report
-    from minialign.durable import write_atomic, write_json
+    from minialign.compare.report import results as results_of
 
-    results = compare_report.results(made, failed)
+    results = results_of(made, failed)
     if not results["methods"]:
         raise UserError("nothing could be compared", "; ".join(failed) or f"look into {made.out}")
-    plots = _plots(results, made.out)
+    plots = []
+    try:
+        plots = compare_plots.draw(results, made.out)
+    except UserError as reason:
+        console.say(f"no plots: {reason.problem} ({reason.hint})")
     write_json(made.out / "results.json", results, indent=1)
     write_atomic(made.out / "report.md", markdown.markdown(results, plots))
     ordered = sorted(results["methods"], key=lambda row: -row["gold"][0])
@@ -207,13 +198,3 @@ def _report(made: "Plan", failed: dict[str, str], *, as_json: bool) -> int:
         f"less {shlex.quote(str(made.out / 'report.md'))}",
     )
     return 2 if failed else 0
-
-
-def _plots(results: dict[str, Any], out: Path) -> list[str]:
-    from minialign.cli.compare_plots import draw
-
-    try:
-        return draw(results, out)
-    except UserError as reason:
-        console.say(f"no plots: {reason.problem} ({reason.hint})")
-        return []

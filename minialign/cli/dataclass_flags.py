@@ -59,26 +59,20 @@ def read_config(path: str) -> dict[str, Any]:
     Raises:
         UserError: when it cannot be read, with its line.
     """
+    import yaml
+
     file = Path(path).expanduser()
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as reason:
+        is_yaml = file.suffix in (".yaml", ".yml")
+        values = yaml.safe_load(text) or {} if is_yaml else tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as reason:
         raise UserError(f"{path}: {reason}") from None
-    if file.suffix in (".yaml", ".yml"):
-        import yaml
-
-        try:
-            values = yaml.safe_load(text) or {}
-        except yaml.YAMLError as reason:
-            raise UserError(f"{path}: {reason}") from None
-    else:
-        try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as reason:
-            end = f"at line {len(text.splitlines())}, the last"
-            shown = str(reason).replace("at end of document", end)
-            fix = "TOML: key = value; YAML files end in .yaml"
-            raise UserError(f"{path}: {shown}", fix) from None
+    except tomllib.TOMLDecodeError as reason:
+        end = f"at line {len(text.splitlines())}, the last"
+        shown = str(reason).replace("at end of document", end)
+        fix = "TOML: key = value; YAML files end in .yaml"
+        raise UserError(f"{path}: {shown}", fix) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys and values")
     return _from_mlx_lm(values, path)

@@ -2,21 +2,23 @@
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
-from minialign.cli.answer_flags import sampling_arguments, sampling_from
-from minialign.cli.intervals import percent, plot_argument, plot_from, show_bars, span
-from minialign.cli.judge_flags import check_limit, judge_arguments, judge_from, show_pace
+from minialign.cli.answer_flags import check_limit, sampling_arguments, sampling_from
+from minialign.cli.figure import picture_to_write
+from minialign.cli.flags import adder
+from minialign.cli.intervals import Bar, percent, picture, show_bars, span
+from minialign.cli.judge_flags import judge_arguments, judge_from, show_pace
+from minialign.durable import digest
 from minialign.errors import UserError
+from minialign.home import folder as home_folder
+from minialign.records import Comparison, Prompted, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from minialign.cli.intervals import Bar
     from minialign.evaluate.systems import System
-    from minialign.records import Comparison, Prompted, Verdict
 
 EPILOG = """\
 minialign evaluate dpo-1 smollm2-135m-4bit --prompts prompts.txt          # adapter against base
@@ -37,39 +39,34 @@ RATES = {
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The systems, the prompts, the judge, and how missing answers are sampled."""
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = adder(parser)
     systems = "two or more: a model, a run or adapter, or a file of answers (prompt, response)"
     prompts = "the lines of a .txt, or rows with prompts (those that all answer files have)"
-    judge = "a model, a run, or reward:RUN (smollm2-135m-4bit)"
-    scorer = "no judge: the higher score wins (exact, ifeval, …)"
-    out = "where answers and verdicts are kept (in the home)"
-    parser.add_argument("systems", nargs="+", metavar="SYSTEM", help=systems)
-    parser.add_argument("--prompts", metavar="FILE", help=prompts)
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
-    parser.add_argument("--judge", metavar="JUDGE", help=judge)
-    parser.add_argument("--scorer", metavar="SCORER", help=scorer)
+    add("systems SYSTEM", systems, nargs="+")
+    add("--prompts FILE", prompts)
+    add("--limit N", "only the first N prompts")
+    add("--judge JUDGE", "a model, a run, or reward:RUN (smollm2-135m-4bit)")
+    add("--scorer SCORER", "no judge: the higher score wins (exact, ifeval, …)")
     judge_arguments(parser)
     sampling_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the answers (0)")
-    parser.add_argument("--out", metavar="FOLDER", help=out)
-    plot_argument(parser, "win rates")
-    parser.add_argument("--json", action="store_true", help="everything as JSON")
+    add("--seed N", "seed of the answers (0)", default=0)
+    add("--out FOLDER", "where answers and verdicts are kept (in the home)")
+    add("--plot FILE", "draw the win rates into a picture (.png, .svg or .pdf)")
+    add("--json", "everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer, judge, and say who wins by how much."""
-    from minialign.cli.intervals import picture
     from minialign.evaluate import systems as evaluate
     from minialign.evaluate import win_rates
 
     sampling = sampling_from(arguments)
-    plot = plot_from(arguments)
+    plot = picture_to_write(arguments.plot)
     if len(arguments.systems) < 2:
         raise UserError("one system has nobody to win against", "minialign evaluate A B")
     if arguments.scorer and arguments.judge:
         raise UserError("both --judge and --scorer", "give one of them")
-    check_limit(arguments, " prompts")
+    check_limit(arguments, "prompts")
     systems = [evaluate.read_system(spec) for spec in arguments.systems]
     evaluate.name_apart(systems)
     asked = evaluate.read_asked(arguments.prompts, systems)[: arguments.limit]
@@ -85,10 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     shown = show_pace(judgements, len(pairs), f", and kept in {folder}")
     result = win_rates.report(list(shown), judge)
     (folder / "result.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
-    if arguments.json:
-        console.emit(result)
-    else:
-        _show(result)
+    console.emit_or_show(result, arguments.json, _show)
     if plot:
         picture(_bars(result), "win rates", plot)
     steps = [] if arguments.scorer else [f"minialign audit {arguments.judge or judge}"]
@@ -96,15 +90,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _make_folder(arguments: argparse.Namespace, asked: "list[Prompted]") -> Path:
-    from minialign.durable import digest
-    from minialign.home import folder
-
+def _make_folder(arguments: argparse.Namespace, asked: list[Prompted]) -> Path:
     if arguments.out:
         path = Path(arguments.out).expanduser()
     else:
         name = digest([arguments.systems, [one.prompt for one in asked], arguments.seed])
-        path = folder("evaluations") / name
+        path = home_folder("evaluations") / name
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
@@ -115,7 +106,7 @@ def _make_folder(arguments: argparse.Namespace, asked: "list[Prompted]") -> Path
 def _answer(
     arguments: argparse.Namespace,
     systems: "list[System]",
-    asked: "list[Prompted]",
+    asked: list[Prompted],
     folder: Path,
     sampling: Any,
 ) -> None:
@@ -135,8 +126,8 @@ def _answer(
 
 
 def _judge(
-    arguments: argparse.Namespace, pairs: "list[Comparison]", file: Path
-) -> "tuple[str, Iterator[Verdict]]":
+    arguments: argparse.Namespace, pairs: list[Comparison], file: Path
+) -> tuple[str, Iterator[Verdict]]:
     """(name, verdicts as they come)."""
     from minialign.judge.ask import judge_comparisons
     from minialign.judge.values import score_comparisons
@@ -149,9 +140,7 @@ def _judge(
     return judge.name, judge_comparisons(judge, pairs, file=file, batch_size=size)
 
 
-def _bars(result: dict[str, Any]) -> "list[Bar]":
-    from minialign.cli.intervals import Bar
-
+def _bars(result: dict[str, Any]) -> list[Bar]:
     if "leaderboard" in result:
         return [Bar(row["system"], *row["beats_average"]) for row in result["leaderboard"]]
     (pair,) = result["pairs"]

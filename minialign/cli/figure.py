@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from minialign.cli.answer_flags import file_to_write
 from minialign.errors import UserError
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -12,6 +13,18 @@ def check_ending(path: Path) -> None:
     """Raise a UserError when a file's name is no picture's."""
     if path.suffix.lower() not in PICTURES:
         raise UserError(f"{path}: not a picture's name", f"end it with {', '.join(PICTURES)}")
+
+
+def picture_to_write(path: str | None) -> Path | None:
+    """The picture that a flag names.
+
+    Raises:
+        UserError: when none can be written there.
+    """
+    if not path:
+        return None
+    check_ending(Path(path).expanduser())
+    return file_to_write(path)
 
 
 def blank(width: float, height: float, flag: str = "") -> Any:

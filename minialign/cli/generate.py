@@ -3,23 +3,19 @@
 import argparse
 import sys
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from minialign.cli import console
-from minialign.cli.answer_flags import (
-    answer_arguments,
-    open_from,
-    output_file,
-    printable,
-    sampling_from,
-    short,
-)
+from minialign.cli import answer_flags, console
+from minialign.cli.answer_flags import printable
+from minialign.cli.flags import adder
+from minialign.durable import Journal
 from minialign.errors import UserError
+from minialign.records import Prompted
+from minialign.sampling import Sampling
 
 if TYPE_CHECKING:
-    from minialign.durable import Journal
-    from minialign.engine import Engine, Request, Sampling
-    from minialign.records import Prompted
+    from minialign.engine import Engine, Request
 
 EPILOG = """\
 minialign generate "Why is the sky blue?"
@@ -30,44 +26,30 @@ git diff | minialign generate - --system "Summarise this change in one sentence.
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Where prompts come from, how answers are drawn, where they go."""
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "prompts", nargs="*", metavar="PROMPT", help="a prompt; - reads one from stdin"
-    )
-    parser.add_argument(
-        "--prompt", action="append", default=[], metavar="PROMPT", dest="more", help="the same"
-    )
-    parser.add_argument(
-        "--file",
-        metavar="FILE",
-        help="prompts: the lines of a .txt, or rows with prompt or messages",
-    )
-    parser.add_argument("--raw", action="store_true", help="continue the text, no chat template")
-    parser.add_argument("-n", type=int, default=1, metavar="N", help="samples of each prompt (1)")
-    answer_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object an answer, on stdout")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", help="append JSON objects to a file as answers finish"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="with -o: only what is not in the file yet"
-    )
+    add = adder(parser)
+    add("prompts PROMPT", "a prompt; - reads one from stdin", nargs="*")
+    add("--prompt PROMPT", "the same", action="append", default=[], dest="more")
+    add("--file FILE", "prompts: the lines of a .txt, or rows with prompt or messages")
+    add("--raw", "continue the text, no chat template")
+    add("-n N", "samples of each prompt (1)", default=1)
+    answer_flags.answer_arguments(parser)
+    add("--json", "one JSON object an answer, on stdout")
+    add("-o --output FILE", "append JSON objects to a file as answers finish")
+    add("--resume", "with -o: only what is not in the file yet")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer every prompt."""
-    from minialign.durable import Journal
     from minialign.samples.generate import plan_requests, resume
 
-    sampling = sampling_from(arguments)
-    output = output_file(arguments)
+    sampling = answer_flags.sampling_from(arguments)
+    output = answer_flags.output_file(arguments)
     asked = _read_prompts(arguments)
     if arguments.n < 1:
         raise UserError(f"-n {arguments.n}", "ask for 1 sample of each prompt or more")
     if arguments.batch_size < 1:
         raise UserError(f"batch size is {arguments.batch_size}", "it must be 1 or more")
-    engine = open_from(arguments)
+    engine = answer_flags.open_from(arguments)
     waiting = plan_requests(engine, asked, arguments.n, arguments.seed)
     total, journal = len(waiting), Journal(output) if output else None
     if output and arguments.resume:
@@ -79,22 +61,19 @@ def run(arguments: argparse.Namespace) -> int:
         tokens = _answer(arguments, engine, asked, waiting, sampling, journal)
     except KeyboardInterrupt:
         if output:
-            console.say(
-                f"\nwhat is finished is in {output}; the same command with --resume goes on"
-            )
+            goes_on = "the same command with --resume goes on"
+            console.say(f"\nwhat is finished is in {output}; {goes_on}")
         raise
     seconds = max(time.monotonic() - start, 1e-9)
     if waiting:
-        answers = f"{len(waiting)} answer{'s' * (len(waiting) > 1)}"
-        console.say(
-            f"{answers}, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.1f} tokens/s"
-        )
+        answers, rate = f"{len(waiting)} answer{'s' * (len(waiting) > 1)}", tokens / seconds
+        console.say(f"{answers}, {tokens} tokens in {seconds:.1f} s: {rate:.1f} tokens/s")
     if output:
         console.next_steps(f"minialign data show {output}", f"minialign score {output}")
     return 0
 
 
-def _read_prompts(arguments: argparse.Namespace) -> "list[Prompted]":
+def _read_prompts(arguments: argparse.Namespace) -> list[Prompted]:
     from minialign.data.prompts import as_prompts, read_prompts
 
     texts = [*arguments.prompts, *arguments.more]
@@ -114,14 +93,12 @@ def _read_prompts(arguments: argparse.Namespace) -> "list[Prompted]":
 def _answer(
     arguments: argparse.Namespace,
     engine: "Engine",
-    asked: "list[Prompted]",
+    asked: list[Prompted],
     waiting: "list[Request]",
-    sampling: "Sampling",
-    journal: "Journal | None",
+    sampling: Sampling,
+    journal: Journal | None,
 ) -> int:
     """Write the answers where they go; returns how many tokens they have."""
-    import contextlib
-
     from minialign.engine.open import origin_of
     from minialign.samples.generate import write_answers
 
@@ -129,21 +106,24 @@ def _answer(
         return _stream(engine, waiting[0], sampling)
     origin = origin_of(engine, arguments.adapter)
     answers = write_answers(engine, asked, waiting, sampling, arguments.batch_size, origin)
-    plain = _InOrder(waiting)
+    order = [(request.prompt_index, request.sample_index) for request in waiting]
+    ready: dict[tuple[int, int], dict[str, Any]] = {}
     tokens = 0
-    with journal or contextlib.nullcontext():
+    with journal or nullcontext():
         for completion, row in console.progress(answers, len(waiting), "answers"):
             tokens += len(completion.ids)
             if journal:
                 journal.append(row)
             if arguments.json:
                 console.emit(row)
-            elif not journal:
-                plain.add(row)
+            elif not journal:  # plain answers in the order in which they were asked for
+                ready[row["prompt_index"], row["sample_index"]] = row
+                while order and order[0] in ready:
+                    _print(ready.pop(order.pop(0)))
     return tokens
 
 
-def _stream(engine: "Engine", request: "Request", sampling: "Sampling") -> int:
+def _stream(engine: "Engine", request: "Request", sampling: Sampling) -> int:
     """One answer, printed as it is drawn."""
     count = 0
     for piece in engine.stream(request.prompt, sampling, request.seed):
@@ -153,20 +133,8 @@ def _stream(engine: "Engine", request: "Request", sampling: "Sampling") -> int:
     return count
 
 
-class _InOrder:
-    """Prints plain answers in the order in which they were asked for, as soon as it can."""
-
-    def __init__(self, waiting: "list[Request]"):
-        self.order = [(request.prompt_index, request.sample_index) for request in waiting]
-        self.ready: dict[tuple[int, int], dict[str, Any]] = {}
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.ready[row["prompt_index"], row["sample_index"]] = row
-        while self.order and self.order[0] in self.ready:
-            self._print(self.ready.pop(self.order.pop(0)))
-
-    def _print(self, row: dict[str, Any]) -> None:
-        prompt = row["prompt"]
-        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        print(f"── {row['prompt_index'] + 1}.{row['sample_index'] + 1} {short(text)}")
-        print(printable(row["response"]).strip() + "\n", flush=True)
+def _print(row: dict[str, Any]) -> None:
+    prompt = row["prompt"]
+    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    print(f"── {row['prompt_index'] + 1}.{row['sample_index'] + 1} {answer_flags.short(text)}")
+    print(printable(row["response"]).strip() + "\n", flush=True)

@@ -1,15 +1,13 @@
 """Shares with their intervals: as text, one a line drawn with characters, or in a picture
-(matplotlib), with the flag that asks for it."""
+(matplotlib)."""
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from minialign.cli import console
-from minialign.cli.figure import blank, check_ending, save
-from minialign.errors import UserError
+from minialign.cli.figure import blank, save
 from minialign.statistics.shares import percent
 
 
@@ -33,25 +31,6 @@ def span(interval: Sequence[float]) -> str:
 def show_bars(bars: Sequence[Bar]) -> None:
     """Print the bars, as wide as the terminal is, up to 100 columns."""
     console.emit(in_terminal(bars, min(100, shutil.get_terminal_size().columns)))
-
-
-def plot_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """``--plot``: a picture beside the text."""
-    help_ = f"draw the {what} into a picture (.png, .svg or .pdf)"
-    parser.add_argument("--plot", metavar="FILE", help=help_)
-
-
-def plot_from(arguments: argparse.Namespace) -> Path | None:
-    """The picture that ``--plot`` names.
-
-    Raises:
-        UserError: when none can be written there.
-    """
-    if not arguments.plot:
-        return None
-    path = Path(arguments.plot).expanduser()
-    check_picture(path)
-    return path
 
 
 def in_terminal(bars: Sequence[Bar], width: int = 80) -> str:
@@ -87,9 +66,8 @@ def picture(bars: Sequence[Bar], title: str, path: Path) -> None:
     """Draw the bars into a PNG, SVG or PDF, and say where.
 
     Raises:
-        UserError: for another ending, without matplotlib, or when the file cannot be written.
+        UserError: without matplotlib, or when the file cannot be written.
     """
-    check_picture(path)
     figure = blank(8, 1.5 + 0.35 * len(bars), "--plot")
     axes = figure.add_subplot()
     lines = range(len(bars))
@@ -109,10 +87,3 @@ def picture(bars: Sequence[Bar], title: str, path: Path) -> None:
     axes.set_title(title)
     axes.legend(fontsize="small")
     save(figure, path)
-
-
-def check_picture(path: Path) -> None:
-    """Raise UserError unless a picture can be written there."""
-    check_ending(path)
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}", "give a file in a folder that exists")

@@ -2,15 +2,16 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minialign.cli import console
-from minialign.cli.judge_flags import check_file, judge_arguments, judge_from, show_pace
+from minialign.cli.answer_flags import file_to_write
+from minialign.cli.flags import adder
+from minialign.cli.judge_flags import judge_arguments, judge_from, show_pace
 from minialign.errors import UserError
-
-if TYPE_CHECKING:
-    from minialign.judge import Judge
-    from minialign.records import Verdict
+from minialign.judge import Judge
+from minialign.judge.ask import judge_comparisons, verdicts_to_pairs
+from minialign.records import Verdict, to_json
 
 EPILOG = """\
 minialign judge pairs.jsonl --out verdicts.jsonl                  # the embedded model judges
@@ -30,21 +31,19 @@ An endpoint's key is read from the environment variable MINIALIGN_JUDGE_KEY.
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """What is judged, by whom, and where the verdicts go."""
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = adder(parser)
     files = "pairs, or rows with prompt, a and b; or two files with answers to the same prompts"
     judge = "a model, a run, or reward:RUN (smollm2-135m-4bit); the server's name of a model"
-    pairs = "write the preferred answers as training pairs"
-    parser.add_argument("files", nargs="*", metavar="FILE", help=files)
-    parser.add_argument("-m", "--judge", "--judge-model", metavar="MODEL", help=judge)
-    parser.add_argument("--adapter", metavar="RUN", help="an adapter on the judge")
+    add("files FILE", files, nargs="*")
+    add("-m --judge --judge-model MODEL", judge)
+    add("--adapter RUN", "an adapter on the judge")
     judge_arguments(parser)
-    parser.add_argument("--list-templates", action="store_true", help="list the prompts and stop")
-    parser.add_argument("--show-template", metavar="NAME", help="print a prompt and stop")
-    parser.add_argument("-o", "--out", metavar="FILE", help="append the verdicts to a JSONL file")
-    parser.add_argument("--to-pairs", metavar="FILE", help=pairs)
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pairs")
-    parser.add_argument("--json", action="store_true", help="the summary as one JSON object")
+    add("--list-templates", "list the prompts and stop")
+    add("--show-template NAME", "print a prompt and stop")
+    add("-o --out FILE", "append the verdicts to a JSONL file")
+    add("--to-pairs FILE", "write the preferred answers as training pairs")
+    add("--limit N", "only the first N pairs")
+    add("--json", "the summary as one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,7 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.files:
         raise UserError("nothing to judge", "minialign judge pairs.jsonl --judge MODEL")
     from minialign.evaluate.comparison_files import read_comparisons
-    from minialign.judge.ask import judge_comparisons
 
     pairs = read_comparisons(arguments.files, arguments.limit)
     judge = judge_from(arguments, arguments.judge, arguments.adapter)
@@ -88,7 +86,7 @@ def _show_templates(arguments: argparse.Namespace) -> int:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
-    out, pairs = check_file(arguments.out), check_file(arguments.to_pairs)
+    out, pairs = file_to_write(arguments.out), file_to_write(arguments.to_pairs)
     if pairs is not None and pairs.exists():
         raise UserError(f"{pairs} is there already", "choose another file, or remove it")
     if out is not None and out == pairs:
@@ -99,7 +97,7 @@ def _check_outputs(arguments: argparse.Namespace) -> tuple[Path | None, Path | N
     return out, pairs
 
 
-def _report(judge: "Judge", verdicts: "list[Verdict]", *, as_json: bool) -> None:
+def _report(judge: Judge, verdicts: list[Verdict], *, as_json: bool) -> None:
     from minialign.evaluate.win_rates import win_rate
     from minialign.judge.plans import count_verdicts
 
@@ -143,18 +141,15 @@ def _report(judge: "Judge", verdicts: "list[Verdict]", *, as_json: bool) -> None
         )
 
 
-def _write_pairs(verdicts: "list[Verdict]", path: Path) -> None:
+def _write_pairs(verdicts: list[Verdict], path: Path) -> None:
     from minialign.data.write import write_whole
     from minialign.durable import json_line
-    from minialign.judge.ask import verdicts_to_pairs
-    from minialign.records import to_json
 
     pairs = verdicts_to_pairs(verdicts)
     if not pairs:
         console.say(f"{path} is not written: the judge preferred none")
         return
     with write_whole(path, force=False) as file:
-        for pair in pairs:
-            file.write(json_line(to_json(pair)))
+        file.writelines(json_line(to_json(pair)) for pair in pairs)
     console.say(f"{len(pairs)} pairs in {path}")
     console.next_steps(f"minialign dpo --data {path}")

