@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from minialign.durable import Journal, read_jsonl, read_object, write_json
+from minialign.durable import Journal, now, read_jsonl, read_object, to_disk, write_json
 from minialign.errors import UserError, nearest
 from minialign.home import folder, home
 
@@ -169,12 +169,10 @@ class Run:
 
     def pid(self) -> int | None:
         """The process that trains this run, while it lives."""
-        if not self.is_locked():
-            return None
-        try:
-            text = (self.path / "run.lock").read_text(encoding="utf-8").strip()
-        except OSError:
-            return None
+        text = ""
+        if self.is_locked():
+            with contextlib.suppress(OSError):
+                text = (self.path / "run.lock").read_text(encoding="utf-8").strip()
         return int(text) if text.isdecimal() else None
 
     def started(self) -> float:
@@ -247,10 +245,8 @@ class Run:
         draft.mkdir(parents=True)
         try:
             write(draft)
-            for path in draft.rglob("*"):
-                if path.is_file():
-                    with open(path, "rb") as file:
-                        os.fsync(file.fileno())
+            for path in filter(Path.is_file, draft.rglob("*")):
+                to_disk(path)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -262,9 +258,8 @@ class Run:
 
     def drop_checkpoints(self, after: int) -> None:
         """Delete the checkpoints of the steps after ``after``."""
-        for step in self.checkpoints():
-            if step > after:
-                _discard(self.checkpoint_path(step))
+        for step in (step for step in self.checkpoints() if step > after):
+            _discard(self.checkpoint_path(step))
 
     def began(self) -> bool:
         """Whether anything was made in it that is worth keeping: a metric, weights, answers."""
@@ -333,11 +328,11 @@ def _fresh_folder(method: str, name: str | None) -> Path:
             fix = f"minialign runs rm {name}, or another --name"
             raise UserError(f"there is a run {name!r} already", fix) from None
         return runs / name
-    for number in itertools.count(1):
+    for fresh in (runs / f"{method}-{number}" for number in itertools.count(1)):
         with contextlib.suppress(FileExistsError):
-            (runs / f"{method}-{number}").mkdir()
+            fresh.mkdir()
             break
-    return runs / f"{method}-{number}"
+    return fresh
 
 
 def _environment() -> dict[str, Any]:
@@ -353,7 +348,7 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "argv": sys.argv,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": now(),
     }
 
 
@@ -385,13 +380,11 @@ def flags(options: Mapping[str, Any]) -> list[str]:
     """Options as the command line has them; None is left out."""
     words: list[str] = []
     for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is None or value == ():
-            continue
+        flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, list | tuple):
-            words += [flag, *map(str, value)]
-        else:
-            words.append(f"{flag}={value}")
+            words += [f"--{flag}", *map(str, value)] if value != () else []
+        elif value is not None:
+            words.append(f"--{flag}={value}")
     return words

@@ -65,7 +65,8 @@ def read_row(row: Any, source: str, mapping: Mapping[str, str] | None = None) ->
             raise BadRow(f"the keys {', '.join(map(str, renamed)) or '(none)'}", *advice(renamed))
         parts = form.read(renamed)
     except BadRow as bad:
-        return Item(source, problem=Problem(source, *bad.args, row), row=row)
+        found, expected, fix = bad.args
+        return Item(source, problem=Problem(source, found, expected, fix, row), row=row)
     records = [_mark(one, source, renamed) for one in parts if not isinstance(one, Unused)]
     unused = [one for one in parts if isinstance(one, Unused)]
     return Item(source, form.name, records, unused, row=renamed)
