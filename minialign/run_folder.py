@@ -1,13 +1,8 @@
 """A run is a folder, and its state can be told from the files alone.
 
-runs/dpo-1/
-  config.json            the resolved configuration, with the method's name
-  env.json               versions, device, command line
-  metrics.jsonl          append only: one JSON object a step
-  adapters.safetensors   the result, in mlx-lm's format, with adapter_config.json
-  checkpoints/000050/    everything that resuming needs, complete or absent
-  outcome.json           how it ended; absent while it runs or when it was killed
-  run.lock               held (flock) by the training process for as long as it lives
+``FILES`` says what is in it. ``outcome.json`` is absent while it runs and when it was killed,
+``run.lock`` held (flock) by the training process for as long as it lives, a checkpoint
+(``checkpoints/000050``) complete or absent.
 """
 
 import contextlib
@@ -30,9 +25,9 @@ from minialign.home import folder, home
 # What a run's folder may hold at its top level, with a word for people. A run outside the home is
 # only removed when it holds nothing else.
 FILES = {
-    "config.json": "the resolved configuration",
+    "config.json": "the resolved configuration",  # with the method's name
     "env.json": "versions, device, command line",
-    "metrics.jsonl": "one line a logged step",
+    "metrics.jsonl": "one line a logged step",  # append only
     "adapters.safetensors": "the adapter (mlx-lm's format)",
     "adapter_config.json": "the adapter's shape",
     "reward_head.safetensors": "the reward head",

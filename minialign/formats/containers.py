@@ -103,9 +103,8 @@ def read_rows(path: Path, row_keys: frozenset[str]) -> Iterator[Located]:
                 located = _json_rows(path, stream, row_keys)
             else:
                 located = _csv_rows(path, stream, "\t" if kind == "tsv" else "")
-            for where, value in located:
-                last = where
-                yield where, value
+            for last, value in located:
+                yield last, value
     except (EOFError, gzip.BadGzipFile, zlib.error) as reason:
         fix = "fetch or pack the file again"
         yield last, Problem(last, f"gzip that breaks off ({reason})", "whole gzip", fix, fatal=True)
@@ -121,13 +120,11 @@ def _json_lines(path: Path, stream: IO[bytes]) -> Iterator[Located]:
             continue
         try:
             line = data.decode("utf-8")
+            yield where, DECODER.decode(line)
         except UnicodeDecodeError as reason:
             raw = data.decode("utf-8", "backslashreplace")
             byte = f"the byte 0x{data[reason.start]:02x} at column {reason.start + 1}"
             yield where, Problem(where, byte, "UTF-8 text", TO_UTF8, raw)
-            continue
-        try:
-            yield where, DECODER.decode(line)
         except (ValueError, RecursionError) as reason:
             said, fix = _explain_json(reason, line), _json_fix(reason, line)
             yield where, Problem(where, said, "one JSON object on the line", fix, line)

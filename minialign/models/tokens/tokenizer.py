@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,8 @@ from minialign.models.tokens.sentencepiece_file import read_spm, token_text
 
 # Tokens that end a turn or a text, in the models people use here; those that a vocabulary has as
 # tokens of their own all stop generation.
-ENDS = (
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<|endoftext|>",
-    "<end_of_turn>",
-    "<|end|>",
-    "<|end_of_turn|>",
-    "<|eot|>",
-)
+END_NAMES = ("im_end", "eot_id", "eom_id", "end_of_text", "endoftext", "end", "end_of_turn", "eot")
+ENDS = {"<end_of_turn>", *(f"<|{name}|>" for name in END_NAMES)}
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -113,13 +105,9 @@ class Tokenizer:
     def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> list[int]:
         """Ids of the chat template's text, with exactly one BOS where the model wants one."""
         ids = self.encode(self.render_text(messages, add_generation_prompt))
-        if self.bos_id is None:
+        if self.bos_id is None or not self.adds_bos:
             return ids
-        if self.adds_bos and ids[:1] != [self.bos_id]:
-            return [self.bos_id, *ids]
-        while self.adds_bos and ids[:2] == [self.bos_id] * 2:
-            ids = ids[1:]
-        return ids
+        return [self.bos_id, *dropwhile(self.bos_id.__eq__, ids)]
 
     def stream(self, skip_special: bool = True) -> "Detokenizer":
         """A detokenizer for one answer."""
@@ -164,9 +152,8 @@ class Detokenizer:
     def _force(self) -> str:
         """The text of all but the last few ids, a character of theirs perhaps being unfinished."""
         before, now = self._text(self._ids[: self._given]), self._text(self._ids)
-        cuts = [
-            (self._ids[: len(self._ids) - n], self._ids[len(self._ids) - n :]) for n in range(4)
-        ]
+        ends = [len(self._ids) - left for left in range(4)]
+        cuts = [(self._ids[:end], self._ids[end:]) for end in ends]
         whole = [cut for cut in cuts if not self._text(cut[0]).endswith("\ufffd")]
         apart = [cut for cut in cuts[1:] if self._text(cut[0]) + self._text(cut[1]) == now]
         head, rest = (whole + apart + cuts)[0]
