@@ -101,9 +101,7 @@ class Journal:
         Raises:
             UserError: when it cannot be read.
         """
-        journal = Journal(path, synced=True)
-        journal.reload()
-        return journal
+        return Journal(path, synced=True).reload()
 
     @staticmethod
     def resume(path: Path) -> "Journal":
@@ -112,13 +110,11 @@ class Journal:
         Raises:
             UserError: when it cannot be read.
         """
-        journal = Journal(path)
         if path.exists() and not (whole := path.read_bytes()).endswith(b"\n"):
             os.truncate(path, whole.rfind(b"\n") + 1)
-        journal.reload()
-        return journal
+        return Journal(path).reload()
 
-    def reload(self) -> None:
+    def reload(self) -> "Journal":
         """Read the file again: another process may have written."""
         try:
             lines = list(numbered_rows(self.path))
@@ -126,6 +122,7 @@ class Journal:
             raise UserError(f"cannot read {self.path}: {reason.strerror}") from None
         self.rows = [row for _, row in lines if row is not None]
         self.bad = [number for number, row in lines if row is None]
+        return self
 
     def known(self, key: str) -> dict[Any, Row]:
         """The last row of each value of ``key``: what need not be done again."""

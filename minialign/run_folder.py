@@ -141,18 +141,15 @@ class Run:
             file = open(self.path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115
         except OSError as reason:
             raise UserError(f"cannot train in {self.path}: {reason.strerror}") from None
-        if not _flock(file, fcntl.LOCK_EX, patience=1.0):
-            file.close()
-            fix = f"look at it: minialign runs show {self.name}"
-            raise UserError(f"run {self.name} is being trained by another process", fix)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        (self.path / "outcome.json").unlink(missing_ok=True)
-        try:
+        with file:
+            if not _flock(file, fcntl.LOCK_EX, patience=1.0):
+                fix = f"look at it: minialign runs show {self.name}"
+                raise UserError(f"run {self.name} is being trained by another process", fix)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            (self.path / "outcome.json").unlink(missing_ok=True)
             yield
-        finally:
-            file.close()
 
     def is_locked(self) -> bool:
         """Whether a live process trains this run."""

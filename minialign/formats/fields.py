@@ -117,9 +117,8 @@ def as_list(value: Any, key: str) -> list[Any]:
             value = json.loads(value)
         except ValueError as reason:
             said = f"{describe(value)} in {key!r} ({reason})"
-            expected = "a list, in JSON where the file has only text cells"
             fix = "write the cell as JSON, with double quotes"
-            raise BadRow(said, expected, fix) from None
+            raise BadRow(said, "a list, in JSON where the file has only text cells", fix) from None
     if not isinstance(value, list):
         raise bad_value(value, key, "a list", f"give {key!r} a list: [ … ]")
     return value

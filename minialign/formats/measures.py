@@ -4,7 +4,7 @@ import math
 import statistics
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,11 +81,3 @@ class Measures:
             result["longer_wins"] = {"share": longer, "low": low, "high": high}
             result["shorter_wins"] = {"share": 1 - longer, "low": 1 - high, "high": 1 - low}
         return result
-
-
-def measure(records: Iterable[Record], count_tokens: TokenCount | None = None) -> dict[str, Any]:
-    """The report on all of ``records``."""
-    measures = Measures(count_tokens)
-    for record in records:
-        measures.add(record)
-    return measures.report()

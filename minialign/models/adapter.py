@@ -59,8 +59,7 @@ def check_lora(module: nn.Module, lora: Lora) -> None:
         raise UserError(f"num_layers = {lora.num_layers}, but the model has {blocks} layers")
     if lora.keys is not None:
         parts = [item for layer in module.layers for item in layer.named_modules()]
-        kinds = nn.Linear | nn.QuantizedLinear
-        known = {name for name, part in parts if isinstance(part, kinds)}
+        known = {name for name, part in parts if isinstance(part, nn.Linear | nn.QuantizedLinear)}
         for key in lora.keys:
             if key not in known and key not in dict(module.named_modules()):
                 hint = f"known: {', '.join(sorted(known))}"
@@ -69,11 +68,7 @@ def check_lora(module: nn.Module, lora: Lora) -> None:
 
 def attach(module: nn.Module, lora: Lora) -> None:
     """Freeze the model and add fresh adapters to it, in place (the update starts at zero). Dropout
-    is off until the model's ``train()``.
-
-    Raises:
-        UserError: when ``keys`` name no layer, or there are fewer blocks than ``num_layers``.
-    """
+    is off until the model's ``train()``. Raises what ``check_lora`` does."""
     from mlx_lm.tuner.utils import linear_to_lora_layers  # mlx_lm takes 2 s to import
 
     check_lora(module, lora)

@@ -42,9 +42,7 @@ def sweep(parent: Path) -> None:
 
 def need_space(folder: Path, count: int) -> None:
     """Raise UserError unless ``count`` bytes are free where ``folder`` is (or will be)."""
-    place = folder
-    while not place.exists():
-        place = place.parent
+    place = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(place).free
     if free < count:
         said = f"not enough space in {place}: {free / 1e9:.1f} GB free, {count / 1e9:.1f} GB needed"

@@ -63,8 +63,7 @@ def _rope_scaling(gguf: GGUF, base: float, head_dim: int) -> dict[str, Any] | No
     if kind in ("linear", "none"):
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
-        original = gguf.get("rope.scaling.original_context_length")
-        length = int(original or gguf.get("context_length"))
+        length = int(gguf.get("rope.scaling.original_context_length") or gguf.get("context_length"))
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
     raise UserError(f"{gguf.path}: RoPE scaling {kind!r} is not supported")
 

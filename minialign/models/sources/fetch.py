@@ -87,7 +87,7 @@ def _pull(named: Name, progress: Tell | None) -> Path:
         shown = rest if named.name == library.folder_name(rest) else named.name
         # The snapshot's folder is named by its commit.
         record = {"source": named.source, "time": now(), "name": shown, "revision": snapshot.name}
-        return _adopt(snapshot, named.name, named.bits, record, progress)
+        return _adopt(snapshot, named.name, named.bits, record, progress, copy=False)
     # Converting takes tokenizers and numpy: not for those who only look whether a model is here.
     from minialign.models.gguf.convert import convert_gguf
 
@@ -181,12 +181,7 @@ def _refuse_other(existing: library.Installed, source: str, bits: int | None) ->
 
 
 def _adopt(
-    source: Path,
-    name: str,
-    bits: int | None,
-    record: Row,
-    progress: Tell | None,
-    copy: bool = False,
+    source: Path, name: str, bits: int | None, record: Row, progress: Tell | None, copy: bool
 ) -> Path:
     """Enter a model folder: quantized, copied, or by reference."""
     from minialign.models.sources import quantize

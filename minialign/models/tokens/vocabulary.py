@@ -80,10 +80,11 @@ def byte_level_bpe(
         UserError: a splitting that is not known here.
     """
     if splitting not in SPLITTINGS:
-        raise UserError(
-            f"the pre-tokenizer {splitting!r} is not known here: {nearest(splitting, SPLITTINGS)}",
-            "take the model's tokenizer.json from its hub page: minialign models pull ORG/REPO",
+        said = (
+            f"the pre-tokenizer {splitting!r} is not known here: {nearest(splitting, SPLITTINGS)}"
         )
+        fix = "take the model's tokenizer.json from its hub page: minialign models pull ORG/REPO"
+        raise UserError(said, fix)
     rules = SPLITTINGS[splitting]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     pairs = []
