@@ -32,9 +32,9 @@ def field_help(config: type) -> dict[str, str]:
         if token.type not in (tokenize.NEWLINE, tokenize.NL):
             line.append(token)
             continue
-        words = [part for part in line if part.type not in (tokenize.INDENT, tokenize.DEDENT)]
-        comments = [part.string[1:].strip() for part in words if part.type == tokenize.COMMENT]
-        code = [part.string for part in words if part.type != tokenize.COMMENT]
+        comments = [part.string[1:].strip() for part in line if part.type == tokenize.COMMENT]
+        other = (tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
+        code = [part.string for part in line if part.type not in other]
         name = code[0] if code[1:2] == [":"] and code[0] in names else ""
         if name:
             texts[name] = " ".join([*above, *comments])
@@ -58,23 +58,20 @@ def field_type(config: type, name: str) -> tuple[type, tuple[str, ...], bool]:
 
 def _check(config: type, name: str, value: Any, where: str) -> Any:
     kind, choices, many = field_type(config, name)
-    if many:
-        values = value if isinstance(value, list | tuple) else [value]
-        return tuple(_check_one(kind, choices, name, item, where) for item in values)
-    return _check_one(kind, choices, name, value, where)
+    if not many:
+        return _check_one(kind, choices, name, value, where)
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(_check_one(kind, choices, name, item, where) for item in values)
 
 
 def _check_one(kind: type, choices: tuple[str, ...], name: str, value: Any, where: str) -> Any:
     if choices and value not in choices:
         raise UserError(f"{where}: {name} = {value!r}", f"known: {', '.join(map(str, choices))}")
-    if kind is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-5 as a string
-        try:
+    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:  # YAML 1.1 reads 1e-5 as a string
             value = float(value)
         except ValueError:
             raise UserError(f"{where}: {name} = {value!r} is no number") from None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where}: {name} = {value}", "expected a finite number")
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -16,13 +16,20 @@ from minialign.errors import UserError
 Row = dict[str, Any]
 
 
+def to_disk(path: Path) -> None:
+    """fsync a file or folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_atomic(path: Path, text: str | bytes) -> None:
     """Replace a small file so that it is never seen half-written, and survives a power cut."""
     draft = path.with_name(f".{path.name}.tmp")
-    with open(draft, "wb") as file:
-        file.write(text.encode() if isinstance(text, str) else text)
-        file.flush()
-        os.fsync(file.fileno())
+    draft.write_bytes(text.encode() if isinstance(text, str) else text)
+    to_disk(draft)
     os.replace(draft, path)
 
 
@@ -94,9 +101,7 @@ class Journal:
         Raises:
             UserError: when it cannot be read.
         """
-        journal = Journal(path, synced=True)
-        journal.reload()
-        return journal
+        return Journal(path, synced=True).reload()
 
     @staticmethod
     def resume(path: Path) -> "Journal":
@@ -105,23 +110,19 @@ class Journal:
         Raises:
             UserError: when it cannot be read.
         """
-        journal = Journal(path)
         if path.exists() and not (whole := path.read_bytes()).endswith(b"\n"):
             os.truncate(path, whole.rfind(b"\n") + 1)
-        journal.reload()
-        return journal
+        return Journal(path).reload()
 
-    def reload(self) -> None:
+    def reload(self) -> "Journal":
         """Read the file again: another process may have written."""
-        self.rows, self.bad = [], []
         try:
-            for number, row in numbered_rows(self.path):
-                if row is None:
-                    self.bad.append(number)
-                else:
-                    self.rows.append(row)
+            lines = list(numbered_rows(self.path))
         except OSError as reason:
             raise UserError(f"cannot read {self.path}: {reason.strerror}") from None
+        self.rows = [row for _, row in lines if row is not None]
+        self.bad = [number for number, row in lines if row is None]
+        return self
 
     def known(self, key: str) -> dict[Any, Row]:
         """The last row of each value of ``key``: what need not be done again."""
@@ -151,11 +152,10 @@ class Journal:
         The file itself is locked, not one beside it: ``FileLock`` would leave another file there.
         """
         assert self._held is not None
-        try:
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+            return True
+        return False
 
     def append(self, *rows: Row) -> None:
         """Add rows, all of them, or the file is as it was.
@@ -165,22 +165,16 @@ class Journal:
         """
         data = "".join(map(json_line, rows)).encode()
         try:
-            with self._locked():
-                file = self._held or self._open()
-                try:
-                    self._write(file, data)
-                finally:
-                    if file is not self._held:
-                        file.close()
+            held = contextlib.nullcontext(self._held) if self._held else None
+            with self._locked(), held or self._open() as file:
+                self._write(file, data)
         except OSError as reason:
             raise self._unwritable(reason) from None
         self.rows += rows
 
     def _unwritable(self, reason: OSError) -> UserError:
-        return UserError(
-            f"cannot write {self.path}: {reason.strerror}",
-            "nothing was saved; make room or mend the folder, and do it again",
-        )
+        fix = "nothing was saved; make room or mend the folder, and do it again"
+        return UserError(f"cannot write {self.path}: {reason.strerror}", fix)
 
     def _open(self) -> BinaryIO:
         # Unbuffered: closing the file must not write what failed once more.
@@ -265,8 +259,7 @@ def _end_line(file: BinaryIO, *, set_aside: bool) -> int:
     if set_aside and _object(last) is None:
         with open(f"{file.name}.cut", "ab") as kept:
             kept.write(last + b"\n")
-            kept.flush()
-            os.fsync(kept.fileno())
+        to_disk(Path(kept.name))
         os.ftruncate(file.fileno(), size - len(last))
     else:
         file.write(b"\n")

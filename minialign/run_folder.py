@@ -1,13 +1,8 @@
 """A run is a folder, and its state can be told from the files alone.
 
-runs/dpo-1/
-  config.json            the resolved configuration, with the method's name
-  env.json               versions, device, command line
-  metrics.jsonl          append only: one JSON object a step
-  adapters.safetensors   the result, in mlx-lm's format, with adapter_config.json
-  checkpoints/000050/    everything that resuming needs, complete or absent
-  outcome.json           how it ended; absent while it runs or when it was killed
-  run.lock               held (flock) by the training process for as long as it lives
+``FILES`` says what is in it. ``outcome.json`` is absent while it runs and when it was killed,
+``run.lock`` held (flock) by the training process for as long as it lives, a checkpoint
+(``checkpoints/000050``) complete or absent.
 """
 
 import contextlib
@@ -23,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from minialign.durable import Journal, read_jsonl, read_object, write_json
+from minialign.durable import Journal, now, read_jsonl, read_object, to_disk, write_json
 from minialign.errors import UserError, nearest
 from minialign.home import folder, home
 
 # What a run's folder may hold at its top level, with a word for people. A run outside the home is
 # only removed when it holds nothing else.
 FILES = {
-    "config.json": "the resolved configuration",
+    "config.json": "the resolved configuration",  # with the method's name
     "env.json": "versions, device, command line",
-    "metrics.jsonl": "one line a logged step",
+    "metrics.jsonl": "one line a logged step",  # append only
     "adapters.safetensors": "the adapter (mlx-lm's format)",
     "adapter_config.json": "the adapter's shape",
     "reward_head.safetensors": "the reward head",
@@ -146,18 +141,15 @@ class Run:
             file = open(self.path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115
         except OSError as reason:
             raise UserError(f"cannot train in {self.path}: {reason.strerror}") from None
-        if not _flock(file, fcntl.LOCK_EX, patience=1.0):
-            file.close()
-            fix = f"look at it: minialign runs show {self.name}"
-            raise UserError(f"run {self.name} is being trained by another process", fix)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        (self.path / "outcome.json").unlink(missing_ok=True)
-        try:
+        with file:
+            if not _flock(file, fcntl.LOCK_EX, patience=1.0):
+                fix = f"look at it: minialign runs show {self.name}"
+                raise UserError(f"run {self.name} is being trained by another process", fix)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            (self.path / "outcome.json").unlink(missing_ok=True)
             yield
-        finally:
-            file.close()
 
     def is_locked(self) -> bool:
         """Whether a live process trains this run."""
@@ -169,12 +161,10 @@ class Run:
 
     def pid(self) -> int | None:
         """The process that trains this run, while it lives."""
-        if not self.is_locked():
-            return None
-        try:
-            text = (self.path / "run.lock").read_text(encoding="utf-8").strip()
-        except OSError:
-            return None
+        text = ""
+        if self.is_locked():
+            with contextlib.suppress(OSError):
+                text = (self.path / "run.lock").read_text(encoding="utf-8").strip()
         return int(text) if text.isdecimal() else None
 
     def started(self) -> float:
@@ -247,10 +237,8 @@ class Run:
         draft.mkdir(parents=True)
         try:
             write(draft)
-            for path in draft.rglob("*"):
-                if path.is_file():
-                    with open(path, "rb") as file:
-                        os.fsync(file.fileno())
+            for path in filter(Path.is_file, draft.rglob("*")):
+                to_disk(path)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -262,9 +250,8 @@ class Run:
 
     def drop_checkpoints(self, after: int) -> None:
         """Delete the checkpoints of the steps after ``after``."""
-        for step in self.checkpoints():
-            if step > after:
-                _discard(self.checkpoint_path(step))
+        for step in (step for step in self.checkpoints() if step > after):
+            _discard(self.checkpoint_path(step))
 
     def began(self) -> bool:
         """Whether anything was made in it that is worth keeping: a metric, weights, answers."""
@@ -333,11 +320,11 @@ def _fresh_folder(method: str, name: str | None) -> Path:
             fix = f"minialign runs rm {name}, or another --name"
             raise UserError(f"there is a run {name!r} already", fix) from None
         return runs / name
-    for number in itertools.count(1):
+    for fresh in (runs / f"{method}-{number}" for number in itertools.count(1)):
         with contextlib.suppress(FileExistsError):
-            (runs / f"{method}-{number}").mkdir()
+            fresh.mkdir()
             break
-    return runs / f"{method}-{number}"
+    return fresh
 
 
 def _environment() -> dict[str, Any]:
@@ -353,7 +340,7 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "argv": sys.argv,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": now(),
     }
 
 
@@ -385,13 +372,11 @@ def flags(options: Mapping[str, Any]) -> list[str]:
     """Options as the command line has them; None is left out."""
     words: list[str] = []
     for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is None or value == ():
-            continue
+        flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, list | tuple):
-            words += [flag, *map(str, value)]
-        else:
-            words.append(f"{flag}={value}")
+            words += [f"--{flag}", *map(str, value)] if value != () else []
+        elif value is not None:
+            words.append(f"--{flag}={value}")
     return words

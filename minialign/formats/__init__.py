@@ -8,19 +8,8 @@ still have wrong; ``measures`` counts and measures.
 """
 
 from minialign.formats.kinds import KINDS, as_kind
-from minialign.formats.problems import Problem, Unused
+from minialign.formats.problems import Problem
 from minialign.formats.reading import Item, Read, read, stream
-from minialign.formats.table import FORMATS, Format
+from minialign.formats.table import FORMATS
 
-__all__ = [
-    "FORMATS",
-    "KINDS",
-    "Format",
-    "Item",
-    "Problem",
-    "Read",
-    "Unused",
-    "as_kind",
-    "read",
-    "stream",
-]
+__all__ = ["FORMATS", "KINDS", "Item", "Problem", "Read", "as_kind", "read", "stream"]

@@ -47,8 +47,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
 
 def ending(path: Path) -> str:
     """The file's ending without ``.gz``, in lower case: ".jsonl"."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def kind_of(path: Path) -> str:
@@ -70,17 +69,15 @@ def kind_of(path: Path) -> str:
     if not lines:
         raise UserError(f"{path}: the file is empty", "expected one JSON object a line")
     first = lines[0].strip()
-    named_lines = suffix in (".jsonl", ".ndjson")
-    if first[:1] not in (b"{", b"[") and not named_lines:
+    lined = suffix in (".jsonl", ".ndjson")
+    if first[:1] not in (b"{", b"[") and not lined:
         said = f"{path}: not a data file (it begins with {first[:40].decode('utf-8', 'replace')!r})"
         raise UserError(said, f"known: {', '.join(ENDINGS)}, each also as .gz")
     if first[:1] == b"[" or first == b"{":
         return "json"
-    if named_lines:
-        return "jsonl"
-    if len(lines) > 1 and (_parses(first) or lines[1].lstrip().startswith(b'{"')):
-        return "jsonl"
-    return "json"
+    if not lined and len(lines) > 1:
+        lined = lines[1].lstrip().startswith(b'{"') or _parses(first)
+    return "jsonl" if lined else "json"
 
 
 def _parses(line: bytes) -> bool:
@@ -106,9 +103,8 @@ def read_rows(path: Path, row_keys: frozenset[str]) -> Iterator[Located]:
                 located = _json_rows(path, stream, row_keys)
             else:
                 located = _csv_rows(path, stream, "\t" if kind == "tsv" else "")
-            for where, value in located:
-                last = where
-                yield where, value
+            for last, value in located:
+                yield last, value
     except (EOFError, gzip.BadGzipFile, zlib.error) as reason:
         fix = "fetch or pack the file again"
         yield last, Problem(last, f"gzip that breaks off ({reason})", "whole gzip", fix, fatal=True)
@@ -124,13 +120,11 @@ def _json_lines(path: Path, stream: IO[bytes]) -> Iterator[Located]:
             continue
         try:
             line = data.decode("utf-8")
+            yield where, DECODER.decode(line)
         except UnicodeDecodeError as reason:
             raw = data.decode("utf-8", "backslashreplace")
             byte = f"the byte 0x{data[reason.start]:02x} at column {reason.start + 1}"
             yield where, Problem(where, byte, "UTF-8 text", TO_UTF8, raw)
-            continue
-        try:
-            yield where, DECODER.decode(line)
         except (ValueError, RecursionError) as reason:
             said, fix = _explain_json(reason, line), _json_fix(reason, line)
             yield where, Problem(where, said, "one JSON object on the line", fix, line)
@@ -174,25 +168,20 @@ def _csv_rows(path: Path, stream: IO[bytes], delimiter: str) -> Iterator[Located
     header_line = next(lines, "").removeprefix("\ufeff")
     if not delimiter:
         delimiter = ";" if ";" in header_line and "," not in header_line else ","
-
     table = csv.reader(chain([header_line], lines), delimiter=delimiter, strict=True)
     where = f"{path}:1"
     try:
         header = [name.strip() for name in next(table, [])]
-        while True:
-            where = f"{path}:{table.line_num + 1}"
-            cells = next(table, None)
-            if cells is None:
-                return
-            if not cells or cells == [""]:
-                continue
-            if len(cells) != len(header):
+        where = f"{path}:{table.line_num + 1}"
+        for cells in table:
+            row = dict(zip(header, cells, strict=False))
+            if cells not in ([], [""]) and len(cells) != len(header):
                 fix = "put texts with commas or line ends in double quotes"
                 expected = f"{len(header)}, as many as the header has"
-                row = dict(zip(header, cells, strict=False))
                 yield where, Problem(where, f"{len(cells)} cells", expected, fix, row)
-                continue
-            yield where, dict(zip(header, cells, strict=True))
+            elif cells not in ([], [""]):
+                yield where, row
+            where = f"{path}:{table.line_num + 1}"
     except csv.Error as reason:
         fix = "check the double quotes there: inside a quoted text each one is written twice"
         said = f"broken CSV ({reason}); what follows it cannot be read"

@@ -16,10 +16,11 @@ def conversation(row: Row) -> list[Record]:
     if turns[-1]["role"] == "user":
         return [Prompted(fields.check_prompt(turns, fields.key_of(row, TURNS)))]
     if turns[-1]["role"] == "system":
-        alone = "a conversation of a system message alone"
-        raise BadRow(
-            alone, "a user's and an assistant's turn", "add the turns, or take the row out"
+        alone, fix = (
+            "a conversation of a system message alone",
+            "add the turns, or take the row out",
         )
+        raise BadRow(alone, "a user's and an assistant's turn", fix)
     return [Demonstration(turns)]
 
 

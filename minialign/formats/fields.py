@@ -116,11 +116,9 @@ def as_list(value: Any, key: str) -> list[Any]:
         try:
             value = json.loads(value)
         except ValueError as reason:
-            raise BadRow(
-                f"{describe(value)} in {key!r} ({reason})",
-                "a list, in JSON where the file has only text cells",
-                "write the cell as JSON, with double quotes",
-            ) from None
+            said = f"{describe(value)} in {key!r} ({reason})"
+            fix = "write the cell as JSON, with double quotes"
+            raise BadRow(said, "a list, in JSON where the file has only text cells", fix) from None
     if not isinstance(value, list):
         raise bad_value(value, key, "a list", f"give {key!r} a list: [ … ]")
     return value
@@ -174,10 +172,8 @@ def check_prompt(turns: list[Message], key: str) -> Prompt:
     """``turns``, if they can be answered: the last one is the user's and says something."""
     if not turns or turns[-1]["role"] != "user":
         last = turns[-1]["role"] if turns else "nothing"
-        fix = "let the prompt end with a user message"
-        raise BadRow(
-            f"{key!r} that ends with {last}", "a prompt that ends with the user's turn", fix
-        )
+        said, expected = f"{key!r} that ends with {last}", "a prompt that ends with the user's turn"
+        raise BadRow(said, expected, "let the prompt end with a user message")
     if not turns[-1]["content"].strip():
         fix = "write the prompt, or take the row out"
         raise BadRow(f"an empty text in {key!r}", "a prompt", fix)

@@ -98,10 +98,8 @@ class JsonText:
                 # Far from the end of what was read, more text cannot mend it.
                 cut = reason.msg.startswith("Unterminated") or reason.pos > len(self._text) - 16
                 if self._ended or not cut:
-                    at, self._at = self._at, min(reason.pos, len(self._text))
-                    line, self._at = self.line(), at
-                    shown = self._text[reason.pos : reason.pos + 80]
-                    raise Broken(line, reason.msg, shown) from None
+                    self._at = min(reason.pos, len(self._text))
+                    raise self.broken(reason.msg) from None
             except (ValueError, RecursionError) as reason:
                 raise self.broken(str(reason) or "nested too deeply") from None
             self._more()

@@ -93,15 +93,6 @@ def pairs_of(ranking: Ranking) -> list[Pair]:
     ]
 
 
-def _demonstrations(record: Pair | Ranking | Rated) -> list[Demonstration]:
-    """The best answer, if it is a good one."""
-    if isinstance(record, Rated) and not record.good:
-        return []
-    best = {"role": "assistant", "content": answers_of(record)[0]}
-    place = _best_first(record)[0] if isinstance(record, Ranking) else 0
-    return [Demonstration([*record.prompt, best], record.source, reasons_of(record, place))]
-
-
 def turn_into(record: Record, kind: type[Kind]) -> list[Kind]:
     """The records of ``kind`` that one record gives; [] when it gives none."""
     if isinstance(record, kind):
@@ -111,7 +102,11 @@ def turn_into(record: Record, kind: type[Kind]) -> list[Kind]:
         prompt = prompt_of(record)
         made = [Prompted(prompt, record.source)] if prompt and prompt[-1]["role"] == "user" else []
     elif kind is Demonstration and isinstance(record, Pair | Ranking | Rated):
-        made = _demonstrations(record)
+        if isinstance(record, Rated) and not record.good:
+            return []
+        best = {"role": "assistant", "content": answers_of(record)[0]}
+        place = _best_first(record)[0] if isinstance(record, Ranking) else 0
+        made = [Demonstration([*prompt_of(record), best], record.source, reasons_of(record, place))]
     elif kind is Pair and isinstance(record, Ranking):
         made = pairs_of(record)
     elif kind is Ranking and isinstance(record, Pair):

@@ -4,7 +4,7 @@ import math
 import statistics
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,19 +47,16 @@ class Measures:
         turns = record.messages if isinstance(record, Demonstration) else prompt
         self.turns[sum(turn["role"] == "user" for turn in turns)] += 1
         self.systems += any(turn["role"] == "system" for turn in turns)
-        parts = ["chosen", "rejected"] if isinstance(record, Pair) else ["response"] * len(answers)
-        if prompt:
-            text = "\n".join(turn["content"] for turn in prompt)
-            self._note("prompt", "characters", len(text))
-            self._note("prompt", "words", len(text.split()))
-        for part, answer in zip(parts, answers, strict=True):
-            self._note(part, "characters", len(answer))
-            self._note(part, "words", len(answer.split()))
+        names = ["chosen", "rejected"] if isinstance(record, Pair) else ["response"] * len(answers)
+        parts = ["prompt", *names] if prompt else names
+        opening = ["\n".join(turn["content"] for turn in prompt)] if prompt else []
+        for part, text in zip(parts, opening + answers, strict=True):
+            self._note(part, "characters", len(text))
+            self._note(part, "words", len(text.split()))
         if self.count_tokens:
             in_prompt, in_answers = self.count_tokens(prompt, answers)
-            if prompt:
-                self._note("prompt", "tokens", in_prompt)
-            for part, tokens in zip(parts, in_answers, strict=True):
+            counts = [in_prompt, *in_answers] if prompt else in_answers
+            for part, tokens in zip(parts, counts, strict=True):
                 self._note(part, "tokens", tokens)
         for pair in turn_into(record, Pair):
             longer = len(pair.chosen) - len(pair.rejected)
@@ -84,11 +81,3 @@ class Measures:
             result["longer_wins"] = {"share": longer, "low": low, "high": high}
             result["shorter_wins"] = {"share": 1 - longer, "low": 1 - high, "high": 1 - low}
         return result
-
-
-def measure(records: Iterable[Record], count_tokens: TokenCount | None = None) -> dict[str, Any]:
-    """The report on all of ``records``."""
-    measures = Measures(count_tokens)
-    for record in records:
-        measures.add(record)
-    return measures.report()

@@ -80,8 +80,7 @@ def tldr(row: Row) -> Given:
     content = "\n\n".join(f"{name}: {text}" for name, text in parts if text) + "\n\nTL;DR:"
     summaries = fields.as_list(row["summaries"], "summaries")
     if len(summaries) != 2 or not all(isinstance(summary, dict) for summary in summaries):
-        expected = "two objects with a text each"
-        raise bad_value(summaries, "summaries", expected, "take the row out")
+        raise bad_value(summaries, "summaries", "two objects with a text each", "take the row out")
     answers = [fields.text(summary, "text").strip() for summary in summaries]
     prompt = [{"role": "user", "content": content}]
     return _pick(prompt, answers, fields.choice(row, "choice", 0))
@@ -144,8 +143,7 @@ def vote(row: Row) -> Given:
     if choice == "unparsed":
         return [Unused("a judge's verdict that could not be read")]
     if choice not in ("a", "b", "tie", "both_bad", "skip"):
-        expected = "a, b, tie, both_bad or skip"
-        raise bad_value(choice, "choice", expected, "write one of these")
+        raise bad_value(choice, "choice", "a, b, tie, both_bad or skip", "write one of these")
     if choice == "skip":
         return [Unused("a skipped vote")]
     ends = {side: _end(row.get(f"{side}_from")) for side in shown}

@@ -22,11 +22,7 @@ class Problem:
 
 
 class BadRow(Exception):
-    """Raised by a reader; becomes a ``Problem`` of the row that is being read."""
-
-    def __init__(self, found: str, expected: str, fix: str):
-        super().__init__(found)
-        self.found, self.expected, self.fix = found, expected, fix
+    """(found, expected, fix), raised by a reader; becomes a ``Problem`` of the row being read."""
 
 
 def bad_value(value: Any, key: str, expected: str, fix: str) -> BadRow:

@@ -47,13 +47,9 @@ class Read:
 def _rename_columns(row: dict[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
     # A file may mix rows of both spellings.
     mapping = {name: column for name, column in mapping.items() if column in row or name not in row}
-    missing = [column for column in mapping.values() if column not in row]
-    if missing:
-        raise BadRow(
-            f"no column {missing[0]!r}",
-            f"the column that --map names; the row has {', '.join(map(str, row)) or 'none'}",
-            nearest(missing[0], map(str, row)),
-        )
+    if missing := [column for column in mapping.values() if column not in row]:
+        has = f"the column that --map names; the row has {', '.join(map(str, row)) or 'none'}"
+        raise BadRow(f"no column {missing[0]!r}", has, nearest(missing[0], map(str, row)))
     result = {key: value for key, value in row.items() if key not in mapping.values()}
     return {**result, **{name: row[column] for name, column in mapping.items()}}
 
@@ -69,8 +65,8 @@ def read_row(row: Any, source: str, mapping: Mapping[str, str] | None = None) ->
             raise BadRow(f"the keys {', '.join(map(str, renamed)) or '(none)'}", *advice(renamed))
         parts = form.read(renamed)
     except BadRow as bad:
-        problem = Problem(source, bad.found, bad.expected, bad.fix, row)
-        return Item(source, problem=problem, row=row)
+        found, expected, fix = bad.args
+        return Item(source, problem=Problem(source, found, expected, fix, row), row=row)
     records = [_mark(one, source, renamed) for one in parts if not isinstance(one, Unused)]
     unused = [one for one in parts if isinstance(one, Unused)]
     return Item(source, form.name, records, unused, row=renamed)

@@ -5,7 +5,8 @@ are two whole conversations. The prompt is what they have in common, up to a tur
 """
 
 import re
-from itertools import pairwise
+from itertools import groupby, takewhile
+from operator import eq, itemgetter
 
 from minialign.formats.problems import BadRow
 from minialign.records import Message, Prompt
@@ -30,24 +31,17 @@ def turns(text: str) -> list[Message]:
 
 def open_prompt(text: str) -> Prompt | None:
     """The turns of a transcript that ends with an empty "Assistant:"; None for any other text."""
-    if not is_transcript(text):
-        return None
-    parts = turns(text)
-    if parts[-1] != {"role": "assistant", "content": ""}:
-        return None
-    return merge_turns(parts[:-1])
+    parts = turns(text) if is_transcript(text) else []
+    ends_open = parts[-1:] == [{"role": "assistant", "content": ""}]
+    return merge_turns(parts[:-1]) if ends_open else None
 
 
 def merge_turns(parts: list[Message]) -> list[Message]:
     """Turns of one side in a row become one turn, with a blank line between."""
-    result: list[Message] = []
-    for part in parts:
-        if result and result[-1]["role"] == part["role"]:
-            both = f"{result[-1]['content']}\n\n{part['content']}"
-            result[-1] = {"role": part["role"], "content": both}
-        else:
-            result.append(part)
-    return result
+    return [
+        {"role": role, "content": "\n\n".join(part["content"] for part in same)}
+        for role, same in groupby(parts, itemgetter("role"))
+    ]
 
 
 def shared_prompt(chosen: list[Message], rejected: list[Message]) -> tuple[Prompt, str, str]:
@@ -55,33 +49,23 @@ def shared_prompt(chosen: list[Message], rejected: list[Message]) -> tuple[Promp
 
     Raises BadRow unless each goes on, after the turns both have, with exactly one assistant's turn.
     """
-    common = 0
-    for ours, theirs in zip(chosen[:-1], rejected[:-1], strict=False):
-        if ours != theirs:
-            break
-        common += 1
-    prompt = chosen[:common]
+    common = sum(1 for _ in takewhile(bool, map(eq, chosen[:-1], rejected[:-1])))
     for name, conversation in (("chosen", chosen), ("rejected", rejected)):
         rest = conversation[common:]
         if len(rest) != 1:
-            raise BadRow(
-                f"conversations that part at turn {common + 1}, where {name!r} has"
-                f" {len(rest)} turns left",
-                "one prompt and two answers: the same turns up to the last one",
-                f"end both at the answer that differs, turn {common + 1}, or take the row out",
-            )
+            where = f"turn {common + 1}, where {name!r} has {len(rest)} turns left"
+            expected = "one prompt and two answers: the same turns up to the last one"
+            fix = f"end both at the answer that differs, turn {common + 1}, or take the row out"
+            raise BadRow(f"conversations that part at {where}", expected, fix)
         if rest[0]["role"] != "assistant":
-            raise BadRow(
-                f"{name!r} that ends with a turn of the {rest[0]['role']}",
-                "a conversation that ends with the assistant's answer",
-                "add the answer, or take the row out",
-            )
-    if not prompt:
+            ending = f"{name!r} that ends with a turn of the {rest[0]['role']}"
+            expected = "a conversation that ends with the assistant's answer"
+            raise BadRow(ending, expected, "add the answer, or take the row out")
+    if not common:
         fix = "give both the same first turns"
         raise BadRow("conversations with nothing in common", "the same prompt in both", fix)
     answers = [chosen[common]["content"], rejected[common]["content"]]
-    if any(a["role"] == b["role"] for a, b in pairwise(prompt)):
-        prompt = merge_turns(prompt)
+    prompt = merge_turns(chosen[:common])
     if prompt[-1]["role"] == "assistant":  # the answer goes on: its beginning belongs to both
         begun = prompt.pop()["content"]
         answers = [f"{begun}\n\n{answer}" for answer in answers]

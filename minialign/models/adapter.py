@@ -20,7 +20,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from minialign import cpu
-from minialign.durable import read_object, write_json
+from minialign.durable import read_object, to_disk, write_json
 from minialign.errors import UserError
 from minialign.run_folder import Run
 
@@ -59,8 +59,7 @@ def check_lora(module: nn.Module, lora: Lora) -> None:
         raise UserError(f"num_layers = {lora.num_layers}, but the model has {blocks} layers")
     if lora.keys is not None:
         parts = [item for layer in module.layers for item in layer.named_modules()]
-        kinds = nn.Linear | nn.QuantizedLinear
-        known = {name for name, part in parts if isinstance(part, kinds)}
+        known = {name for name, part in parts if isinstance(part, nn.Linear | nn.QuantizedLinear)}
         for key in lora.keys:
             if key not in known and key not in dict(module.named_modules()):
                 hint = f"known: {', '.join(sorted(known))}"
@@ -69,11 +68,7 @@ def check_lora(module: nn.Module, lora: Lora) -> None:
 
 def attach(module: nn.Module, lora: Lora) -> None:
     """Freeze the model and add fresh adapters to it, in place (the update starts at zero). Dropout
-    is off until the model's ``train()``.
-
-    Raises:
-        UserError: when ``keys`` name no layer, or there are fewer blocks than ``num_layers``.
-    """
+    is off until the model's ``train()``. Raises what ``check_lora`` does."""
     from mlx_lm.tuner.utils import linear_to_lora_layers  # mlx_lm takes 2 s to import
 
     check_lora(module, lora)
@@ -98,8 +93,7 @@ def save_weights(path: Path, weights: dict[str, mx.array]) -> None:
     """Write a safetensors file so that it is never seen half-written."""
     draft = path.with_name(f".{path.stem}.tmp.safetensors")
     mx.save_safetensors(str(draft), weights, metadata={"format": "mlx"})
-    with open(draft, "rb") as file:
-        os.fsync(file.fileno())
+    to_disk(draft)
     os.replace(draft, path)
 
 
@@ -117,10 +111,9 @@ def load_arrays(path: Path) -> dict[str, mx.array]:
 
 def save_adapter(folder: Path, module: nn.Module, lora: Lora, base: str) -> None:
     """Write the adapter and its config into ``folder``; ``base`` is the model's name or path."""
-    blocks = len(module.layers)
     config = {
         "fine_tune_type": lora.kind,
-        "num_layers": blocks if lora.num_layers <= 0 else lora.num_layers,
+        "num_layers": len(module.layers) if lora.num_layers <= 0 else lora.num_layers,
         "lora_parameters": _parameters(lora),
         "model": base,
     }
@@ -137,7 +130,7 @@ def resolve_adapter(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if not (path / CONFIG).exists():
         path = Run.open(name_or_path).path
-    if not (path / WEIGHTS).exists() or not (path / CONFIG).exists():
+    if not all((path / name).exists() for name in (WEIGHTS, CONFIG)):
         fix = f"train it further: minialign runs resume {path.name}"
         raise UserError(f"{path} has no adapter yet", fix)
     return path
@@ -234,7 +227,5 @@ def adapter_hash(folder: Path | None) -> str:
     """A hash of an adapter's files; "" for none."""
     if folder is None:
         return ""
-    digest = hashlib.sha256()
-    for name in (WEIGHTS, CONFIG):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
+    files = (folder / name for name in (WEIGHTS, CONFIG))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

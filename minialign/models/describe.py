@@ -18,16 +18,11 @@ def overview() -> list[dict[str, Any]]:
     """One row a model: the named ones, then those that were imported or pulled by hub id."""
     known = names.catalog()
     here = {entry.name: entry for entry in installed()}
+    others = {name: names.Name(name, here[name].source) for name in here if name not in known}
     rows = []
-    for name, named in known.items():
+    for name, named in (known | others).items():
         row = asdict(_here(named)) | {"installed": name in here, "path": None}
-        if name in here:
-            row |= _sizes(here[name], named)
-        rows.append(row)
-    for name, entry in here.items():
-        if name not in known:
-            named = names.Name(name, entry.source)
-            rows.append(asdict(named) | {"installed": True} | _sizes(entry, named))
+        rows.append(row | (_sizes(here[name], named) if name in here else {}))
     return rows
 
 

@@ -3,6 +3,7 @@
 Everything is written into a hidden folder beside the target, brought to the disk, and renamed.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,8 +15,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from minialign.durable import to_disk
 from minialign.errors import UserError
-from minialign.models.weights_file import read_config
 
 SHARD_BYTES = 4 << 30  # a safetensors file of the folder is at most about this large
 RECORD = "minialign.json"  # where a folder came from
@@ -23,13 +24,10 @@ PART = ".part-"  # the prefix of folders that are being written
 MAKE_ROOM = "make room (minialign models rm NAME), or set MINIALIGN_HOME to another disk"
 
 
-def to_disk(path: Path) -> None:
-    """fsync a file or folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sweep(parent: Path) -> None:
@@ -44,9 +42,7 @@ def sweep(parent: Path) -> None:
 
 def need_space(folder: Path, count: int) -> None:
     """Raise UserError unless ``count`` bytes are free where ``folder`` is (or will be)."""
-    place = folder
-    while not place.exists():
-        place = place.parent
+    place = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(place).free
     if free < count:
         said = f"not enough space in {place}: {free / 1e9:.1f} GB free, {count / 1e9:.1f} GB needed"
@@ -150,12 +146,6 @@ WANTED = (
     "model.safetensors.index.json",
     "LICENSE*",
 )
-
-
-def is_quantized(folder: Path) -> bool:
-    """Whether the folder's config says that its weights are quantized."""
-    config = read_config(folder)
-    return bool(config.get("quantization") or config.get("quantization_config"))
 
 
 def copy_folder(source: Path, folder: Path, *, weights: bool = True) -> None:

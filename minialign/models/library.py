@@ -62,8 +62,7 @@ def installed_as(name: str) -> Installed | None:
 
 def installed() -> list[Installed]:
     """The models in the home, by name."""
-    folders = sorted(models_folder().glob("*")) if models_folder().exists() else []
-    entries = [installed_as(folder.name) for folder in folders if not folder.name.startswith(".")]
+    entries = (installed_as(folder.name) for folder in sorted(models_folder().glob("[!.]*")))
     return [entry for entry in entries if entry is not None]
 
 

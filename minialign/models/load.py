@@ -37,11 +37,7 @@ class Model:
         return words
 
 
-def load(
-    model: str,
-    adapter: str | Path | None = None,
-    progress: Tell | None = None,
-) -> Model:
+def load(model: str, adapter: str | Path | None = None, progress: Tell | None = None) -> Model:
     """Load a model by name, hub id, folder or GGUF file, fetching it when absent.
 
     ``adapter`` is a run's name or folder, or an adapter's folder, whose control text, if it has

@@ -15,6 +15,7 @@ import mlx.nn as nn
 from minialign import home
 from minialign.durable import read_object
 from minialign.errors import UserError
+from minialign.models.layout import sha256
 from minialign.models.weights_file import check_folder, read_config
 
 
@@ -106,8 +107,8 @@ def split_head(module: nn.Module) -> tuple[Any, Any] | None:
 
 def fingerprint(path: Path) -> str:
     """SHA-256, first 16 digits, of config and weights; remembered by size and time of the files."""
-    files = sorted([*path.glob("model*.safetensors"), path / "config.json"])
-    stamp = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
+    files = sorted(filter(Path.exists, [*path.glob("model*.safetensors"), path / "config.json"]))
+    stamp = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
     memory = home.home() / "cache" / "fingerprints.json"
     try:
         known = read_object(memory)
@@ -116,12 +117,8 @@ def fingerprint(path: Path) -> str:
     entry = known.get(str(path.resolve()))
     if entry and entry.get("files") == stamp:
         return entry["fingerprint"]
-    digest = hashlib.sha256()
-    for file in files:
-        if file.exists():
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    value = digest.hexdigest()[:16]
+    digests = b"".join(bytes.fromhex(sha256(file)) for file in files)
+    value = hashlib.sha256(digests).hexdigest()[:16]
     known[str(path.resolve())] = {"files": stamp, "fingerprint": value}
     try:
         part = home.folder("cache") / f"fingerprints.{id(known)}.part"

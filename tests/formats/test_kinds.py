@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minialign import formats
 from minialign.formats.findings import Findings, Prompts, drop_found
 from minialign.formats.kinds import as_kind, fingerprint, opening_of, row_of
-from minialign.formats.measures import measure
+from minialign.formats.measures import Measures
 from minialign.formats.reading import read_row
 from minialign.records import Demonstration, Pair, Prompted, Ranking, Rated
 
@@ -155,7 +155,10 @@ def test_measures_by_hand():
             [{"role": "system", "content": "s"}, user("q"), assistant("r"), user("t")], "abc", "a"
         ),
     ]
-    report = measure(batch, lambda prompt, answers: (10, [len(answer) for answer in answers]))
+    measures = Measures(lambda prompt, answers: (10, [len(answer) for answer in answers]))
+    for pair in batch:
+        measures.add(pair)
+    report = measures.report()
     assert report["kinds"] == {"pairs": 4}
     assert report["user_turns"] == {"1": 3, "2": 1}
     assert report["with_system"] == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from minialign import formats
-from minialign.formats.measures import measure
+from minialign.formats.measures import Measures
 from minialign.records import Pair, Prompted
 
 
@@ -77,5 +77,7 @@ def test_oasst_trees(data: Path):
     ],
 )
 def test_longer_wins_on_llmbar(data: Path, name: str, share: float):
-    records = formats.read(data / "llmbar" / f"{name}.json").records
-    assert measure(records)["longer_wins"]["share"] == pytest.approx(share, abs=6e-4)
+    measures = Measures()
+    for record in formats.read(data / "llmbar" / f"{name}.json").records:
+        measures.add(record)
+    assert measures.report()["longer_wins"]["share"] == pytest.approx(share, abs=6e-4)

@@ -8,8 +8,6 @@ from minialign.errors import UserError
 from minialign.models.gguf.file import GGUF
 from minialign.models.gguf.weights import ARCHITECTURES, dequantize_tensor
 
-CLASSES = {name: f"{name.title()}ForCausalLM" for name in ARCHITECTURES}
-
 
 def check_architecture(gguf: GGUF) -> None:
     """Raise UserError unless this is a dense model of a known architecture, in one file."""
@@ -23,10 +21,9 @@ def check_architecture(gguf: GGUF) -> None:
         said = f"{gguf.path}: this is a mixture of experts, which is not supported from GGUF"
         raise UserError(said, "use the model's safetensors: minialign models pull ORG/REPO")
     if int(gguf.metadata.get("split.count", 1)) > 1:
-        raise UserError(
-            f"{gguf.path}: this is one part of a GGUF file in {gguf.metadata['split.count']} parts",
-            "join them first: llama-gguf-split --merge FIRST_PART JOINED.gguf",
-        )
+        said = f"this is one part of a GGUF file in {gguf.metadata['split.count']} parts"
+        fix = "join them first: llama-gguf-split --merge FIRST_PART JOINED.gguf"
+        raise UserError(f"{gguf.path}: {said}", fix)
     if "token_embd.weight" not in gguf.tensors:
         raise UserError(f"{gguf.path}: no tensor 'token_embd.weight'", "is this a vocabulary only?")
 
@@ -41,11 +38,8 @@ def llama3_scaling(factors: np.ndarray, base: float, dims: int) -> dict[str, Any
     factor = float(factors.max())
     wavelengths = 2 * np.pi * base ** (np.arange(0, dims, 2) / dims)
     smooth = (8192 / wavelengths - 1.0) / (4.0 - 1.0)
-    expected = np.where(
-        wavelengths > 8192,
-        factor,
-        np.where(wavelengths < 8192 / 4, 1.0, 1 / ((1 - smooth) / factor + smooth)),
-    )
+    within = np.where(wavelengths < 8192 / 4, 1.0, 1 / ((1 - smooth) / factor + smooth))
+    expected = np.where(wavelengths > 8192, factor, within)
     if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
         said = "the RoPE frequency factors of this GGUF file are not those of Llama 3.1"
         raise UserError(said, "use the model's safetensors: minialign models pull ORG/REPO")
@@ -66,11 +60,10 @@ def _rope_scaling(gguf: GGUF, base: float, head_dim: int) -> dict[str, Any] | No
     factor = float(gguf.get("rope.scaling.factor", 0) or gguf.get("rope.scale_linear", 0) or 0)
     if kind == "none" and not factor:
         return None
-    if kind == "linear" or (kind == "none" and factor):
+    if kind in ("linear", "none"):
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
-        original = gguf.get("rope.scaling.original_context_length")
-        length = int(original or gguf.get("context_length"))
+        length = int(gguf.get("rope.scaling.original_context_length") or gguf.get("context_length"))
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": length}
     raise UserError(f"{gguf.path}: RoPE scaling {kind!r} is not supported")
 
@@ -98,7 +91,7 @@ def config_of(gguf: GGUF) -> dict[str, Any]:
         raise UserError(f"{gguf.path}: RoPE on {rotated} of {head_dim} dimensions is not supported")
     base = float(gguf.get("rope.freq_base", 10000.0))
     config: dict[str, Any] = {
-        "architectures": [CLASSES[gguf.architecture]],
+        "architectures": [f"{gguf.architecture.title()}ForCausalLM"],
         "model_type": gguf.architecture,
         "hidden_size": width,
         "num_hidden_layers": int(needed("block_count")),
@@ -120,7 +113,6 @@ def config_of(gguf: GGUF) -> dict[str, Any]:
     if scaling := _rope_scaling(gguf, base, head_dim):
         config["rope_scaling"] = scaling
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        token = gguf.metadata.get(f"tokenizer.ggml.{theirs}_token_id")
-        if token is not None:
+        if (token := gguf.metadata.get(f"tokenizer.ggml.{theirs}_token_id")) is not None:
             config[f"{ours}_token_id"] = int(token)
     return config

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 from minialign.errors import UserError
@@ -33,19 +34,17 @@ def convert_gguf(
         raise UserError(f"{path}: its metadata makes no sense: {reason!r}", fix) from reason
     shards = Shards(folder)
     bits_of: dict[str, int] = {}
-    weights_of: Counter[int] = Counter()
     for done, (module, arrays, used) in enumerate(weights(gguf, bits), 1):
         for leaf, array in arrays.items():
             shards.add(f"{module}.{leaf}", array)
         if used is not None:
             bits_of[module] = used
-            weights_of[used] += 1
         if progress:
             progress("converting", done, len(gguf.tensors))
     _check_complete(path, config, shards)
     shards.finish()
     if bits_of:
-        usual = weights_of.most_common(1)[0][0]
+        usual = mode(bits_of.values())
         config["quantization"] = {"group_size": GROUP, "bits": usual} | {
             module: {"group_size": GROUP, "bits": used}
             for module, used in bits_of.items()

@@ -133,8 +133,7 @@ def read_gguf(path: Path) -> GGUF:
         if not isinstance(alignment, int) or not 0 < alignment <= LARGEST:
             raise UserError(f"{path}: damaged GGUF file: alignment {alignment!r}", again)
         start = -(-stream.tell() // alignment) * alignment
-    size = path.stat().st_size
-    contents = np.memmap(path, dtype=np.uint8, mode="r") if size else np.empty(0, np.uint8)
+    contents = np.memmap(path, dtype=np.uint8, mode="r")
     tensors = {}
     for name, shape, code, offset in headers:
         try:
@@ -146,8 +145,8 @@ def read_gguf(path: Path) -> GGUF:
         columns, rows = shape[-1] if shape else 1, math.prod(shape[:-1])
         begin, length = start + offset, rows * (columns // block) * width
         end = begin + length
-        if columns % block or not length or end > size:
-            said = f"tensor {name!r} ends at byte {end}, the file has {size}"
+        if columns % block or not length or end > len(contents):
+            said = f"tensor {name!r} ends at byte {end}, the file has {len(contents)}"
             raise UserError(f"{path}: damaged GGUF file: {said}", again)
         tensors[name] = Tensor(name, kind.name, shape, contents[begin:end].reshape(rows, -1))
     return GGUF(path, metadata, tensors)

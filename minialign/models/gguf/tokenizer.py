@@ -22,8 +22,7 @@ def _tokens(gguf: GGUF) -> tuple[list[str], list[int], dict[str, tuple[str, int]
     seen: set[str] = set()
     for index, token in enumerate(tokens):  # a text can stand once in a vocabulary
         if token in seen:
-            tokens[index] = f"<|duplicate_{index}|>"
-            types[index] = vocabulary.UNUSED
+            tokens[index], types[index] = f"<|duplicate_{index}|>", vocabulary.UNUSED
         seen.add(tokens[index])
     roles = {}
     for role, key in KEYS.items():
@@ -53,14 +52,11 @@ def write_tokenizer(gguf: GGUF, folder: Path) -> None:
         scores = metadata.get(PREFIX + "scores")
         if not scores or len(scores) != len(tokens):
             raise UserError(f"{gguf.path}: its vocabulary has no scores", "convert it again")
-        tokenizer = vocabulary.sentencepiece(
-            tokens,
-            types,
-            scores,
-            add_space_prefix=bool(metadata.get(PREFIX + "add_space_prefix", True)),
-            remove_extra_spaces=bool(metadata.get(PREFIX + "remove_extra_whitespaces", False)),
-            bos=bos,
-        )
+        options: Any = {
+            "add_space_prefix": bool(metadata.get(PREFIX + "add_space_prefix", True)),
+            "remove_extra_spaces": bool(metadata.get(PREFIX + "remove_extra_whitespaces", False)),
+        }
+        tokenizer = vocabulary.sentencepiece(tokens, types, scores, bos=bos, **options)
     else:
         said = f"{gguf.path}: its tokenizer is of the kind {model!r}, which is not supported"
         raise UserError(said, "supported: gpt2 (byte-level BPE) and llama (SentencePiece)")
@@ -72,9 +68,7 @@ def write_tokenizer(gguf: GGUF, folder: Path) -> None:
         "model_max_length": int(gguf.get("context_length", 2048)),
         **{f"{role}_token": text for role, (text, _) in roles.items()},
     }
-    template = metadata.get("tokenizer.chat_template")
-    if template:
+    if template := metadata.get("tokenizer.chat_template"):
         settings["chat_template"] = template
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8"
-    )
+    text = json.dumps(settings, indent=2, ensure_ascii=False)
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")

@@ -68,19 +68,16 @@ def exact_form(tensor: Tensor) -> dict[str, np.ndarray]:
     """
     blocks = tensor.data.reshape(tensor.data.shape[0], tensor.shape[-1] // GROUP, -1)
     scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0]
+    if tensor.kind == "Q4_1":
+        biases = np.ascontiguousarray(blocks[..., 2:4]).view(np.float16)[..., 0]
+    else:
+        biases = scales * np.float16(-128 if tensor.kind == "Q8_0" else -8)
     if tensor.kind == "Q8_0":
         packed = blocks[..., 2:] ^ 0x80
-        biases = scales * np.float16(-128)
     else:
-        first = 2 if tensor.kind == "Q4_0" else 4
-        nibbles = blocks[..., first:]
+        nibbles = blocks[..., 4 if tensor.kind == "Q4_1" else 2 :]
         ordered = np.concatenate([nibbles & 15, nibbles >> 4], axis=-1)
         packed = ordered[..., ::2] | (ordered[..., 1::2] << 4)
-        biases = (
-            scales * np.float16(-8)
-            if tensor.kind == "Q4_0"
-            else np.ascontiguousarray(blocks[..., 2:4]).view(np.float16)[..., 0]
-        )
     weight = np.ascontiguousarray(packed).reshape(len(blocks), -1).view(np.uint32)
     return {"weight": weight, "scales": scales, "biases": biases}
 
@@ -93,10 +90,9 @@ def dequantize_tensor(tensor: Tensor) -> np.ndarray:
     try:
         values = dequantize(tensor.data, GGMLQuantizationType[tensor.kind])
     except NotImplementedError:
-        raise UserError(
-            f"tensor {tensor.name!r} is of type {tensor.kind}, which cannot be read here",
-            "use a Q4_0, Q4_1, Q8_0, Q4_K, Q6_K or F16 version of the model",
-        ) from None
+        said = f"tensor {tensor.name!r} is of type {tensor.kind}, which cannot be read here"
+        fix = "use a Q4_0, Q4_1, Q8_0, Q4_K, Q6_K or F16 version of the model"
+        raise UserError(said, fix) from None
     return np.asarray(values, np.float32).reshape(tensor.shape)
 
 
@@ -141,15 +137,11 @@ def weights(
         permuted = heads_of.get(name.split(".")[-2]) if ARCHITECTURES[gguf.architecture] else None
         reorder = partial(unpermute, heads=permuted) if permuted else np.asarray
         own = EXACT.get(tensor.kind)
-        wanted: int | None
+        wanted = bits
         if len(tensor.shape) != 2 or leaf != "weight" or tensor.shape[-1] % GROUP:
             wanted = None
-        elif own is not None:
-            wanted = own if bits is None else min(bits, own)
-        elif tensor.kind in PLAIN:
-            wanted = bits
-        else:
-            wanted = min(bits or 8, bits_for(tensor.kind))
+        elif tensor.kind not in PLAIN:
+            wanted = min(bits or 8, own or bits_for(tensor.kind))
         arrays: dict[str, Any]
         if wanted is None:
             arrays = {leaf: mx.array(_half(reorder(dequantize_tensor(tensor))))}

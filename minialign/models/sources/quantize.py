@@ -25,7 +25,8 @@ def quantize_folder(source: Path, folder: Path, bits: int, progress: Tell | None
     Raises:
         UserError: quantized already, damaged, or of an architecture mlx_lm does not have.
     """
-    if layout.is_quantized(source):
+    config = read_config(source)
+    if config.get("quantization") or config.get("quantization_config"):
         fix = "leave out --bits, or start from its full-precision version"
         raise UserError(f"{source}: this model is quantized already", fix)
     weight_bytes = sum(path.stat().st_size for path in source.glob("model*.safetensors"))
@@ -54,6 +55,5 @@ def quantize_folder(source: Path, folder: Path, bits: int, progress: Tell | None
         if progress:
             progress(f"quantizing to {bits} bits", done, len(arrays))
     shards.finish()
-    config = read_config(source)
     config["quantization"] = {"group_size": GROUP, "bits": bits} | overrides
     layout.write_json(folder / "config.json", config)

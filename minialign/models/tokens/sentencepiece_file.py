@@ -29,6 +29,13 @@ def _read_proto(path: Path) -> Any:
     raise UserError(f"{path}: not a SentencePiece model, or damaged", "get the model again")
 
 
+def token_text(value: Any) -> str | None:
+    """The text of a token as ``tokenizer_config.json`` has it: a text, or an object with one."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
 def read_spm(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     """The tokenizer of a ``tokenizer.model``, with the tokens that the files beside it add.
 
@@ -43,8 +50,7 @@ def read_spm(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     if kind not in (UNIGRAM, BPE) or proto.trainer_spec.treat_whitespace_as_suffix:
         raise UserError(f"{path}: only BPE and unigram SentencePiece models can be read")
     tokens = [piece.piece for piece in proto.pieces]
-    bos: Any = settings.get("bos_token", "<s>")
-    bos = bos.get("content") if isinstance(bos, dict) else bos
+    bos: Any = token_text(settings.get("bos_token", "<s>"))
     add_bos = settings.get("add_bos_token") is not False and bos in tokens
     fast = vocabulary.sentencepiece(
         tokens,
@@ -65,8 +71,7 @@ def read_spm(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
 def _add_more(fast: tokenizers.Tokenizer, folder: Path, settings: dict[str, Any]) -> None:
     """Add the tokens of ``added_tokens_decoder`` and ``added_tokens.json``, at their ids."""
     more: dict[int, tuple[str, bool]] = {}
-    path = folder / "added_tokens.json"
-    if path.exists():
+    if (path := folder / "added_tokens.json").exists():
         for text, index in json.loads(path.read_text(encoding="utf-8")).items():
             more[int(index)] = (text, True)
     for index, entry in (settings.get("added_tokens_decoder") or {}).items():
@@ -75,7 +80,5 @@ def _add_more(fast: tokenizers.Tokenizer, folder: Path, settings: dict[str, Any]
         token = tokenizers.AddedToken(text, special=special, normalized=False)
         (fast.add_special_tokens if special else fast.add_tokens)([token])
         if fast.token_to_id(text) != index:
-            raise UserError(
-                f"{folder}: the added token {text!r} should have the id {index}, which is not free",
-                "get the model again, with its tokenizer.json",
-            )
+            said = f"the added token {text!r} should have the id {index}, which is not free"
+            raise UserError(f"{folder}: {said}", "get the model again, with its tokenizer.json")

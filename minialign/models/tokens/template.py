@@ -42,20 +42,18 @@ def _compile(source: str) -> Any:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    extensions: Any = [Generation, "jinja2.ext.loopcontrols"]
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=extensions
-    )
+    extensions = [Generation, "jinja2.ext.loopcontrols"]
+    options: Any = {"trim_blocks": True, "lstrip_blocks": True, "extensions": extensions}
+    environment = ImmutableSandboxedEnvironment(**options)
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     try:
         return environment.from_string(source)
     except jinja2.TemplateSyntaxError as reason:
-        raise UserError(
-            f"the model's chat template cannot be read: line {reason.lineno}: {reason.message}",
-            "get the model again, or mend chat_template in its tokenizer_config.json",
-        ) from None
+        said = f"the model's chat template cannot be read: line {reason.lineno}: {reason.message}"
+        fix = "get the model again, or mend chat_template in its tokenizer_config.json"
+        raise UserError(said, fix) from None
 
 
 def render(
@@ -76,10 +74,9 @@ def render(
         return _compile(source).render(**given, tools=None, documents=None, **special)
     except jinja2.TemplateError as reason:
         roles = ", ".join(str(message.get("role")) for message in messages)
-        raise UserError(
-            f"the model's chat template fails on messages with the roles {roles}: {reason}",
-            "each message needs a role (system, user, assistant) and a content",
-        ) from None
+        said = f"the model's chat template fails on messages with the roles {roles}: {reason}"
+        fix = "each message needs a role (system, user, assistant) and a content"
+        raise UserError(said, fix) from None
 
 
 def choose_template(value: Any) -> str | None:
@@ -87,10 +84,9 @@ def choose_template(value: Any) -> str | None:
     if isinstance(value, str):
         return value or None
     if isinstance(value, list):
-        named = {
-            entry["name"]: entry["template"]
-            for entry in value
-            if isinstance(entry, dict) and "name" in entry and "template" in entry
-        }
+        entries = [
+            one for one in value if isinstance(one, dict) and {"name", "template"} <= set(one)
+        ]
+        named = {entry["name"]: entry["template"] for entry in entries}
         return named.get("default") or next(iter(named.values()), None)
     return None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,12 @@ import tokenizers
 
 from minialign.errors import UserError
 from minialign.models.tokens import template
-from minialign.models.tokens.sentencepiece_file import read_spm
+from minialign.models.tokens.sentencepiece_file import read_spm, token_text
 
 # Tokens that end a turn or a text, in the models people use here; those that a vocabulary has as
 # tokens of their own all stop generation.
-ENDS = (
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<|endoftext|>",
-    "<end_of_turn>",
-    "<|end|>",
-    "<|end_of_turn|>",
-    "<|eot|>",
-)
+END_NAMES = ("im_end", "eot_id", "eom_id", "end_of_text", "endoftext", "end", "end_of_turn", "eot")
+ENDS = {"<end_of_turn>", *(f"<|{name}|>" for name in END_NAMES)}
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -53,30 +45,25 @@ class Tokenizer:
         self.template = chat_template
         self._source = chat_template or template.FALLBACK
         self.template_hash = hashlib.sha256(self._source.encode()).hexdigest()[:16]
-        self.special = {
-            role: text for role in ROLES if (text := _token_text(settings.get(role))) is not None
-        }
+        special = {role: token_text(settings.get(role)) for role in ROLES}
+        self.special = {role: text for role, text in special.items() if text is not None}
         self.vocab_size: int = fast.get_vocab_size(with_added_tokens=True)
         self.bos_id: int | None = self._id("bos_token")
-        added = {token.content: index for index, token in fast.get_added_tokens_decoder().items()}
-        ends = {*end_ids, *(added[text] for text in ENDS if text in added)}
+        added = fast.get_added_tokens_decoder().items()
+        ends = {*end_ids, *(index for index, token in added if token.content in ENDS)}
         if (eos := self._id("eos_token")) is not None:
             ends.add(eos)
         self.eos_ids = frozenset(ends)
         pad = self._id("pad_token")
         self.pad_id: int = pad if pad is not None else eos if eos is not None else 0
-        self.hidden_ids = frozenset(
-            index for index, token in fast.get_added_tokens_decoder().items() if token.special
-        )
+        self.hidden_ids = frozenset(index for index, token in added if token.special)
         # Bytes of SentencePiece's fallback: decoded by whole runs, so a run must have ended.
-        self.byte_ids = frozenset(
-            index for value in range(256) if (index := fast.token_to_id(f"<0x{value:02X}>"))
-        )
-        begin = fast.encode("a", add_special_tokens=True).ids[:1]
-        self.adds_bos = self.bos_id is not None and (
-            settings.get("add_bos_token") is True
-            or (settings.get("add_bos_token") is None and begin == [self.bos_id])
-        )
+        pieces = (f"<0x{value:02X}>" for value in range(256))
+        self.byte_ids = frozenset(filter(None, map(fast.token_to_id, pieces)))
+        adds_bos = settings.get("add_bos_token")
+        if adds_bos is None:
+            adds_bos = fast.encode("a", add_special_tokens=True).ids[:1] == [self.bos_id]
+        self.adds_bos = self.bos_id is not None and adds_bos is True
 
     @staticmethod
     def load(folder: Path) -> "Tokenizer":
@@ -91,8 +78,8 @@ class Tokenizer:
         beside = _json(folder / "chat_template.json")
         given = [template.choose_template(one.get("chat_template")) for one in (settings, beside)]
         source = given[0] if given[0] is not None else given[1]
-        if (folder / "chat_template.jinja").exists():
-            source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        if (jinja := folder / "chat_template.jinja").exists():
+            source = jinja.read_text(encoding="utf-8")
         ends: set[int] = set()
         for name in ("config.json", "generation_config.json"):
             value = _json(folder / name).get("eos_token_id")
@@ -118,13 +105,9 @@ class Tokenizer:
     def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> list[int]:
         """Ids of the chat template's text, with exactly one BOS where the model wants one."""
         ids = self.encode(self.render_text(messages, add_generation_prompt))
-        if self.bos_id is None:
+        if self.bos_id is None or not self.adds_bos:
             return ids
-        if self.adds_bos and ids[:1] != [self.bos_id]:
-            return [self.bos_id, *ids]
-        while self.adds_bos and ids[:2] == [self.bos_id] * 2:
-            ids = ids[1:]
-        return ids
+        return [self.bos_id, *dropwhile(self.bos_id.__eq__, ids)]
 
     def stream(self, skip_special: bool = True) -> "Detokenizer":
         """A detokenizer for one answer."""
@@ -169,9 +152,8 @@ class Detokenizer:
     def _force(self) -> str:
         """The text of all but the last few ids, a character of theirs perhaps being unfinished."""
         before, now = self._text(self._ids[: self._given]), self._text(self._ids)
-        cuts = [
-            (self._ids[: len(self._ids) - n], self._ids[len(self._ids) - n :]) for n in range(4)
-        ]
+        ends = [len(self._ids) - left for left in range(4)]
+        cuts = [(self._ids[:end], self._ids[end:]) for end in ends]
         whole = [cut for cut in cuts if not self._text(cut[0]).endswith("\ufffd")]
         apart = [cut for cut in cuts[1:] if self._text(cut[0]) + self._text(cut[1]) == now]
         head, rest = (whole + apart + cuts)[0]
@@ -190,12 +172,6 @@ class Detokenizer:
         text = self._text(list(ids))
         # Only where something is no character can the two differ, see above.
         return "".join(map(self.add, ids)) + self.finish() if "\ufffd" in text else text
-
-
-def _token_text(value: Any) -> str | None:
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -9,16 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import pre_tokenizers as splitters
 
 from minialign.errors import UserError, nearest
 
@@ -45,18 +37,12 @@ class Splitting:
 
 
 SPLITTINGS = {
-    **dict.fromkeys(
-        ("gpt-2", "gpt2", "phi-2", "olmo", "mpt", "roberta-bpe"),
-        Splitting((GPT2,)),
-    ),
+    **dict.fromkeys(("gpt-2", "gpt2", "phi-2", "olmo", "mpt", "roberta-bpe"), Splitting((GPT2,))),
     **dict.fromkeys(
         ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"),
         Splitting((GPT2,), digits=True),
     ),
-    **dict.fromkeys(
-        ("llama-bpe", "llama3", "llama-v3"),
-        Splitting((LLAMA3,), ignore_merges=True),
-    ),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), Splitting((LLAMA3,), ignore_merges=True)),
     **dict.fromkeys(("smaug-bpe", "dbrx"), Splitting((LLAMA3,))),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), Splitting((QWEN2,), nfc=True)),
     "stablelm2": Splitting((QWEN2,)),
@@ -67,15 +53,9 @@ SPLITTINGS = {
 def _add_tokens(tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int]) -> None:
     """Mark control tokens as special, and user-defined ones as never split."""
     for kind, special in ((CONTROL, True), (UNKNOWN, True), (USER_DEFINED, False)):
-        added = [
-            AddedToken(token, special=special, normalized=False)
-            for token, its_kind in zip(tokens, types, strict=True)
-            if its_kind == kind and token
-        ]
-        if special:
-            tokenizer.add_special_tokens(added)
-        else:
-            tokenizer.add_tokens(added)
+        texts = [text for text, its in zip(tokens, types, strict=True) if its == kind and text]
+        added = [AddedToken(text, special=special, normalized=False) for text in texts]
+        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
 
 
 def _add_bos(tokenizer: Tokenizer, bos: tuple[str, int] | None) -> None:
@@ -100,10 +80,11 @@ def byte_level_bpe(
         UserError: a splitting that is not known here.
     """
     if splitting not in SPLITTINGS:
-        raise UserError(
-            f"the pre-tokenizer {splitting!r} is not known here: {nearest(splitting, SPLITTINGS)}",
-            "take the model's tokenizer.json from its hub page: minialign models pull ORG/REPO",
+        said = (
+            f"the pre-tokenizer {splitting!r} is not known here: {nearest(splitting, SPLITTINGS)}"
         )
+        fix = "take the model's tokenizer.json from its hub page: minialign models pull ORG/REPO"
+        raise UserError(said, fix)
     rules = SPLITTINGS[splitting]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     pairs = []
@@ -112,18 +93,16 @@ def byte_level_bpe(
         if " " in right:  # the left part begins with a space; does not happen in byte-level BPE
             raise UserError(f"the vocabulary has a merge of more than two parts: {merge!r}")
         pairs.append((left, right))
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=rules.ignore_merges)
-    )
+    model = models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=rules.ignore_merges)
+    tokenizer = Tokenizer(model)
     if rules.nfc:
         tokenizer.normalizer = normalizers.NFC()
-    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if rules.digits else []
-    if rules.patterns == (GPT2,):
-        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
-    else:
-        steps += [pre_tokenizers.Split(Regex(text), "isolated") for text in rules.patterns]
-        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    steps: list[Any] = [splitters.Digits(individual_digits=True)] if rules.digits else []
+    built_in = rules.patterns == (GPT2,)  # ByteLevel has this pattern itself
+    if not built_in:
+        steps += [splitters.Split(Regex(text), "isolated") for text in rules.patterns]
+    steps.append(splitters.ByteLevel(add_prefix_space=False, use_regex=built_in))
+    tokenizer.pre_tokenizer = splitters.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     _add_bos(tokenizer, bos)
@@ -135,12 +114,12 @@ def spm_merges(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str
     """The merges that make BPE join what SentencePiece's BPE joins: every way to cut a piece in
     two known pieces, best score first (SentencePiece joins the pair whose result scores best)."""
     ids = {token: index for index, token in enumerate(tokens)}
-    scored: list[tuple[float, int, int, str, str]] = []
-    for piece, score in zip(tokens, scores, strict=True):
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in ids and right in ids:
-                scored.append((-score, ids[left], ids[right], left, right))
+    scored = [
+        (-score, ids[left], ids[right], left, right)
+        for piece, score in zip(tokens, scores, strict=True)
+        for cut in range(1, len(piece))
+        if (left := piece[:cut]) in ids and (right := piece[cut:]) in ids
+    ]
     return [(left, right) for *_, left, right in sorted(scored)]
 
 
@@ -162,13 +141,11 @@ def sentencepiece(
     unknown = types.index(UNKNOWN) if UNKNOWN in types else None
     fallback = BYTE in types
     if unigram:
-        model: Any = models.Unigram(
-            list(zip(tokens, scores, strict=True)), unk_id=unknown, byte_fallback=fallback
-        )
+        scored = list(zip(tokens, scores, strict=True))
+        model: Any = models.Unigram(scored, unk_id=unknown, byte_fallback=fallback)
     else:
         joined = (NORMAL, USER_DEFINED, UNUSED)
-        kinds = zip(tokens, types, strict=True)
-        pieces = {token for token, kind in kinds if kind in joined and token}
+        pieces = {text for text, its in zip(tokens, types, strict=True) if its in joined and text}
         merges = [pair for pair in spm_merges(tokens, scores) if pieces.issuperset(pair)]
         model = models.BPE(
             vocab={token: index for index, token in enumerate(tokens)},
@@ -178,22 +155,18 @@ def sentencepiece(
             byte_fallback=fallback,
         )
     tokenizer = Tokenizer(model)
-    steps: list[Any] = []
-    if charsmap:
-        steps.append(normalizers.Precompiled(charsmap))
+    steps: list[Any] = [normalizers.Precompiled(charsmap)] if charsmap else []
     if remove_extra_spaces:
-        steps += [
-            normalizers.Replace(Regex(r"\A +|[ ▁]+\z"), ""),
-            normalizers.Replace(Regex(" {2,}"), " "),
-        ]
+        steps.append(normalizers.Replace(Regex(r"\A +|[ ▁]+\z"), ""))
+        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
     if add_space_prefix:
         steps.append(normalizers.Prepend("▁"))
     steps.append(normalizers.Replace(" ", "▁"))
     tokenizer.normalizer = normalizers.Sequence(steps)
-    ending = [decoders.Strip(" ", 1, 0)] if add_space_prefix else []
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *ending]
-    )
+    back: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if add_space_prefix:
+        back.append(decoders.Strip(" ", 1, 0))
+    tokenizer.decoder = decoders.Sequence(back)
     _add_bos(tokenizer, bos)
     _add_tokens(tokenizer, tokens, types)
     return tokenizer
