@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minialign.chat.store import append_conversation
+from minialign.durable import read_text
 from minialign.engine import Engine, Piece, Sampling
 from minialign.engine.next_token import sample_seed
 from minialign.engine.prefill import OnPrefill
@@ -95,11 +96,7 @@ class Conversation:
         Raises:
             UserError: when there is none.
         """
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as reason:
-            text = getattr(reason, "strerror", None) or reason
-            raise UserError(f"{path}: {text}", "give a file that /save wrote") from None
+        lines = read_text(path, "give a file that /save wrote").split("\n")
         rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
         if not rows:
             raise UserError(f"{path} is empty", "give a file that /save wrote")

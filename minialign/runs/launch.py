@@ -38,10 +38,7 @@ class Launched:
 
     def said(self) -> str:
         """What it said, from its log."""
-        with contextlib.suppress(OSError), open(self.log, "rb") as file:
-            file.seek(self.began_at)
-            return file.read(TAIL).decode("utf-8", "replace")
-        return ""
+        return read_log(self.log, self.began_at)
 
 
 def free_name(method: str) -> str:
@@ -117,9 +114,14 @@ def _launch(name: str, words: list[str]) -> Launched:
 
 def tail(name: str, lines: int) -> list[str]:
     """The last lines of a run's log; [] when it was not started from here."""
-    with contextlib.suppress(OSError), open(log_path(name), "rb") as file:
+    return read_log(log_path(name), -TAIL).replace("\r", "\n").splitlines()[-lines:]
+
+
+def read_log(path: Path, start: int) -> str:
+    """At most ``TAIL`` bytes of a log from ``start`` on, which counts from its end when negative;
+    "" when it cannot be read."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL))
-        text = file.read().decode("utf-8", "replace")
-        return text.replace("\r", "\n").splitlines()[-lines:]
-    return []
+        file.seek(max(0, size + start) if start < 0 else start)
+        return file.read(TAIL).decode("utf-8", "replace")
+    return ""
