@@ -111,10 +111,9 @@ class Conversation:
         system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
         roles = [turn["role"] for turn in messages]
         if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-            raise UserError(
-                f"{path}:{number}: no conversation of user and assistant in turn",
-                'a line is {"messages": [{"role": "user", "content": …}, …]}',
-            )
+            fix = 'a line is {"messages": [{"role": "user", "content": …}, …]}'
+            said = f"{path}:{number}: no conversation of user and assistant in turn"
+            raise UserError(said, fix)
         return Conversation(system, seed, messages)
 
 
@@ -182,9 +181,7 @@ def best_reply(
 def _ids(engine: Engine, conversation: Conversation) -> list[int]:
     ids = encode_prompt(conversation.messages, engine.tokenizer)
     if engine.context and len(ids) >= engine.context:
-        raise UserError(
-            f"the conversation is {len(ids):,} tokens long; {engine.model.name} reads at most"
-            f" {engine.context:,}",
-            "/undo takes the last turn back, /reset starts anew",
-        )
+        most = f"{engine.model.name} reads at most {engine.context:,}"
+        said = f"the conversation is {len(ids):,} tokens long; {most}"
+        raise UserError(said, "/undo takes the last turn back, /reset starts anew")
     return ids

@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo and print what happened."""
-    from minialign.demo.loop import Answered, Result, Stage, demo
+    from minialign.demo.loop import Result, Stage, demo
+    from minialign.progress import Progress
     from minialign.training.narrate import narrate, stop_on_interrupt
 
     line = Line()
@@ -27,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
                 case Stage(text):
                     line.clear()
                     say(f"\n{text}")
-                case Answered(done, total):
+                case Progress(_, done, total):
                     line.update(f"{done}/{total}", force=done == total)
                 case Result(values):
                     line.clear()

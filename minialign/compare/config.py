@@ -146,10 +146,9 @@ def _methods(
         kind = COMPARED[command or name]
         rows = values.pop("rows", kind.rows)
         if rows != kind.rows and ({rows, kind.rows} & {"prompts", ""} or rows not in ROWS):
-            said = f"{file.at(f'method.{name}', 'rows')}: rows = {rows!r}: {name} learns from "
-            raise UserError(
-                said + (kind.rows or "nothing"), "known: demonstrations, pairs, sampled"
-            )
+            where, wanted = file.at(f"method.{name}", "rows"), kind.rows or "nothing"
+            said = f"{where}: rows = {rows!r}: {name} learns from {wanted}"
+            raise UserError(said, "known: demonstrations, pairs, sampled")
         kinds[name] = dataclasses.replace(kind, rows=rows)
     return kinds, own
 

@@ -50,10 +50,7 @@ def child(
     began = time.time()
     record["tries"].append({"words": words, "began": began, "seconds": None})
     write_json(part.folder / RECORD, record, indent=1)
-    with open(part.folder / "log.txt", "ab") as log:
-        log.write(f"$ minialign {shlex.join(words)}\n".encode())
-        log.flush()
-        process = spawn(words, log, pass_fds=(lock,))
+    process, _ = spawn(words, part.folder / "log.txt", shlex.join(words), pass_fds=(lock,))
     told, last, usage = False, "", None
     try:
         while True:

@@ -5,6 +5,7 @@ hundred times slower than a float32 BLAS call), so the weights are dequantized o
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,14 +16,10 @@ QUANTIZED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
 
 def _dequantize(module: nn.QuantizedLinear | nn.QuantizedEmbedding) -> nn.Module:
     """Make the layer with float32 weights that a quantized one stands for."""
-    weight = mx.dequantize(
-        module.weight,
-        module.scales.astype(mx.float32),
-        module.get("biases", mx.zeros_like(module.scales)).astype(mx.float32),
-        group_size=module.group_size,
-        bits=module.bits,
-        mode=module.mode,
-    )
+    scales = module.scales.astype(mx.float32)
+    biases = module.get("biases", mx.zeros_like(module.scales)).astype(mx.float32)
+    how: dict[str, Any] = {name: getattr(module, name) for name in ("group_size", "bits", "mode")}
+    weight = mx.dequantize(module.weight, scales, biases, **how)
     plain: nn.Module
     if isinstance(module, nn.QuantizedEmbedding):
         plain = nn.Embedding(1, 1)

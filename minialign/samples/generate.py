@@ -26,11 +26,9 @@ def plan_requests(
     prompts = [prompt_ids(check_text(one), engine.tokenizer) for one in asked]
     for one, ids in zip(asked, prompts, strict=True):
         if engine.context and len(ids) >= engine.context:
-            raise UserError(
-                f"{one.source or 'the prompt'}: {len(ids):,} tokens; {engine.model.name} "
-                f"reads at most {engine.context:,}, the answer included",
-                "shorten the prompt, or take it out",
-            )
+            most = f"{engine.model.name} reads at most {engine.context:,}, the answer included"
+            said = f"{one.source or 'the prompt'}: {len(ids):,} tokens; {most}"
+            raise UserError(said, "shorten the prompt, or take it out")
     return requests(prompts, n, seed)
 
 
@@ -65,10 +63,8 @@ def resume(
             row["seed"] == request.seed and row["prompt"] == asked[request.prompt_index].written
         )
 
-    other = UserError(
-        "an answer to another prompt, or with another seed",
-        "resume with the same prompts and --seed, or choose another file",
-    )
+    fix = "resume with the same prompts and --seed, or choose another file"
+    other = UserError("an answer to another prompt, or with another seed", fix)
     alien = UserError("this is no line that generate wrote", "choose another file")
     return resume_rows(path, is_wanted, other, alien), list(wanted.values())
 
