@@ -32,21 +32,6 @@ def plan_requests(
     return requests(prompts, n, seed)
 
 
-def answer_row(asked: Prompted, completion: Completion, origin: dict[str, str]) -> Row:
-    """The JSON object of an answer; ``data`` commands read it as a demonstration."""
-    return {
-        "prompt": asked.written,
-        "response": completion.text,
-        "prompt_index": completion.prompt_index,
-        "sample_index": completion.sample_index,
-        "seed": completion.seed,
-        "finish_reason": completion.finish_reason,
-        "tokens": len(completion.ids),
-        **origin,
-        **({"extra": asked.extra} if asked.extra else {}),
-    }
-
-
 def resume(
     path: Path, asked: Sequence[Prompted], waiting: Sequence[Request]
 ) -> tuple[Journal, list[Request]]:
@@ -97,6 +82,21 @@ def write_answers(
     batch_size: int = 16,
     origin: dict[str, str] | None = None,
 ) -> Iterator[tuple[Completion, Row]]:
-    """Answer each request: (completion, its JSON object) in the order in which they finish."""
+    """Answer each request: (completion, its JSON object) in the order in which they finish;
+    ``data`` commands read the objects as demonstrations."""
     for completion in engine.complete(waiting, sampling, batch_size):
-        yield completion, answer_row(asked[completion.prompt_index], completion, origin or {})
+        one = asked[completion.prompt_index]
+        yield (
+            completion,
+            {
+                "prompt": one.written,
+                "response": completion.text,
+                "prompt_index": completion.prompt_index,
+                "sample_index": completion.sample_index,
+                "seed": completion.seed,
+                "finish_reason": completion.finish_reason,
+                "tokens": len(completion.ids),
+                **(origin or {}),
+                **({"extra": one.extra} if one.extra else {}),
+            },
+        )
