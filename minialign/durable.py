@@ -38,6 +38,19 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     write_atomic(path, json.dumps(value, indent=indent) + "\n")
 
 
+def read_text(path: Path, hint: str) -> str:
+    """The text of a file that a user named.
+
+    Raises:
+        UserError: with this ``hint``, when it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as reason:
+        said = getattr(reason, "strerror", None) or str(reason)
+        raise UserError(f"{path}: {said}", hint) from None
+
+
 def read_object(path: Path) -> Row:
     """The JSON object in a file.
 

@@ -41,6 +41,12 @@ class Turn:
     content: str
     origin: dict[str, Any] = field(default_factory=dict)
 
+    def message(self, beside: bool = False) -> Message:
+        """What a model sees of it; ``beside`` is the other model's answer where there is one."""
+        other = self.origin.get("beside") if beside else None
+        text = other.get("text") if isinstance(other, dict) else None
+        return {"role": self.role, "content": self.content if text is None else str(text)}
+
 
 @dataclass
 class Talk:
@@ -57,14 +63,7 @@ class Talk:
         """What a model sees: the system message and the turns before ``upto``; ``beside`` has the
         other model's answers where there are any."""
         start = [{"role": "system", "content": self.system}] if self.system else []
-        return start + [
-            {"role": turn.role, "content": _said(turn, beside)} for turn in self.turns[:upto]
-        ]
-
-
-def _said(turn: Turn, beside: bool) -> str:
-    other = turn.origin.get("beside") if beside else None
-    return str(other["text"]) if isinstance(other, dict) and "text" in other else turn.content
+        return start + [turn.message(beside) for turn in self.turns[:upto]]
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,9 @@ class Conversations:
             self._db.execute("PRAGMA foreign_keys=ON")
             self._db.executescript(SCHEMA)
         except (sqlite3.Error, OSError) as reason:
-            raise UserError(
-                f"cannot open the conversations in {self.path}: {reason}",
-                "this sitting is not kept; move that file away to begin a new one",
-            ) from None
+            fix = "this sitting is not kept; move that file away to begin a new one"
+            said = f"cannot open the conversations in {self.path}: {reason}"
+            raise UserError(said, fix) from None
 
     def close(self) -> None:
         """Close the file."""
@@ -106,10 +104,9 @@ class Conversations:
             with self._db:
                 yield self._db
         except sqlite3.Error as reason:
-            raise UserError(
-                f"cannot save the conversation in {self.path}: {reason}",
-                "what is on the screen is still there: copy what you need",
-            ) from None
+            fix = "what is on the screen is still there: copy what you need"
+            said = f"cannot save the conversation in {self.path}: {reason}"
+            raise UserError(said, fix) from None
 
     def save(self, talk: Talk) -> None:
         """Write a conversation as it is now; a new one gets its id.

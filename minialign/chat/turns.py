@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minialign.chat.store import append_conversation
+from minialign.durable import read_text
 from minialign.engine import Engine, Piece, Sampling
 from minialign.engine.next_token import sample_seed
 from minialign.engine.prefill import OnPrefill
@@ -95,11 +96,7 @@ class Conversation:
         Raises:
             UserError: when there is none.
         """
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as reason:
-            text = getattr(reason, "strerror", None) or reason
-            raise UserError(f"{path}: {text}", "give a file that /save wrote") from None
+        lines = read_text(path, "give a file that /save wrote").split("\n")
         rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
         if not rows:
             raise UserError(f"{path} is empty", "give a file that /save wrote")
@@ -114,10 +111,9 @@ class Conversation:
         system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
         roles = [turn["role"] for turn in messages]
         if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-            raise UserError(
-                f"{path}:{number}: no conversation of user and assistant in turn",
-                'a line is {"messages": [{"role": "user", "content": …}, …]}',
-            )
+            fix = 'a line is {"messages": [{"role": "user", "content": …}, …]}'
+            said = f"{path}:{number}: no conversation of user and assistant in turn"
+            raise UserError(said, fix)
         return Conversation(system, seed, messages)
 
 
@@ -185,9 +181,7 @@ def best_reply(
 def _ids(engine: Engine, conversation: Conversation) -> list[int]:
     ids = encode_prompt(conversation.messages, engine.tokenizer)
     if engine.context and len(ids) >= engine.context:
-        raise UserError(
-            f"the conversation is {len(ids):,} tokens long; {engine.model.name} reads at most"
-            f" {engine.context:,}",
-            "/undo takes the last turn back, /reset starts anew",
-        )
+        most = f"{engine.model.name} reads at most {engine.context:,}"
+        said = f"the conversation is {len(ids):,} tokens long; {most}"
+        raise UserError(said, "/undo takes the last turn back, /reset starts anew")
     return ids

@@ -85,7 +85,6 @@ def _answers(spec: Path) -> int:
 def _plan(arguments: argparse.Namespace) -> "Plan":
     from minialign.compare.config import read
     from minialign.compare.plan import plan
-    from minialign.compare.run import default_out
 
     config = Path(arguments.config).expanduser()
     one = read(config)
@@ -96,7 +95,9 @@ def _plan(arguments: argparse.Namespace) -> "Plan":
                 raise UserError(f"--only {name}: {config} does not name it", hint)
         kinds = {name: kind for name, kind in one.kinds.items() if name in arguments.only}
         one = replace(one, kinds=kinds)
-    out = Path(arguments.out).expanduser() if arguments.out else default_out(config, home())
+    out = home() / "comparisons" / config.stem
+    if arguments.out:
+        out = Path(arguments.out).expanduser()
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file", "--out FOLDER")
     return plan(one, out.resolve(), settings_of)

@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo and print what happened."""
-    from minialign.demo.loop import Answered, Result, Stage, demo
+    from minialign.demo.loop import Result, Stage, demo
+    from minialign.progress import Progress
 
     with stop_on_interrupt() as stop, console.live_line() as line:
         for event in demo(arguments.model, again=arguments.again, stop=stop):
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
                 case Stage(text):
                     line.clear()
                     console.say(f"\n{text}")
-                case Answered(done, total):
+                case Progress(_, done, total):
                     line.update(f"{done}/{total}", force=done == total)
                 case Result(values):
                     line.clear()

@@ -47,20 +47,20 @@ def judge(spec: Path) -> Iterator[Progress]:
     rows: dict[int, dict[str, Any]] = {}
     for rows in _answered(engine, asked, sampling, told["seed"], drawn["batch_size"], folder):
         yield Progress("answers", len(rows), len(asked))
-    found = [rows[i] for i in range(len(asked))]
-    values: dict[str, list[float]] = {"logps": _logps(engine, asked, found, sampling.temperature)}
+    ordered = [rows[i] for i in range(len(asked))]
+    values: dict[str, list[float]] = {"logps": _logps(engine, asked, ordered, sampling.temperature)}
     yield Progress("log-probs", 1, 2)
     reference = open_engine(told["model"], told["reference"])
-    values["reference_logps"] = _logps(reference, asked, found, sampling.temperature)
+    values["reference_logps"] = _logps(reference, asked, ordered, sampling.temperature)
     yield Progress("log-probs", 2, 2)
     for name in ("proxy", "gold"):
         scorer = open_scorer(told[name], engine=reference)
         values[name] = []
-        for prompted, row in zip(asked, found, strict=True):
+        for prompted, row in zip(asked, ordered, strict=True):
             values[name] += scorer.score(prompted, [row["response"]])
             yield Progress(f"{name} scores", len(values[name]), len(asked))
-    values["tokens"] = [len(row["ids"]) for row in found]
-    values["words"] = [len(row["response"].split()) for row in found]
+    values["tokens"] = [len(row["ids"]) for row in ordered]
+    values["words"] = [len(row["response"].split()) for row in ordered]
     scorer = open_scorer(told["gold"], engine=reference)
     write_atomic(folder / PHASES, json.dumps(_phases(told, scorer)) + "\n")
     write_atomic(folder / SCORES, json.dumps(values) + "\n")
@@ -89,29 +89,26 @@ def _logps(
         Example(encode_prompt(one.prompt, engine.tokenizer), [row["ids"]], [[1] * len(row["ids"])])
         for one, row in zip(asked, rows, strict=True)
     ]
-    found: dict[int, float] = {}
+    sums: dict[int, float] = {}
     for indices in index_batches([example.length for example in examples], 8, 0, 0):
         flat, _ = token_values(engine.policy, collate([examples[i] for i in indices]), temperature)
         numbers = iter(np.array(flat, np.float64).tolist())
-        found |= {i: sum(next(numbers) for _ in rows[i]["ids"]) for i in indices}
-    return [found[i] for i in range(len(rows))]
+        sums |= {i: sum(next(numbers) for _ in rows[i]["ids"]) for i in indices}
+    return [sums[i] for i in range(len(rows))]
 
 
 def _phases(told: dict[str, Any], gold: Scorer) -> list[dict[str, float]]:
     """Of a run that answers while it trains (PPO), phase by phase: the means of gold and proxy
     reward and of the KL, over the answers that the run kept; [] for any other run."""
     rows = list(read_jsonl(Path(told["adapter"]) / "samples.jsonl"))
-    extra = {json.dumps(one.prompt): one for one in read_prompts(told["train"])}
-    found = []
+    known = {json.dumps(one.prompt): one for one in read_prompts(told["train"])}
+    for row in rows:
+        asked = known.get(json.dumps(row["prompt"]), Prompted(row["prompt"]))
+        row["gold"] = gold.score(asked, [row["response"]])[0]
+    phases = []
     for number in sorted({row["phase"] for row in rows}):
         kept = [row for row in rows if row["phase"] == number]
-        scores = [
-            gold.score(extra.get(json.dumps(row["prompt"]), Prompted(row["prompt"])),
-                       [row["response"]])[0]
-            for row in kept
-        ]  # fmt: skip
-        means = {"gold": scores, "proxy": [row["reward"] for row in kept],
-                 "kl": [row["kl"] for row in kept]}  # fmt: skip
-        found.append({name: sum(values) / len(kept) for name, values in means.items()}
-                     | {"phase": number, "answers": len(kept)})  # fmt: skip
-    return found
+        columns = {"gold": "gold", "proxy": "reward", "kl": "kl"}
+        means = {name: sum(row[key] for row in kept) / len(kept) for name, key in columns.items()}
+        phases.append({**means, "phase": number, "answers": len(kept)})
+    return phases

@@ -24,8 +24,12 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{row['words']:.1f}",
         f"{row['tokens']:,.0f}" + (" an answer" if inference else ""),
         f"{row['seconds']:.0f}",
-        f"{row['peak_memory'] / 1e9:.2f} GB",
+        _memory(row),
     ]
+
+
+def _memory(row: dict[str, Any]) -> str:
+    return f"{(row['peak_memory'] or 0) / 1e9:.2f} GB"
 
 
 def _interval_text(
@@ -42,6 +46,10 @@ def markdown(results: dict[str, Any], plots: Sequence[str]) -> str:
     if budget["tokens"]:
         amount = f"{budget['tokens']:,} tokens"
     seeds = ", ".join(map(str, results["seeds"]))
+    prepared = [
+        [name, f"{one['tokens'] or 0:,}", f"{one['seconds'] or 0:.0f}", _memory(one)]
+        for name, one in results["prepared"].items()
+    ]
     ordered = sorted(results["methods"], key=lambda row: (row["method"] != START, -row["gold"][0]))
     lines = [
         "# Comparison of methods",
@@ -59,7 +67,7 @@ def markdown(results: dict[str, Any], plots: Sequence[str]) -> str:
         "",
         "## Prepared once",
         "",
-        *_table(["part", "tokens", "seconds", "peak memory"], _prepared(results["prepared"])),
+        *_table(["part", "tokens", "seconds", "peak memory"], prepared),
         f"The {START} (`start`) and the proxy's reward head (`reward`) are everybody's start and "
         "are charged to nobody; `sampled` is taken off the budget of each method that learns from "
         "it.",
@@ -86,12 +94,6 @@ def _notes(seeds: int, methods: int) -> str:
         "model. Not charged, for it is made once and kept: the reference's log-probs. Seconds and "
         "peak memory are those of the processes."
     )
-
-
-def _prepared(parts: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
-    for name, one in parts.items():
-        memory = f"{(one['peak_memory'] or 0) / 1e9:.2f} GB"
-        yield [name, f"{one['tokens'] or 0:,}", f"{one['seconds'] or 0:.0f}", memory]
 
 
 def _along_kl(points: Sequence[dict[str, Any]]) -> Iterator[list[str]]:

@@ -8,13 +8,13 @@ finished is the part, and a changed setting makes a new one and leaves the old a
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minialign import __version__
-from minialign.compare.config import Comparison, Kind, held_out
+from minialign.compare.config import Experiment, Kind, held_out
 from minialign.config import check_keys, resolve
 from minialign.errors import UserError, nearest
 from minialign.methods import METHODS
@@ -65,10 +65,21 @@ class Part:
 class Plan:
     """All parts, in an order in which each comes after what it needs."""
 
-    one: Comparison
+    one: Experiment
     out: Path
     flags: Flags
     parts: dict[str, Part] = dataclasses.field(default_factory=dict)
+
+    @property
+    def start(self) -> Path:
+        """The policy that all methods start from, once it is planned."""
+        return self.parts["start"].result
+
+    @property
+    def proxy(self) -> str:
+        """The scorer that methods see, once what it needs is planned."""
+        head = self.parts.get("reward")
+        return f"reward:{head.result}" if head else self.one.scorers.proxy
 
     def add(self, name: str, kind: str, words: list[str], **rest: Any) -> Part:
         """A part under the hash of its words; ``{}`` in a word stands for its folder."""
@@ -78,25 +89,20 @@ class Plan:
         key = hashlib.sha256(text.encode()).hexdigest()[:8]
         folder = self.out / "parts" / f"{name}-{key}"
         filled = tuple(word.replace("{}", str(folder)) for word in words)
-        part = Part(name, kind, filled, folder, **rest)
-        self.parts[name] = part
-        return part
+        self.parts[name] = Part(name, kind, filled, folder, **rest)
+        return self.parts[name]
 
 
 def _contents(words: list[str]) -> dict[str, str]:
     """A hash of each file that the words name, alone or within (``python:FILE.py:function``)."""
-    texts = {
-        text
-        for word in words
-        for piece in word.split('"')
-        for text in (piece, piece.partition("=")[2])
-    }
+    pieces = [piece for word in words for piece in word.split('"')]
+    texts = {text for piece in pieces for text in (piece, piece.partition("=")[2])}
     texts |= {text.partition(":")[2].rpartition(":")[0] for text in texts}
     files = {text for text in texts if 0 < len(text) < 1000 and Path(text).is_file()}
     return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted(files)}
 
 
-def plan(one: Comparison, out: Path, known: Flags) -> Plan:
+def plan(one: Experiment, out: Path, known: Flags) -> Plan:
     """The parts of a comparison.
 
     Args:
@@ -106,133 +112,116 @@ def plan(one: Comparison, out: Path, known: Flags) -> Plan:
         UserError: for settings that a command does not have, or cannot use.
     """
     made = Plan(one, out, known)
-    _check_training(made)
-    imitate = one.data.demonstrations or one.data.pairs
-    words = _train(made, "start", Kind("sft", "demonstrations"), one.start, imitate)
-    start = made.add("start", "train", words, estimate=_steps(one, one.start))
-    proxy, before = one.scorers.proxy, ["start"]
-    if proxy == "reward":
-        kind = Kind("reward", "pairs")
-        words = _train(made, "reward", kind, one.reward, one.data.pairs)
-        head = made.add("reward", "train", words, estimate=_steps(one, one.reward))
-        proxy = f"reward:{head.result}"
-        before.append("reward")
+    for key in one.training:  # goes to every run, so it has settings that all runs have
+        check_keys({key: 0}, (Settings,), one.file.where("training", key))
+        _check_free(one, "training", key)
+    prepared = {"start": (Kind("sft", "demonstrations"), one.start)}
+    if one.scorers.proxy == "reward":
+        prepared["reward"] = Kind("reward", "pairs"), one.reward
+    for name, (kind, own) in prepared.items():
+        words = _train(made, name, kind, own, _data(one, kind))
+        settings = {**one.training, **own}
+        steps = int(settings.get("iters", 50)) * int(settings.get("batch_size", 4))
+        made.add(name, "train", words, estimate=steps * 150)
+    before = tuple(prepared)
     for seed in one.top.seeds:
-        _answers(made, "start", start, seed, start, proxy, before)
+        _answers(made, "start", made.parts["start"], seed, before)
         for method, kind in one.kinds.items():
-            _method(made, method, kind, seed, start, proxy, before)
+            _method(made, method, kind, seed, before)
     return made
 
 
-def _method(
-    made: Plan, method: str, kind: Kind, seed: int, start: Part, proxy: str, before: list[str]
-) -> None:
-    one, name, charged = made.one, f"{method}-s{seed}", ""
-    common: dict[str, Any] = {"needs": tuple(before), "seed": seed}
+def _method(made: Plan, method: str, kind: Kind, seed: int, before: tuple[str, ...]) -> None:
+    """The parts of one method and seed; the first that learns from samples has them drawn."""
+    one, name, charged, data = made.one, f"{method}-s{seed}", "", _data(made.one, kind)
+    common: dict[str, Any] = {"needs": before, "seed": seed}
     if not kind.rows:
-        n, limit = one.sampling.best_of, one.data.heldout_limit
-        held, gold = one.data.heldout, one.scorers.gold
-        words = _sampling(one, start, proxy, seed, held, n, limit, gold)
+        n, limit, gold = one.sampling.best_of, one.data.heldout_limit, one.scorers.gold
+        words = _sampling(made, seed, one.data.heldout, n, limit, gold)
         count = len(held_out(one)) * n * one.sampling.max_tokens
         made.add(name, "sample", words, method=method, estimate=count, **common)
         return
-    imitate = one.data.demonstrations or one.data.pairs
-    files = {"prompts": one.data.prompts, "pairs": one.data.pairs, "demonstrations": imitate}
-    data = files.get(kind.rows, "")
     if kind.rows == "sampled":
         charged = f"sampled-s{seed}"
         if charged not in made.parts:
             n, limit = one.sampled.n, one.sampled.prompts
-            words = _sampling(one, start, proxy, seed, one.data.prompts, n, limit)
+            words = _sampling(made, seed, one.data.prompts, n, limit)
             count = n * one.sampling.max_tokens * (limit or 100)
             made.add(charged, "sample", words, estimate=count, **common)
         data = str(made.parts[charged].result)
-    words = _train(made, method, kind, one.own[method], data, seed, start, proxy)
+    words = _train(made, method, kind, one.own[method], data, seed)
     budget = ("max_tokens", float(one.budget.tokens))
     if one.budget.minutes:
         budget = ("max_minutes", one.budget.minutes)
-    needs = [*before, charged] if charged else before
-    common |= {"needs": tuple(needs), "budget": budget, "charged": charged}
+    needs = (*before, charged) if charged else before
+    common |= {"needs": needs, "budget": budget, "charged": charged}
     estimate = one.budget.tokens or round(one.budget.minutes * 60 * 200)
     trained = made.add(name, "train", words, method=method, estimate=estimate, **common)
-    _answers(made, method, trained, seed, start, proxy, [*needs, name])
+    _answers(made, method, trained, seed, (*needs, name))
 
 
-def _sampling(
-    one: Comparison,
-    start: Part,
-    proxy: str,
-    seed: int,
-    prompts: str,
-    n: int,
-    limit: int,
-    gold: str = "",
-) -> list[str]:
+def _data(one: Experiment, kind: Kind) -> str:
+    """The file with the rows that a kind of training wants, if it is one of the comparison's."""
+    if kind.rows == "demonstrations":
+        return one.data.demonstrations or one.data.pairs
+    return {"prompts": one.data.prompts, "pairs": one.data.pairs}.get(kind.rows, "")
+
+
+def _sampling(made: Plan, seed: int, prompts: str, n: int, limit: int, gold: str = "") -> list[str]:
     """The command that draws n answers of the start policy to each prompt, and scores them."""
-    options = {"model": one.top.model, "adapter": start.result, "scorer": proxy, "seed": seed}
+    top = {"model": made.one.top.model, "adapter": made.start, "scorer": made.proxy, "seed": seed}
     drawn = ("temperature", "top_p", "max_tokens", "batch_size")
-    options |= {name: getattr(one.sampling, name) for name in drawn}
+    options = top | {name: getattr(made.one.sampling, name) for name in drawn}
     options |= {"output": "{}/sampled.jsonl"}
     words = ["best-of-n", *flags(options), "--resume", prompts, f"--n={n}"]
     words += [f"--gold={gold}"] if gold else []
     return words + ([f"--limit={limit}"] if limit else [])
 
 
-def _answers(
-    made: Plan, method: str, trained: Part, seed: int, start: Part, proxy: str, before: list[str]
-) -> None:
+def _answers(made: Plan, method: str, trained: Part, seed: int, needs: tuple[str, ...]) -> None:
     one = made.one
     spec = {
         "model": one.top.model,
         "adapter": str(trained.result),
-        "reference": str(start.result),
+        "reference": str(made.start),
         "train": one.data.prompts,
         "prompts": one.data.heldout,
         "limit": one.data.heldout_limit,
         "gold": one.scorers.gold,
-        "proxy": proxy,
+        "proxy": made.proxy,
         "sampling": dataclasses.asdict(one.sampling),
         "seed": seed,
     }
-    name = f"{method}-s{seed}-answers"
-    words = ["compare", "--answers={}/spec.json"]
+    name, words = f"{method}-s{seed}-answers", ["compare", "--answers={}/spec.json"]
     count = len(held_out(one)) * (one.sampling.max_tokens + 100)
     told = {"spec": json.dumps(spec, indent=1), "estimate": count}
-    made.add(name, "answers", words, needs=tuple(before), method=method, seed=seed, **told)
+    made.add(name, "answers", words, needs=needs, method=method, seed=seed, **told)
 
 
 def _train(
-    made: Plan,
-    name: str,
-    kind: Kind,
-    own: Mapping[str, Any],
-    data: str,
-    seed: int = 0,
-    start: Part | None = None,
-    proxy: str = "",
+    made: Plan, name: str, kind: Kind, own: dict[str, Any], data: str, seed: int | None = None
 ) -> list[str]:
-    """The command that trains, checked as far as that goes before it runs."""
+    """The command that trains, checked as far as that goes before it runs; ``seed`` is None of what
+    is prepared for all methods."""
     one = made.one
-    table = name if start is None else f"method.{name}"
+    table = name if seed is None else f"method.{name}"
     names = made.flags([kind.command])
     for key in own:
-        where = one.where(table, key)
-        if key in TAKEN:
-            raise UserError(f"{where}: {key} is what the comparison sets", "leave the line out")
+        _check_free(one, table, key)
         if key not in names:
-            hint = nearest(key, names - TAKEN)
-            raise UserError(f"{where}: {kind.command} has no setting {key!r}", hint)
+            said = f"{one.file.where(table, key)}: {kind.command} has no setting {key!r}"
+            raise UserError(said, nearest(key, names - TAKEN))
     shared = {**USUAL, **kind.options, **one.training}
     for key, others in ALIKE.items():
         shared |= dict.fromkeys(others, getattr(one.sampling, key))
-    options = {key: value for key, value in shared.items() if key in names} | dict(own)
-    fixed = {"model": one.top.model, "data": data, "seed": seed, "out": "{}/run"}
-    if start is not None:
-        fixed["adapter"] = str(start.result)
+    options = {key: value for key, value in shared.items() if key in names} | own
+    fixed = {"model": one.top.model, "data": data, "seed": seed or 0, "out": "{}/run"}
+    if seed is not None:
+        fixed["adapter"] = str(made.start)
     if kind.rows == "prompts":
-        fixed["scorer"] = proxy
+        fixed["scorer"] = made.proxy
     words = [kind.command, *flags({**fixed, **options})]
-    where = one.where(table)
+    where = one.file.where(table)
     try:
         made.flags(words)
         if kind.command in METHODS:
@@ -241,22 +230,12 @@ def _train(
             check_settings(resolve(Settings, values, {}, where))
             method.check(resolve(method.config, values, {}, where))
     except UserError as reason:
-        told = reason.problem if reason.problem.startswith(str(one.path)) else ""
+        told = reason.problem if reason.problem.startswith(str(one.file.path)) else ""
         raise UserError(told or f"{where}: {reason.problem}", reason.hint) from None
     return words
 
 
-def _check_training(made: Plan) -> None:
-    """``[training]`` goes to every run, so its settings are those that all runs have."""
-    one = made.one
-    for key in one.training:
-        check_keys({key: 0}, (Settings,), one.where("training", key))
-        if key in TAKEN:
-            where = one.where("training", key)
-            raise UserError(f"{where}: {key} is what the comparison sets", "leave the line out")
-
-
-def _steps(one: Comparison, own: Mapping[str, Any]) -> int:
-    """Tokens of a run that prepares, roughly."""
-    settings = {**one.training, **own}
-    return int(settings.get("iters", 50)) * int(settings.get("batch_size", 4)) * 150
+def _check_free(one: Experiment, table: str, key: str) -> None:
+    if key in TAKEN:
+        where = one.file.where(table, key)
+        raise UserError(f"{where}: {key} is what the comparison sets", "leave the line out")

@@ -4,7 +4,6 @@ It inherits a lock and holds it for as long as it lives, so that a later compari
 process whose own comparison was killed, and never runs a second one beside it.
 """
 
-import contextlib
 import os
 import shlex
 import signal
@@ -17,7 +16,7 @@ from typing import Any
 from minialign.compare.plan import Part
 from minialign.durable import read_object, write_json
 from minialign.machine.hardware import most_resident
-from minialign.runs.launch import spawn
+from minialign.runs.launch import read_log, spawn
 
 RECORD = "part.json"
 
@@ -51,13 +50,10 @@ def child(
     began = time.time()
     record["tries"].append({"words": words, "began": began, "seconds": None})
     write_json(part.folder / RECORD, record, indent=1)
-    with open(part.folder / "log.txt", "ab") as log:
-        log.write(f"$ minialign {shlex.join(words)}\n".encode())
-        log.flush()
-        process = spawn(words, log, pass_fds=(lock,))
+    process, _ = spawn(words, part.folder / "log.txt", shlex.join(words), pass_fds=(lock,))
     told, last, usage = False, "", None
     try:
-        while usage is None:
+        while True:
             ended, status, rusage = os.wait4(process.pid, os.WNOHANG)
             if ended:
                 process.returncode, usage = os.waitstatus_to_exitcode(status), rusage
@@ -86,8 +82,5 @@ def child(
 
 def tail(part: Part, characters: int = 160) -> str:
     """The last line that a part said; more characters give more of its end."""
-    with contextlib.suppress(OSError), open(part.folder / "log.txt", "rb") as log:
-        log.seek(max(0, log.seek(0, os.SEEK_END) - 4000))
-        text = log.read().decode("utf-8", "replace").strip()
-        return text[-characters:] if characters > 160 else text.rpartition("\n")[2][:160]
-    return ""
+    text = read_log(part.folder / "log.txt", -4000).strip()
+    return text[-characters:] if characters > 160 else text.rpartition("\n")[2][:160]

@@ -73,13 +73,12 @@ def _scores(part: Part) -> dict[str, np.ndarray]:
         return {name: np.array(values) for name, values in scores.items()}
     rows = sorted(read_jsonl(part.result), key=lambda row: row["prompt_index"])
     best = [row["best_index"] for row in rows]
-    columns = {
-        "gold": [row["gold_scores"][i] for row, i in zip(rows, best, strict=True)],
-        "proxy": [row["scores"][i] for row, i in zip(rows, best, strict=True)],
-        "words": [len(row["best"].split()) for row in rows],
-        "tokens_each": [sum(row["tokens"]) for row in rows],
+    return {
+        "gold": np.array([row["gold_scores"][i] for row, i in zip(rows, best, strict=True)]),
+        "proxy": np.array([row["scores"][i] for row, i in zip(rows, best, strict=True)]),
+        "words": np.array([len(row["best"].split()) for row in rows]),
+        "tokens_each": np.array([sum(row["tokens"]) for row in rows]),
     }
-    return {name: np.array(values) for name, values in columns.items()}
 
 
 def _scores_by_seed(made: Plan, method: str) -> dict[int, dict[str, np.ndarray]]:
@@ -133,9 +132,7 @@ def rows(made: Plan) -> list[Row]:
 def _cost(made: Plan, method: str, seed: int) -> dict[str, float]:
     """Tokens, seconds and peak memory of a method's training with the sampling charged to it."""
     part = made.parts["start" if method == "start" else f"{method}-s{seed}"]
-    records = [record_of(part)]
-    if part.charged:
-        records.append(record_of(made.parts[part.charged]))
+    records = [record_of(made.parts[name]) for name in (part.name, part.charged) if name]
     return {
         "tokens": sum(one.get("tokens", 0) for one in records),
         "seconds": sum(one.get("seconds", 0.0) for one in records),
@@ -157,9 +154,8 @@ def over_optimization(made: Plan) -> dict[str, list[dict[str, float]]]:
         for seed in made.one.top.seeds:
             part = made.parts.get(f"{method}-s{seed}-answers")
             if part and is_done(part):
-                phases = json.loads((part.folder / PHASES).read_text(encoding="utf-8"))
-                if phases:
-                    several = len(made.one.top.seeds) > 1
+                several = len(made.one.top.seeds) > 1
+                if phases := json.loads((part.folder / PHASES).read_text(encoding="utf-8")):
                     lines[f"{method}, seed {seed}" if several else method] = phases
     return lines
 
@@ -169,9 +165,13 @@ def results(made: Plan, failed: dict[str, str]) -> dict[str, Any]:
     one = made.one
     taken = ("tokens", "seconds", "peak_memory")
     start = _scores_by_seed(made, "start").values()
-    prepared = [part for part in made.parts.values() if part.kind != "answers" and not part.method]
+    prepared = {
+        part.name: {key: record_of(part).get(key) for key in taken}
+        for part in made.parts.values()
+        if part.kind != "answers" and not part.method
+    }
     return {
-        "config": str(one.path),
+        "config": str(one.file.path),
         "model": one.top.model,
         "seeds": list(one.top.seeds),
         "prompts": max((len(scores["gold"]) for scores in start), default=0),
@@ -180,9 +180,7 @@ def results(made: Plan, failed: dict[str, str]) -> dict[str, Any]:
         "budget": asdict(one.budget),
         "methods": [asdict(row) for row in rows(made)],
         "over_optimization": over_optimization(made),
-        "prepared": {
-            part.name: {key: record_of(part).get(key) for key in taken} for part in prepared
-        },
+        "prepared": prepared,
         "failed": failed,
         "parts": {part.name: str(part.folder) for part in made.parts.values()},
     }

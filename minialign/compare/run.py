@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from filelock import lock_descriptor
@@ -100,9 +99,8 @@ def command(made: Plan, part: Part) -> list[str]:
     Raises:
         UserError: when that took all of it.
     """
-    words = list(part.words)
     if part.budget is None:
-        return words
+        return list(part.words)
     name, amount = part.budget
     if part.charged:
         used = record_of(made.parts[part.charged])
@@ -111,11 +109,12 @@ def command(made: Plan, part: Part) -> list[str]:
             said = f"{part.charged} took {taken:,.6g} of {name} = {amount:,g}: nothing is left"
             raise UserError(said, "fewer answers: [sampled] n or prompts; or a larger budget")
         amount -= taken
-    return words + _budget_flag(name, amount)
+    return _with_budget(part, amount)
 
 
-def _budget_flag(name: str, amount: float) -> list[str]:
-    return flags({name: int(amount) if name == "max_tokens" else amount})
+def _with_budget(part: Part, amount: float) -> list[str]:
+    name = part.budget[0] if part.budget else ""
+    return [*part.words, *flags({name: int(amount) if name == "max_tokens" else amount})]
 
 
 def _part(made: Plan, part: Part, stop: threading.Event) -> Iterator[Happened]:
@@ -178,11 +177,10 @@ def _used(made: Plan, part: Part) -> dict[str, Any]:
     if part.kind == "answers":
         return {"tokens": 0}
     tokenizer = Tokenizer.load(ensure(made.one.top.model))
-    proxy = next(word for word in part.words if word.startswith("--scorer="))
     tokens = 0
     for row in read_jsonl(part.result):
         prompt, written = len(encode_prompt(row["prompt"], tokenizer)), sum(row["tokens"])
-        tokens += prompt + written + tokens_read(proxy[9:], len(row["tokens"]), prompt, written)
+        tokens += prompt + written + tokens_read(made.proxy, len(row["tokens"]), prompt, written)
     return {"tokens": tokens}
 
 
@@ -190,13 +188,8 @@ def commands(made: Plan) -> str:
     """A shell script of all commands, in order; what is left of a budget once that is known."""
     lines = ["# The commands of this comparison, in order.", ""]
     for part in made.parts.values():
-        whole = [*part.words, *(_budget_flag(*part.budget) if part.budget else [])]
+        whole = _with_budget(part, part.budget[1]) if part.budget else part.words
         words = record_of(part).get("command") or whole
         less = f"   # less what {part.charged} took" if part.charged else ""
         lines.append(shlex.join(["minialign", *words]) + less)
     return "\n".join(lines) + "\n"
-
-
-def default_out(config: Path, home: Path) -> Path:
-    """The folder of a comparison: ``comparisons/NAME`` in the home."""
-    return home / "comparisons" / config.stem

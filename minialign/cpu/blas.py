@@ -8,6 +8,7 @@ was imported before or after, and touches nothing but this process.
 """
 
 import ctypes
+import functools
 import os
 import sys
 from pathlib import Path
@@ -19,7 +20,6 @@ DT_PLTRELSZ, DT_STRTAB, DT_SYMTAB, DT_JMPREL = 2, 5, 6, 23
 RELA_SIZE = SYM_SIZE = 24
 
 _state: tuple[bool, str] = (False, "not installed yet")
-_library: ctypes.CDLL | None = None  # keeps the library loaded
 
 
 class _LinkMap(ctypes.Structure):
@@ -46,16 +46,14 @@ def _jump_slots(library: Path) -> dict[bytes, int]:
     return slots
 
 
+@functools.cache  # keeps the library loaded
 def openblas() -> ctypes.CDLL | None:
     """Load the OpenBLAS of the ``scipy-openblas32`` wheel; None where it is not installed."""
-    global _library
-    if _library is None:
-        try:
-            import scipy_openblas32
-        except ImportError:
-            return None
-        _library = ctypes.CDLL(str(Path(scipy_openblas32.get_lib_dir()) / "libscipy_openblas.so"))
-    return _library
+    try:
+        import scipy_openblas32
+    except ImportError:
+        return None
+    return ctypes.CDLL(str(Path(scipy_openblas32.get_lib_dir()) / "libscipy_openblas.so"))
 
 
 def threads() -> int:
@@ -67,32 +65,32 @@ def threads() -> int:
 def install() -> tuple[bool, str]:
     """Point MLX at OpenBLAS; returns (whether it is in force, a sentence that says so)."""
     global _state
-    if _state[0]:
-        return _state
-    if sys.platform != "linux":
-        _state = (True, "the system's (Accelerate)")
-        return _state
-    if os.environ.get("MINIALIGN_BLAS") == "0":
-        _state = (False, "MLX's reference BLAS (MINIALIGN_BLAS=0)")
-        return _state
-    try:
-        library = openblas()
-        if library is None:
-            _state = (False, "MLX's reference BLAS, 30 times slower; pip install scipy-openblas32")
-            return _state
-        import mlx.core as mx
-
-        slots = _jump_slots(Path(mx.__file__).parent / "lib" / "libmlx.so")
-        # All are looked up before the first is written: a missing name leaves MLX as it was.
-        entries = [(slots[name], getattr(library, f"scipy_{name.decode()}")) for name in GEMMS]
-        for slot, function in entries:
-            address = ctypes.cast(function, ctypes.c_void_p)
-            ctypes.c_void_p.from_address(slot).value = address.value
-        library.scipy_openblas_set_num_threads(threads())
-        _state = (True, f"OpenBLAS (scipy-openblas32), {threads()} threads")
-    except (OSError, KeyError, AttributeError) as reason:
-        _state = (False, f"MLX's reference BLAS, 30 times slower ({reason!r})")
+    if not _state[0]:
+        try:
+            _state = _install()
+        except (OSError, KeyError, AttributeError) as reason:
+            _state = (False, f"MLX's reference BLAS, 30 times slower ({reason!r})")
     return _state
+
+
+def _install() -> tuple[bool, str]:
+    if sys.platform != "linux":
+        return True, "the system's (Accelerate)"
+    if os.environ.get("MINIALIGN_BLAS") == "0":
+        return False, "MLX's reference BLAS (MINIALIGN_BLAS=0)"
+    library = openblas()
+    if library is None:
+        return False, "MLX's reference BLAS, 30 times slower; pip install scipy-openblas32"
+    import mlx.core as mx
+
+    slots = _jump_slots(Path(mx.__file__).parent / "lib" / "libmlx.so")
+    # All are looked up before the first is written: a missing name leaves MLX as it was.
+    entries = [(slots[name], getattr(library, f"scipy_{name.decode()}")) for name in GEMMS]
+    for slot, function in entries:
+        address = ctypes.cast(function, ctypes.c_void_p)
+        ctypes.c_void_p.from_address(slot).value = address.value
+    library.scipy_openblas_set_num_threads(threads())
+    return True, f"OpenBLAS (scipy-openblas32), {threads()} threads"
 
 
 def status() -> tuple[bool, str]:

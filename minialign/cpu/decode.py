@@ -24,15 +24,8 @@ from minialign.cpu.modules import readable_weight
 _native: ModuleType = extension.load()[0]  # type: ignore[assignment]  # set: see __init__.py
 
 # In the order of Decoder::Part.
-PROJECTIONS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
+PROJECTIONS = [f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")]
+PROJECTIONS += [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 # Files of mlx-lm whose attention and MLP are exactly these seven (Mistral's is Llama's).
 ARCHITECTURES = ("mlx_lm.models.llama", "mlx_lm.models.qwen2")
 
@@ -115,17 +108,9 @@ class Decoder:
             raise ValueError(f"the native decoder cannot run this model: {reason}")
         self.model = model
         attention = model.layers[0].self_attn
-        frequencies, scale, traditional = _rope(attention.rope)  # type: ignore[misc]
-        self._core = _native.Decoder(
-            attention.n_heads,
-            attention.n_kv_heads,
-            _head_width(attention),
-            model.args.rms_norm_eps,
-            attention.scale,
-            frequencies,
-            scale,
-            traditional,
-        )
+        heads = attention.n_heads, attention.n_kv_heads, _head_width(attention)
+        numbers = model.args.rms_norm_eps, attention.scale, *_rope(attention.rope)  # type: ignore[misc]
+        self._core = _native.Decoder(*heads, *numbers)
         calls: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         for i, layer in enumerate(model.layers):
             norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
@@ -162,24 +147,6 @@ class Decoder:
         values = [v.astype(mx.float32) for v in values]
         mx.eval(keys, values)
         self._core.add_rows(rows, keys, values)
-
-    def prefill(self, tokens: Sequence[int], rows: int = 1, chunk: int = 512) -> mx.array:
-        """Run a prompt once, add ``rows`` rows that continue it; returns logits (vocabulary,)."""
-        if not tokens:
-            raise ValueError("a prompt needs at least one token")
-        from mlx_lm.models.cache import KVCache
-
-        cache = [KVCache() for _ in self.model.layers]
-        hidden = None
-        for start in range(0, len(tokens), chunk):
-            hidden = self.model.model(mx.array([list(tokens[start : start + chunk])]), cache)
-            mx.eval(hidden, [c.keys_and_values() for c in cache])
-        past = [c.keys_and_values() for c in cache]
-        self.load_prefix([keys for keys, _ in past], [values for _, values in past], rows)
-        last = hidden[:, -1]  # type: ignore[index]
-        if self.model.args.tie_word_embeddings:
-            return self.model.model.embed_tokens.as_linear(last)[0]
-        return self.model.lm_head(last)[0]
 
     def step(self, tokens: Sequence[int]) -> mx.array:
         """Append one token to every row; returns the next ones' logits (rows, vocabulary)."""

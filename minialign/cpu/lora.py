@@ -38,9 +38,6 @@ class LoRALinear(mlx_lm_lora.LoRALinear):
             and x.dtype == self.lora_a.dtype == self.lora_b.dtype == mx.float32
         )
 
-    def _joins(self, x: mx.array) -> bool:
-        return self.lora_a.shape[0] == x.shape[-1] and self._fuses(x)
-
     def _layer(self) -> tuple:
         """Return the layer as the native operation takes it."""
         return (self.lora_a, self.lora_b, self.scale, *weight_of(self.linear))
@@ -76,12 +73,11 @@ class Siblings:
         others = [other for ref in self._layers if (other := ref()) is not None]
         taken = [layer]
         if any(other is layer for other in others):  # not so in a copy
-            taken += [other for other in others if other is not layer and other._joins(x)]
+            same = [other for other in others if other.lora_a.shape[0] == x.shape[-1]]
+            taken += [other for other in same if other is not layer and other._fuses(x)]
         y, *rest = _native.lora_linears(x, [one._layer() for one in taken])
-        self._ready = {
-            id(one): (_MadeOf(x, one), product)
-            for one, product in zip(taken[1:], rest, strict=True)
-        }
+        made = zip(taken[1:], rest, strict=True)
+        self._ready = {id(one): (_MadeOf(x, one), product) for one, product in made}
         return y
 
 

@@ -85,14 +85,8 @@ class RoPE(nn.RoPE):
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
         if not _rotates(x):
             return super().__call__(x, offset)  # type: ignore[arg-type]
-        return _native.rope(
-            x,
-            self.dims,
-            traditional=self.traditional,
-            base=self.base,
-            scale=self.scale,
-            offset=offset,
-        )
+        how = {"traditional": self.traditional, "base": self.base, "scale": self.scale}
+        return _native.rope(x, self.dims, offset=offset, **how)
 
 
 def _llama3_rope(stock: type) -> type:
@@ -101,9 +95,8 @@ def _llama3_rope(stock: type) -> type:
     def rotate(self: nn.Module, x: mx.array, offset: int | mx.array = 0) -> mx.array:
         if not _rotates(x):
             return stock.__call__(self, x, offset)
-        return _native.rope(
-            x, self.dims, traditional=self.traditional, offset=offset, freqs=self._freqs
-        )
+        how = {"traditional": self.traditional, "freqs": self._freqs}
+        return _native.rope(x, self.dims, offset=offset, **how)
 
     return type("Llama3RoPE", (stock,), {"__call__": rotate})
 

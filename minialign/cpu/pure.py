@@ -4,21 +4,22 @@ MLX's own ``quantized_matmul`` is scalar on the CPU and half precision is emulat
 hundred times slower than a float32 BLAS call), so the weights are dequantized once, at load.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map_with_path, tree_unflatten
 
+QUANTIZED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
 
-def dequantize(module: nn.QuantizedLinear | nn.QuantizedEmbedding) -> nn.Module:
+
+def _dequantize(module: nn.QuantizedLinear | nn.QuantizedEmbedding) -> nn.Module:
     """Make the layer with float32 weights that a quantized one stands for."""
-    weight = mx.dequantize(
-        module.weight,
-        module.scales.astype(mx.float32),
-        module.get("biases", mx.zeros_like(module.scales)).astype(mx.float32),
-        group_size=module.group_size,
-        bits=module.bits,
-        mode=module.mode,
-    )
+    scales = module.scales.astype(mx.float32)
+    biases = module.get("biases", mx.zeros_like(module.scales)).astype(mx.float32)
+    how: dict[str, Any] = {name: getattr(module, name) for name in ("group_size", "bits", "mode")}
+    weight = mx.dequantize(module.weight, scales, biases, **how)
     plain: nn.Module
     if isinstance(module, nn.QuantizedEmbedding):
         plain = nn.Embedding(1, 1)
@@ -30,19 +31,25 @@ def dequantize(module: nn.QuantizedLinear | nn.QuantizedEmbedding) -> nn.Module:
     return plain
 
 
-def prepare(model: nn.Module) -> nn.Module:
-    """Dequantize every affine quantized layer and cast all floating weights to float32."""
-    swapped = [
-        (name, dequantize(module))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
-        and getattr(module, "mode", "affine") == "affine"
-    ]
-    if swapped:
-        model.update_modules(tree_unflatten(swapped))
+def prepare(
+    model: nn.Module, readable: Callable[[nn.Module], bool] = lambda module: False
+) -> nn.Module:
+    """Dequantize every affine quantized layer that is not ``readable`` as it is, and cast all
+    floating weights to float32, but for the scales of layers that stay quantized."""
+    replaced, kept = [], set()
+    for name, module in model.named_modules():
+        if not isinstance(module, QUANTIZED):
+            continue
+        if getattr(module, "mode", "affine") == "affine" and not readable(module):
+            replaced.append((name, _dequantize(module)))
+        else:
+            kept |= {f"{name}.scales", f"{name}.biases"}
+    if replaced:
+        model.update_modules(tree_unflatten(replaced))
 
     def to_float32(path: str, value: mx.array) -> mx.array:
-        return value.astype(mx.float32) if mx.issubdtype(value.dtype, mx.floating) else value
+        floating = mx.issubdtype(value.dtype, mx.floating) and path not in kept
+        return value.astype(mx.float32) if floating else value
 
     model.update(tree_map_with_path(to_float32, model.parameters()))
     mx.eval(model.parameters())

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from minialign import formats
+from minialign.durable import read_text
 from minialign.errors import UserError
 from minialign.learn.batch import TokenizerLike, encode_prompt
 from minialign.records import Demonstration, Prompted, as_prompt
@@ -36,11 +37,7 @@ def read_prompts(
     """
     path = Path(path).expanduser()
     if path.suffix == ".txt":
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as reason:
-            text = getattr(reason, "strerror", None) or str(reason)
-            raise UserError(f"{path}: {text}", "give a text or JSONL file") from None
+        lines = read_text(path, "give a text or JSONL file").split("\n")
         every = [Prompted(as_prompt(line), f"{path}:{n}") for n, line in enumerate(lines, 1)]
         asked = [one for one in every if one.prompt[0]["content"].strip()]
     else:

@@ -22,6 +22,7 @@ from minialign.formats import read
 from minialign.learn.batch import encode_prompt
 from minialign.methods import METHODS
 from minialign.models.load import load
+from minialign.progress import Progress
 from minialign.records import Pair, Prompt
 from minialign.run_folder import Run, list_runs, remove_run
 from minialign.training import memory
@@ -76,14 +77,6 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """So many of the prompts are answered."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
 class Result:
     """Everything that the demo measured."""
 
@@ -92,7 +85,7 @@ class Result:
 
 def demo(
     model: str, *, again: bool = False, stop: threading.Event | None = None
-) -> Iterator[Event | Stage | Answered | Result]:
+) -> Iterator[Event | Stage | Progress | Result]:
     """The events of the demo; the last is its ``Result``, unless it is stopped.
 
     A finished demo is shown again, an interrupted one goes on; ``again`` starts anew.
@@ -134,7 +127,7 @@ def demo(
 
 def _answer(
     model: str, adapter: str | None, prompts: list[Prompt]
-) -> Generator[Answered, None, list[str]]:
+) -> Generator[Progress, None, list[str]]:
     """One sampled answer to each prompt, with an event for each."""
     loaded = load(model, adapter)
     ids = [encode_prompt(prompt, loaded.tokenizer) for prompt in prompts]
@@ -142,7 +135,7 @@ def _answer(
     drawn = Engine(loaded).generate(ids, SAMPLING, seed=1, batch_size=16)
     for count, done in enumerate(drawn, 1):
         texts[done.prompt_index] = done.text.strip() or " "
-        yield Answered(count, len(prompts))
+        yield Progress("answers", count, len(prompts))
     return texts
 
 

@@ -103,29 +103,15 @@ def bench(
     start = time.perf_counter()
     model = load(str(path))
     yield Row("load", time.perf_counter() - start, "s")
-    work = work_of(model)
-    rows: dict[str, Row] = {}
-    for label, measure in _measures(model, work, here, sizes):
+    measures, rows = Measures(model, here, sizes), {}
+    for label, measure in measures.all():
         progress(label)
         mx.reset_peak_memory()
         row = measure()
         rows[label] = replace(row, name=label, memory=float(mx.get_peak_memory()))
         yield rows[label]
     yield Row("process", peak(), "bytes", note="the most memory the whole process had")
-    yield from estimates(rows, work, here)
-
-
-def _measures(
-    model: Model, work: Work, here: Machine, sizes: Sizes
-) -> Iterator[tuple[str, Callable[[], Row]]]:
-    engine = Engine(replace(model, tokenizer=Endless(model.tokenizer)))  # type: ignore[arg-type]
-    yield "score", partial(score, engine, work, here, sizes)
-    for batch in sizes.batches:
-        yield f"decode {batch}", partial(decode, engine, batch, work, here, sizes)
-    yield f"best of {sizes.samples}", partial(best_of_n, engine, work, here, sizes)
-    attach(model.module, Lora())
-    yield "sft", partial(sft, model, work, here, sizes)
-    yield "dpo", partial(dpo, model, work, here, sizes)
+    yield from estimates(rows, measures.work, here)
 
 
 class Endless:
@@ -143,31 +129,6 @@ class Endless:
 def random_ids(vocabulary: int, rows: int, width: int) -> list[list[int]]:
     """(rows, width) token ids, always the same."""
     return np.random.default_rng(0).integers(3, vocabulary, (rows, width)).tolist()
-
-
-def _texts(model: Model, rows: int, width: int) -> list[list[int]]:
-    return random_ids(min(model.config.get("vocab_size", 256), 1000), rows, width)
-
-
-def _demonstrations(model: Model, sizes: Sizes) -> Batch:
-    texts = _texts(model, sizes.rows, sizes.width)
-    return collate([Example(ids[:1], [ids[1:]], [[1] * (len(ids) - 1)]) for ids in texts])
-
-
-def score(engine: Engine, work: Work, here: Machine, sizes: Sizes) -> Row:
-    """Log-probs of every token of a batch, without a gradient: what the reference costs."""
-    batch = _demonstrations(engine.model, sizes)
-    tokens = sizes.rows * sizes.width
-    seconds = best(lambda: mx.eval(response_logps(engine.policy, batch)[0]), 0, sizes.repeats)
-    limit = tokens * here.gemm / work.forward(tokens, tokens)
-    return Row("score", tokens / seconds, "tokens/s", limit)
-
-
-def decode(engine: Engine, batch: int, work: Work, here: Machine, sizes: Sizes) -> Row:
-    """Answers written ``batch`` at once, prompts left out."""
-    prompts = _texts(engine.model, batch, 16)
-    rate = max(decode_rate(engine, prompts, sizes.written) for _ in range(sizes.repeats))
-    return Row("decode", rate, "tokens/s", batch / work.decode_seconds(here, batch))
 
 
 def decode_rate(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> float:
@@ -188,57 +149,89 @@ def decode_rate(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -
     return len(prompts) * (tokens - 2) / seconds
 
 
-def best_of_n(engine: Engine, work: Work, here: Machine, sizes: Sizes) -> Row:
-    """n sampled answers to one prompt, which is read once; the time of the prompt counts."""
-    (prompt,) = _texts(engine.model, 1, sizes.prompt)
-    wanted = Sampling(temperature=1.0, max_tokens=sizes.answer)
-    start = time.perf_counter()
-    list(engine.generate([prompt], wanted, n=sizes.samples, batch_size=sizes.samples))
-    seconds = time.perf_counter() - start
-    least = work.forward(sizes.prompt, 1) / here.gemm
-    least += (sizes.answer - 1) * work.decode_seconds(here, sizes.samples)
-    tokens = sizes.samples * sizes.answer
-    return Row("best of n", tokens / seconds, "tokens/s", tokens / least, note=f"{seconds:.1f} s")
+class Measures:
+    """What is measured of one model on one machine."""
 
+    def __init__(self, model: Model, here: Machine, sizes: Sizes):
+        self.model, self.here, self.sizes = model, here, sizes
+        self.work = work_of(model)
+        endless: Any = Endless(model.tokenizer)
+        self.engine = Engine(replace(model, tokenizer=endless))
 
-def sft(model: Model, work: Work, here: Machine, sizes: Sizes) -> Row:
-    """LoRA fine-tuning, rank 8 on every linear layer, every token trained."""
-    seconds = _step_seconds(model, "sft", _demonstrations(model, sizes), sizes.repeats)
-    tokens = sizes.rows * sizes.width
-    limit = tokens * here.gemm / work.update(tokens, tokens)
-    note = f"{seconds:.2f} s a step of {sizes.rows} x {sizes.width} tokens"
-    return Row("sft", tokens / seconds, "tokens/s", limit, note=note)
+    def all(self) -> Iterator[tuple[str, Callable[[], Row]]]:
+        """(name, what measures it); the model has an adapter from "sft" on."""
+        yield "score", self.score
+        for batch in self.sizes.batches:
+            yield f"decode {batch}", partial(self.decode, batch)
+        yield f"best of {self.sizes.samples}", self.best_of_n
+        attach(self.model.module, Lora())
+        yield "sft", self.sft
+        yield "dpo", self.dpo
 
+    def _texts(self, rows: int, width: int) -> list[list[int]]:
+        return random_ids(min(self.model.config.get("vocab_size", 256), 1000), rows, width)
 
-def dpo(model: Model, work: Work, here: Machine, sizes: Sizes) -> Row:
-    """DPO with the prompts computed once; the reference's log-probs are there already."""
-    prompts = _texts(model, sizes.rows, sizes.prompt)
-    responses = _texts(model, 2 * sizes.rows, sizes.pair)
-    pairs, mask = zip(responses[::2], responses[1::2], strict=True), [[1] * sizes.pair] * 2
-    batch = collate([Example(p, list(pair), mask) for p, pair in zip(prompts, pairs, strict=True)])
-    batch.extra["reference"] = mx.zeros((2 * sizes.rows,))
-    seconds = _step_seconds(model, "dpo", batch, sizes.repeats)
-    trained = 2 * sizes.pair * sizes.rows
-    least = work.update(sizes.prompt * sizes.rows + trained, trained) / here.gemm
-    note = f"prompts of {sizes.prompt} tokens, answers of {sizes.pair}"
-    return Row("dpo", sizes.rows / seconds, "pairs/s", sizes.rows / least, note=note)
+    def _demonstrations(self) -> Batch:
+        texts = self._texts(self.sizes.rows, self.sizes.width)
+        return collate([Example(ids[:1], [ids[1:]], [[1] * (len(ids) - 1)]) for ids in texts])
 
+    def score(self) -> Row:
+        """Log-probs of every token of a batch, without a gradient: what the reference costs."""
+        batch, sizes = self._demonstrations(), self.sizes
+        policy, tokens = self.engine.policy, sizes.rows * sizes.width
+        seconds = best(lambda: mx.eval(response_logps(policy, batch)[0]), 0, sizes.repeats)
+        limit = tokens * self.here.gemm / self.work.forward(tokens, tokens)
+        return Row("score", tokens / seconds, "tokens/s", limit)
 
-def _step_seconds(model: Model, method: str, batch: Batch, repeats: int) -> float:
-    """The shortest training step on a batch, after one to warm up."""
-    policy, chosen = make_policy(model), METHODS[method]
-    optimizer = adamw((0.9, 0.999), 0.0)
-    optimizer.init(joined(policy.trainable.trainable_parameters()))
-    steps = fit(
-        policy,
-        chosen.loss(chosen.config()),
-        itertools.repeat([batch]),
-        optimizer,
-        rate=lambda step: 1e-6,
-        weight=chosen.weight,
-        last=repeats + 1,
-    )
-    return min([step.seconds for step in steps][1:])
+    def decode(self, batch: int) -> Row:
+        """Answers written ``batch`` at once, prompts left out."""
+        prompts, sizes = self._texts(batch, 16), self.sizes
+        rate = max(decode_rate(self.engine, prompts, sizes.written) for _ in range(sizes.repeats))
+        limit = batch / self.work.decode_seconds(self.here, batch)
+        return Row("decode", rate, "tokens/s", limit)
+
+    def best_of_n(self) -> Row:
+        """n sampled answers to one prompt, which is read once; the time of the prompt counts."""
+        sizes, work = self.sizes, self.work
+        (prompt,) = self._texts(1, sizes.prompt)
+        wanted = Sampling(temperature=1.0, max_tokens=sizes.answer)
+        start = time.perf_counter()
+        list(self.engine.generate([prompt], wanted, n=sizes.samples, batch_size=sizes.samples))
+        seconds = time.perf_counter() - start
+        least = work.forward(sizes.prompt, 1) / self.here.gemm
+        least += (sizes.answer - 1) * work.decode_seconds(self.here, sizes.samples)
+        tokens, note = sizes.samples * sizes.answer, f"{seconds:.1f} s"
+        return Row("best of n", tokens / seconds, "tokens/s", tokens / least, note=note)
+
+    def sft(self) -> Row:
+        """LoRA fine-tuning, rank 8 on every linear layer, every token trained."""
+        rows, width = self.sizes.rows, self.sizes.width
+        seconds, tokens = self._step_seconds("sft", self._demonstrations()), rows * width
+        limit = tokens * self.here.gemm / self.work.update(tokens, tokens)
+        note = f"{seconds:.2f} s a step of {rows} x {width} tokens"
+        return Row("sft", tokens / seconds, "tokens/s", limit, note=note)
+
+    def dpo(self) -> Row:
+        """DPO with the prompts computed once; the reference's log-probs are there already."""
+        rows, prompt, pair = self.sizes.rows, self.sizes.prompt, self.sizes.pair
+        prompts, texts = self._texts(rows, prompt), self._texts(2 * rows, pair)
+        pairs = zip(prompts, texts[::2], texts[1::2], strict=True)
+        batch = collate([Example(ids, [a, b], [[1] * pair] * 2) for ids, a, b in pairs])
+        batch.extra["reference"] = mx.zeros((2 * rows,))
+        seconds, trained = self._step_seconds("dpo", batch), 2 * pair * rows
+        least = self.work.update(prompt * rows + trained, trained) / self.here.gemm
+        note = f"prompts of {prompt} tokens, answers of {pair}"
+        return Row("dpo", rows / seconds, "pairs/s", rows / least, note=note)
+
+    def _step_seconds(self, method: str, batch: Batch) -> float:
+        """The shortest training step on a batch, after one to warm up."""
+        policy, chosen = make_policy(self.model), METHODS[method]
+        optimizer = adamw((0.9, 0.999), 0.0)
+        optimizer.init(joined(policy.trainable.trainable_parameters()))
+        loss, batches = chosen.loss(chosen.config()), itertools.repeat([batch])
+        how: dict[str, Any] = {"weight": chosen.weight, "last": self.sizes.repeats + 1}
+        steps = fit(policy, loss, batches, optimizer, rate=lambda step: 1e-6, **how)
+        return min([step.seconds for step in steps][1:])
 
 
 def estimates(rows: dict[str, Row], work: Work, here: Machine) -> Iterator[Estimate]:

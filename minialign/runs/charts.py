@@ -30,21 +30,18 @@ def in_terminal(
     last = max(max(line.steps[-1] for line in lines), first + 1)
     canvas = Canvas(columns, height, xmin=first, ymin=low, xmax=last, ymax=high)
     x_edge, y_edge = canvas.xmax_inside, canvas.ymax_inside  # the canvas excludes its upper limits
-    several = len(lines) > 1
-    for index, line in enumerate(lines):
-        paint = COLOURS[index % len(COLOURS)] if colour else None
-        points = [
-            (min(step, x_edge), min(value, y_edge))
-            for step, value in zip(line.steps, line.values, strict=True)
-        ]
-        for before, after in zip(points[:-1] or points, points[1:] or points, strict=True):
+    points = [
+        [(min(x, x_edge), min(y, y_edge)) for x, y in zip(line.steps, line.values, strict=True)]
+        for line in lines
+    ]
+    paints = [COLOURS[index % len(COLOURS)] if colour else None for index in range(len(lines))]
+    letters = [string.ascii_uppercase[i % 26] for i in range(len(lines))] if len(lines) > 1 else []
+    for line, paint in zip(points, paints, strict=True):
+        for before, after in zip(line[:-1] or line, line[1:] or line, strict=True):
             canvas.line(*before, *after, color=paint)
-    if several:
-        for index, line in enumerate(lines):
-            paint = COLOURS[index % len(COLOURS)] if colour else None
-            for at in _letter_places(len(line.steps), index, len(lines)):
-                point = min(line.steps[at], x_edge), min(line.values[at], y_edge)
-                canvas.text(*point, _letter(index), color=paint)
+    for index, letter in enumerate(letters):  # above all lines
+        for at in _letter_places(len(points[index]), index, len(lines)):
+            canvas.text(*points[index][at], letter, color=paints[index])
     rows = canvas.plot(linesep="\n").split("\n")
     row_of = {
         height - 1 - min(height - 1, int((tick - low) / (high - low) * height)): tick
@@ -55,17 +52,9 @@ def in_terminal(
         label = labels[row_of[index]] if index in row_of else ""
         text.append(f"{label:>{margin - 1}} {'┤' if label else '│'}{row}")
     text += _x_axis(first, last, columns, margin)
-    if several:
-        text += [
-            f"{'':{margin}} {_letter(i)}  {line.run} {line.kind}" for i, line in enumerate(lines)
-        ]
-    elif lines:
-        text.append(f"{'':{margin}} {lines[0].run} {lines[0].kind}")
+    marks = [f"{letter}  " for letter in letters] or [""]
+    text += [f"{'':{margin}} {m}{one.run} {one.kind}" for m, one in zip(marks, lines, strict=True)]
     return "\n".join(row.rstrip() for row in text)
-
-
-def _letter(index: int) -> str:
-    return string.ascii_uppercase[index % 26]
 
 
 def _letter_places(points: int, index: int, lines: int) -> list[int]:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from minialign.errors import UserError
 from minialign.home import folder, home
@@ -38,10 +38,7 @@ class Launched:
 
     def said(self) -> str:
         """What it said, from its log."""
-        with contextlib.suppress(OSError), open(self.log, "rb") as file:
-            file.seek(self.began_at)
-            return file.read(TAIL).decode("utf-8", "replace")
-        return ""
+        return read_log(self.log, self.began_at)
 
 
 def free_name(method: str) -> str:
@@ -94,22 +91,25 @@ def stop(run: Run) -> None:
         raise UserError(f"cannot stop run {run.name}: {reason.strerror}", fix) from None
 
 
-def spawn(words: list[str], log: BinaryIO, **options: Any) -> subprocess.Popen[bytes]:
-    """A process of the command line in a session of its own; what it says goes to ``log``."""
-    command, environment = [sys.executable, "-m", "minialign", *words], {**os.environ}
-    environment |= {"PYTHONUNBUFFERED": "1"}
-    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-    return subprocess.Popen(command, env=environment, start_new_session=True, **streams, **options)
+def spawn(
+    words: list[str], log: Path, said: str, **options: Any
+) -> tuple[subprocess.Popen[bytes], int]:
+    """(a process of the command line in a session of its own, where in ``log`` it begins to speak,
+    behind what is ``said`` of its command)."""
+    command = [sys.executable, "-m", "minialign", *words]
+    options |= {"env": {**os.environ, "PYTHONUNBUFFERED": "1"}, "stdin": subprocess.DEVNULL}
+    with open(log, "ab") as file:
+        file.write(f"$ minialign {said}\n".encode())
+        file.flush()
+        began_at = file.tell()
+        options |= {"stdout": file, "stderr": file, "start_new_session": True}
+        return subprocess.Popen(command, **options), began_at
 
 
 def _launch(name: str, words: list[str]) -> Launched:
     try:
         folder("logs")
-        with open(log_path(name), "ab") as log:
-            log.write(f"$ minialign {' '.join(words)}\n".encode())
-            log.flush()
-            began_at = log.tell()
-            process = spawn(words, log)
+        process, began_at = spawn(words, log_path(name), " ".join(words))
     except OSError as reason:
         raise UserError(f"cannot start the run: {reason}", "is there room on the disk?") from None
     return Launched(name, log_path(name), process, began_at)
@@ -117,9 +117,14 @@ def _launch(name: str, words: list[str]) -> Launched:
 
 def tail(name: str, lines: int) -> list[str]:
     """The last lines of a run's log; [] when it was not started from here."""
-    with contextlib.suppress(OSError), open(log_path(name), "rb") as file:
+    return read_log(log_path(name), -TAIL).replace("\r", "\n").splitlines()[-lines:]
+
+
+def read_log(path: Path, start: int) -> str:
+    """At most ``TAIL`` bytes of a log from ``start`` on, which counts from its end when negative;
+    "" when it cannot be read."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL))
-        text = file.read().decode("utf-8", "replace")
-        return text.replace("\r", "\n").splitlines()[-lines:]
-    return []
+        file.seek(max(0, size + start) if start < 0 else start)
+        return file.read(TAIL).decode("utf-8", "replace")
+    return ""

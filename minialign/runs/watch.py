@@ -8,16 +8,9 @@ from dataclasses import replace
 
 from minialign.errors import UserError
 from minialign.run_folder import Run, list_runs
+from minialign.runs import summary
 from minialign.runs.charts import in_terminal
-from minialign.runs.summary import (
-    Sample,
-    Summary,
-    default_keys,
-    metric_keys,
-    samples,
-    series,
-    summarize,
-)
+from minialign.runs.summary import Sample, Summary
 
 
 class Watch:
@@ -34,13 +27,13 @@ class Watch:
             before = self._known.get(run.name)
             if before is None or before[0] != stamp:
                 try:
-                    before = stamp, summarize(run), time.time()
+                    before = stamp, summary.summarize(run), time.time()
                 except (UserError, OSError):  # it vanished while it was read
                     continue
                 self._known[run.name] = before
-            _, summary, read = before
-            summaries.append(replace(summary, age=summary.age + time.time() - read))
-        names = {summary.name for summary in summaries}
+            _, one, read = before
+            summaries.append(replace(one, age=one.age + time.time() - read))
+        names = {one.name for one in summaries}
         self._known = {name: entry for name, entry in self._known.items() if name in names}
         return summaries
 
@@ -59,8 +52,8 @@ class Watch:
 def keys_of(names: Sequence[str]) -> list[str]:
     """The metrics that these runs logged, the ones that are plotted by default first."""
     runs = _open(names)
-    first = default_keys(runs)
-    return first + [key for key in metric_keys(runs) if key not in first]
+    first = summary.default_keys(runs)
+    return first + [key for key in summary.metric_keys(runs) if key not in first]
 
 
 def charts(
@@ -68,12 +61,12 @@ def charts(
 ) -> str:
     """Charts with axes as text with ANSI colours, one below the other; "" without any step."""
     runs = _open(names)
-    known = set(metric_keys(runs))
+    known = set(summary.metric_keys(runs))
     wanted = [key for key in keys if key in known]
     if not wanted:
         return ""
     drawn = []
-    for key, lines in series(runs, wanted, ("train", "eval"), smooth).items():
+    for key, lines in summary.series(runs, wanted, ("train", "eval"), smooth).items():
         legend = len(lines) if len(lines) > 1 else 1
         rows = max(3, height // len(wanted) - 4 - legend)
         short = [replace(line, run=line.run[:24]) for line in lines]
@@ -91,4 +84,4 @@ def _open(names: Sequence[str]) -> list[Run]:
 
 def samples_of(name: str) -> list[Sample]:
     """What a run answered while it trained; [] when it has vanished."""
-    return [sample for run in _open([name]) for sample in samples(run)]
+    return [sample for run in _open([name]) for sample in summary.samples(run)]

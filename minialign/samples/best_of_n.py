@@ -77,10 +77,8 @@ def resume(
             and row.get("adapter") == adapter
         )
 
-    other = UserError(
-        "not of these prompts with this n, seed, adapter and these scorers",
-        "resume with what the file was made with, or choose another file",
-    )
+    said = "not of these prompts with this n, seed, adapter and these scorers"
+    other = UserError(said, "resume with what the file was made with, or choose another file")
     return resume_rows(path, is_wanted, other, other)
 
 

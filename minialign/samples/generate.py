@@ -26,27 +26,10 @@ def plan_requests(
     prompts = [prompt_ids(check_text(one), engine.tokenizer) for one in asked]
     for one, ids in zip(asked, prompts, strict=True):
         if engine.context and len(ids) >= engine.context:
-            raise UserError(
-                f"{one.source or 'the prompt'}: {len(ids):,} tokens; {engine.model.name} "
-                f"reads at most {engine.context:,}, the answer included",
-                "shorten the prompt, or take it out",
-            )
+            most = f"{engine.model.name} reads at most {engine.context:,}, the answer included"
+            said = f"{one.source or 'the prompt'}: {len(ids):,} tokens; {most}"
+            raise UserError(said, "shorten the prompt, or take it out")
     return requests(prompts, n, seed)
-
-
-def answer_row(asked: Prompted, completion: Completion, origin: dict[str, str]) -> Row:
-    """The JSON object of an answer; ``data`` commands read it as a demonstration."""
-    return {
-        "prompt": asked.written,
-        "response": completion.text,
-        "prompt_index": completion.prompt_index,
-        "sample_index": completion.sample_index,
-        "seed": completion.seed,
-        "finish_reason": completion.finish_reason,
-        "tokens": len(completion.ids),
-        **origin,
-        **({"extra": asked.extra} if asked.extra else {}),
-    }
 
 
 def resume(
@@ -65,10 +48,8 @@ def resume(
             row["seed"] == request.seed and row["prompt"] == asked[request.prompt_index].written
         )
 
-    other = UserError(
-        "an answer to another prompt, or with another seed",
-        "resume with the same prompts and --seed, or choose another file",
-    )
+    fix = "resume with the same prompts and --seed, or choose another file"
+    other = UserError("an answer to another prompt, or with another seed", fix)
     alien = UserError("this is no line that generate wrote", "choose another file")
     return resume_rows(path, is_wanted, other, alien), list(wanted.values())
 
@@ -101,6 +82,21 @@ def write_answers(
     batch_size: int = 16,
     origin: dict[str, str] | None = None,
 ) -> Iterator[tuple[Completion, Row]]:
-    """Answer each request: (completion, its JSON object) in the order in which they finish."""
+    """Answer each request: (completion, its JSON object) in the order in which they finish;
+    ``data`` commands read the objects as demonstrations."""
     for completion in engine.complete(waiting, sampling, batch_size):
-        yield completion, answer_row(asked[completion.prompt_index], completion, origin or {})
+        one = asked[completion.prompt_index]
+        yield (
+            completion,
+            {
+                "prompt": one.written,
+                "response": completion.text,
+                "prompt_index": completion.prompt_index,
+                "sample_index": completion.sample_index,
+                "seed": completion.seed,
+                "finish_reason": completion.finish_reason,
+                "tokens": len(completion.ids),
+                **(origin or {}),
+                **({"extra": one.extra} if one.extra else {}),
+            },
+        )

@@ -59,9 +59,8 @@ def sample_groups(
         UserError: for no samples or no prompts, or when all n samples would be the same.
     """
     if n > 1 and sampling.greedy:
-        raise UserError(
-            f"{n} samples at temperature 0 are {n} times the same", "--temperature 0.7, or --n 1"
-        )
+        said = f"{n} samples at temperature 0 are {n} times the same"
+        raise UserError(said, "--temperature 0.7, or --n 1")
     planned = plan_requests(engine, asked, n, seed)
     waiting = [request for request in planned if request.prompt_index not in skip]
     begun: dict[int, dict[int, Completion]] = {}

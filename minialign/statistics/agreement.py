@@ -5,7 +5,7 @@ shown in. ``forward`` are the choices with a shown first, ``backward`` with b sh
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -52,12 +52,7 @@ def count_agreement(judge: Votes, people: Votes, ties: bool = True) -> tuple[int
 
     Without ``ties`` a comparison in which either says tie does not count.
     """
-    pairs = [
-        (ours, theirs)
-        for key, votes in people.items()
-        for ours in judge.get(key, ())
-        for theirs in votes
-    ]
+    pairs = [pair for key, votes in people.items() for pair in product(judge.get(key, ()), votes)]
     return _count(pairs, ties)
 
 

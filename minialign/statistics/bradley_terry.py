@@ -13,7 +13,7 @@ import numpy as np
 
 from minialign.statistics import logistic
 from minialign.statistics.bootstrap import Interval, cluster_index, quantiles, resamples, widen
-from minialign.statistics.logistic import Logistic, sigmoid
+from minialign.statistics.logistic import sigmoid
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,18 @@ def fit(games: Sequence[Game], *, order: bool = False, reference: str | None = N
         raise ValueError(f"{reference!r} does not play")
     free = [name for name in players if name != reference]
     x, y, w = _design(games, free, order)
-    return _abilities(logistic.fit(x, y, w), players, free, reference, order)
+    fitted = logistic.fit(x, y, w)
+    ability = dict(zip(free, fitted.coefficients.tolist(), strict=False)) | {reference: 0.0}
+    error = dict(zip(free, fitted.errors.tolist(), strict=False)) | {reference: 0.0}
+    return Abilities(
+        players=players,
+        ability={name: ability[name] for name in players},
+        error={name: error[name] for name in players},
+        reference=reference,
+        order=float(fitted.coefficients[-1]) if order else None,
+        order_error=float(fitted.errors[-1]) if order else None,
+        separable=fitted.separable,
+    )
 
 
 def win_rate_interval(
@@ -133,19 +144,3 @@ def _design(
             x[row, -1] = game.home
     y = np.array([game.score for game in games])
     return x, y, np.array([game.weight for game in games])
-
-
-def _abilities(
-    fit: Logistic, players: list[str], free: list[str], reference: str, order: bool
-) -> Abilities:
-    abilities = {reference: 0.0, **dict(zip(free, fit.coefficients.tolist(), strict=False))}
-    errors = {reference: 0.0, **dict(zip(free, fit.errors.tolist(), strict=False))}
-    return Abilities(
-        players=players,
-        ability={name: abilities[name] for name in players},
-        error={name: errors[name] for name in players},
-        reference=reference,
-        order=float(fit.coefficients[-1]) if order else None,
-        order_error=float(fit.errors[-1]) if order else None,
-        separable=fit.separable,
-    )

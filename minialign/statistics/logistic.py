@@ -46,15 +46,15 @@ def fit(
     w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
     used = w > 0
     x, y, w = x[used], y[used], w[used]
-    maximum = _newton(x, y, w, prior)
-    if maximum is None:
-        return _result(x, y, w, _newton(x, y, w, PRIOR), PRIOR, separable=True)
-    return _result(x, y, w, maximum, prior, separable=False)
-
-
-def _objective(x: np.ndarray, y: np.ndarray, w: np.ndarray, prior: float, c: np.ndarray) -> float:
-    z = x @ c
-    return float(w @ (y * z - np.logaddexp(0.0, z)) - prior / 2 * (c @ c))
+    c = _newton(x, y, w, prior)
+    separable = c is None
+    if c is None:
+        prior = PRIOR
+        c = _newton(x, y, w, prior)
+        assert c is not None  # with a prior there is always a maximum
+    p = sigmoid(x @ c)
+    covariance = np.linalg.inv((x.T * (w * p * (1 - p))) @ x + prior * np.eye(len(c)))
+    return Logistic(c, np.sqrt(np.diag(covariance)), separable)
 
 
 def _newton(x: np.ndarray, y: np.ndarray, w: np.ndarray, prior: float) -> np.ndarray | None:
@@ -63,7 +63,12 @@ def _newton(x: np.ndarray, y: np.ndarray, w: np.ndarray, prior: float) -> np.nda
     c = np.zeros(k)
     if prior == 0 and np.linalg.matrix_rank(x) < k:
         return None
-    value = _objective(x, y, w, prior, c)
+
+    def objective(c: np.ndarray) -> float:
+        z = x @ c
+        return float(w @ (y * z - np.logaddexp(0.0, z)) - prior / 2 * (c @ c))
+
+    value = objective(c)
     for _ in range(100):
         p = sigmoid(x @ c)
         gradient = x.T @ (w * (y - p)) - prior * c
@@ -75,9 +80,7 @@ def _newton(x: np.ndarray, y: np.ndarray, w: np.ndarray, prior: float) -> np.nda
         if not np.isfinite(step).all():
             return None
         size = 1.0
-        while (
-            after := _objective(x, y, w, prior, c + size * step)
-        ) < value - 1e-12 and size > 1e-6:
+        while (after := objective(c + size * step)) < value - 1e-12 and size > 1e-6:
             size /= 2
         c, value = c + size * step, after
         if np.abs(size * step).max() < 1e-11:
@@ -85,12 +88,3 @@ def _newton(x: np.ndarray, y: np.ndarray, w: np.ndarray, prior: float) -> np.nda
         if prior == 0 and np.abs(x @ c).max() > LIMIT and np.abs(step).max() > 0.2:
             return None
     return c
-
-
-def _result(
-    x: np.ndarray, y: np.ndarray, w: np.ndarray, c: np.ndarray | None, prior: float, separable: bool
-) -> Logistic:
-    assert c is not None  # with a prior there is always a maximum
-    p = sigmoid(x @ c)
-    covariance = np.linalg.inv((x.T * (w * p * (1 - p))) @ x + prior * np.eye(len(c)))
-    return Logistic(c, np.sqrt(np.diag(covariance)), separable)

@@ -47,13 +47,51 @@ Event = Row | Dropped | Progress
 Events = Generator[Event, None, None]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote on request, and what is wrong with it."""
+
+    request: TextRequest
+    text: str
+    finish_reason: str
+    fault: str | None
+
+    @property
+    def question(self) -> str:
+        """What it answers."""
+        return self.request.prompt[-1]["content"]
+
+
 def _chunks(
-    model: RememberingModel, asked: Sequence[Prompted]
-) -> Iterator[tuple[int, Sequence[Prompted]]]:
-    """(the index of the first, prompts): enough at once to keep a batch full."""
+    model: RememberingModel, asked: Sequence[Prompted], n: int
+) -> Iterator[tuple[int, list[TextRequest]]]:
+    """(the index of the first prompt, n requests a prompt): enough to keep a batch full."""
     size = max(64, 4 * model.batch_size)
     for start in range(0, len(asked), size):
-        yield start, asked[start : start + size]
+        yield (
+            start,
+            [
+                TextRequest(one.prompt, sample_seed(model.seed, place, sample))
+                for place, one in enumerate(asked[start : start + size], start)
+                for sample in range(n)
+            ],
+        )
+
+
+def _write(
+    model: RememberingModel,
+    requests: Sequence[TextRequest],
+    at: Progress,
+    keep_cut: bool,
+    unit: int = 1,
+) -> Generator[Progress, None, list[Answer]]:
+    """The answers to requests in their order, and what is wrong with each."""
+    written = yield from model.write(requests, at, unit)
+    results = []
+    for request, one in zip(requests, written, strict=True):
+        fault = answers.find_fault(request.prompt, one.text, one.finish_reason, keep_cut)
+        results.append(Answer(request, one.text.strip(), one.finish_reason, fault))
+    return results
 
 
 def _origin(model: RememberingModel, command: str, **more: Any) -> dict[str, Any]:
@@ -79,11 +117,9 @@ def self_instruct(
     """
     shown = [text for one in seeds if instructions.is_showable(text := one.prompt[-1]["content"])]
     if not shown:
-        raise UserError(
-            f"none of the {len(seeds)} seeds is a single line of up to"
-            f" {instructions.SHOWN_WORDS} words",
-            "write some short tasks that need no further text, one a line",
-        )
+        most = instructions.SHOWN_WORDS
+        said = f"none of the {len(seeds)} seeds is a single line of up to {most} words"
+        raise UserError(said, "write some short tasks that need no further text, one a line")
     origin = _origin(model, "self-instruct", template=template.origin)
     made, number, idle = 0, 0, 0
     while made < count:
@@ -93,10 +129,9 @@ def self_instruct(
         fresh = yield from _new_instructions(lists, pool)
         idle = 0 if fresh else idle + 1
         if idle == IDLE:
-            raise UserError(
-                f"{IDLE} rounds in a row brought nothing new; {made} of {count} rows are written",
-                "a higher --temperature or --similarity, more seeds, or a larger model",
-            )
+            said = f"{IDLE} rounds in a row brought nothing new; {made} of {count} rows are written"
+            fix = "a higher --temperature or --similarity, more seeds, or a larger model"
+            raise UserError(said, fix)
         number += 1
         if not answered:
             for text in fresh[: count - made]:
@@ -109,13 +144,16 @@ def self_instruct(
                 TextRequest(as_prompt(text), sample_seed(model.seed, first + place, 1))
                 for place, text in enumerate(fresh[start : start + ANSWERED])
             ]
-            texts = yield from model.write(requests, Progress("answers", made, count), unit=0)
-            for request, written in zip(requests, texts, strict=True):
+            at = Progress("answers", made, count)
+            for one in (yield from _write(model, requests, at, keep_cut, unit=0)):
                 if made == count:
                     return
-                event = _demonstration(request, written, origin, keep_cut)
-                made += isinstance(event, Row)
-                yield event
+                if one.fault:
+                    yield Dropped(f"answer: {one.fault}", one.question)
+                    continue
+                made += 1
+                row = {"prompt": one.question, "response": one.text, "origin": origin}
+                yield Row(row | marked([one.finish_reason]))
 
 
 def _list_requests(
@@ -146,37 +184,23 @@ def _new_instructions(lists: Sequence[Written], pool: Pool) -> Generator[Dropped
     return fresh
 
 
-def _demonstration(
-    request: TextRequest, written: Written, origin: dict[str, Any], keep_cut: bool
-) -> Row | Dropped:
-    """A new instruction with its answer."""
-    text, reason = _check(request, written, keep_cut)
-    if reason:
-        return Dropped(f"answer: {reason}", _last(request))
-    row = {"prompt": _last(request), "response": text, "origin": origin}
-    return Row(row | marked([written.finish_reason]))
-
-
 def respond(
     model: RememberingModel, asked: Sequence[Prompted], n: int = 1, *, keep_cut: bool = False
 ) -> Events:
     """Write n answers to every prompt, as demonstrations (distillation)."""
     origin = _origin(model, "respond")
-    for start, part in _chunks(model, asked):
-        requests = _answer_requests(model, start, part, n)
-        texts = yield from model.write(requests, Progress("answers", n * start, n * len(asked)))
+    for start, requests in _chunks(model, asked, n):
+        at = Progress("answers", n * start, n * len(asked))
         seen: set[str] = set()
-        for index, (request, written) in enumerate(zip(requests, texts, strict=True)):
+        for index, one in enumerate((yield from _write(model, requests, at, keep_cut))):
             seen = set() if index % n == 0 else seen
-            text, reason = _check(request, written, keep_cut)
-            if reason is None and text in seen:
-                reason = "the same as another answer to this prompt"
-            if reason:
-                yield Dropped(reason, _last(request))
+            same = "the same as another answer to this prompt" if one.text in seen else None
+            if reason := one.fault or same:
+                yield Dropped(reason, one.question)
                 continue
-            seen.add(text)
-            row = {"prompt": request.prompt, "response": text, "origin": origin}
-            yield Row(row | marked([written.finish_reason]))
+            seen.add(one.text)
+            row = {"prompt": one.request.prompt, "response": one.text, "origin": origin}
+            yield Row(row | marked([one.finish_reason]))
 
 
 def prefer(
@@ -185,22 +209,19 @@ def prefer(
     """Write two answers to every prompt, and the pair in the order that a judge prefers (RLAIF; Lee
     et al. 2023, arXiv:2309.00267). A tie gives no pair."""
     total = 3 * len(asked)
-    for start, part in _chunks(model, asked):
-        requests = _answer_requests(model, start, part, 2)
-        texts = yield from model.write(requests, Progress("answers", 3 * start, total))
-        pairs = []
-        for request, one, other in zip(requests[::2], texts[::2], texts[1::2], strict=True):
-            a, bad = _check(request, one, keep_cut)
-            b, worse = _check(request, other, keep_cut)
-            if reason := bad or worse:
-                yield Dropped(f"an answer: {reason}", _last(request))
-            elif answers.hardly_differ(a, b):
-                yield Dropped("both answers are the same", _last(request))
+    for start, requests in _chunks(model, asked, 2):
+        at, pairs = Progress("answers", 3 * start, total), []
+        texts = yield from _write(model, requests, at, keep_cut)
+        for a, b in zip(texts[::2], texts[1::2], strict=True):
+            if reason := a.fault or b.fault:
+                yield Dropped(f"an answer: {reason}", a.question)
+            elif answers.hardly_differ(a.text, b.text):
+                yield Dropped("both answers are the same", a.question)
             else:
-                origins = [{"finish_reason": each.finish_reason} for each in (one, other)]
-                pair = Comparison(request.prompt, a, b, a_from=origins[0], b_from=origins[1])
-                pairs.append(pair)
-        done = 3 * (start + len(part)) - len(pairs)
+                ends = [{"finish_reason": one.finish_reason} for one in (a, b)]
+                prompt = a.request.prompt
+                pairs.append(Comparison(prompt, a.text, b.text, a_from=ends[0], b_from=ends[1]))
+        done = 3 * start + 3 * len(requests) // 2 - len(pairs)
         yield Progress("verdicts", done, total)
         for place, verdict in enumerate(judge(pairs), 1):
             yield Progress("verdicts", done + place, total)
@@ -223,12 +244,15 @@ def _order_pair(model: RememberingModel, verdict: Verdict) -> Row | Dropped:
 class Draft:
     """An answer on its way to a revision; ``turns`` is what the model is asked next."""
 
-    request: TextRequest
-    answer: str
-    finish_reason: str
+    answer: Answer
     principle: str
-    turns: list[dict[str, str]]
+    turns: Prompt
     critique: str = ""
+
+    @property
+    def request(self) -> TextRequest:
+        """What the model is asked next."""
+        return TextRequest(self.turns, self.answer.request.seed)
 
 
 def critique(
@@ -245,85 +269,58 @@ def critique(
     total = 3 * len(asked)
     files = [one.origin for one in (constitution, ask_critique, ask_revision)]
     template = "built-in" if all(one.startswith("built-in") for one in files) else "; ".join(files)
-    for start, part in _chunks(model, asked):
-        end = 3 * (start + len(part))
-        requests = _answer_requests(model, start, part, 1)
-        texts = yield from model.write(requests, Progress("answers", 3 * start, total))
+    for start, requests in _chunks(model, asked, 1):
+        end = 3 * (start + len(requests))
         drafts: list[Draft] = []
-        for place, (request, one) in enumerate(zip(requests, texts, strict=True), start):
-            answer, reason = _check(request, one, keep_cut)
-            if reason:
-                yield Dropped(f"answer: {reason}", _last(request))
+        written = yield from _write(
+            model, requests, Progress("answers", 3 * start, total), keep_cut
+        )
+        for place, one in enumerate(written, start):
+            if one.fault:
+                yield Dropped(f"answer: {one.fault}", one.question)
                 continue
             principle = Random(f"{model.seed} {place}").choice(constitution.lines)
-            turns = _go_on(request.prompt, answer, ask_critique.fill(principle=principle))
-            drafts.append(Draft(request, answer, one.finish_reason, principle, turns))
+            question = ask_critique.fill(principle=principle)
+            drafts.append(Draft(one, principle, _go_on(one.request.prompt, one.text, question)))
         at = Progress("critiques", end - 2 * len(drafts), total)
-        texts = yield from model.write(_next_requests(drafts), at)
+        written = yield from _write(model, [draft.request for draft in drafts], at, True)
         criticised: list[Draft] = []
-        for draft, one in zip(drafts, texts, strict=True):
-            if reason := answers.find_fault(draft.turns, one.text, one.finish_reason, True):
-                yield Dropped(f"critique: {reason}", _last(draft.request))
+        for draft, one in zip(drafts, written, strict=True):
+            if one.fault:
+                yield Dropped(f"critique: {one.fault}", draft.answer.question)
                 continue
-            said = one.text.strip()
-            content = ask_revision.fill(principle=draft.principle, critique=said)
-            turns = _go_on(draft.turns, said, content)
-            criticised.append(replace(draft, turns=turns, critique=said))
+            question = ask_revision.fill(principle=draft.principle, critique=one.text)
+            turns = _go_on(draft.turns, one.text, question)
+            criticised.append(replace(draft, turns=turns, critique=one.text))
         at = Progress("revisions", end - len(criticised), total)
-        texts = yield from model.write(_next_requests(criticised), at)
-        for draft, one in zip(criticised, texts, strict=True):
-            text, reason = _check_revision(draft, one, keep_cut)
+        texts = yield from model.write([draft.request for draft in criticised], at)
+        for draft, last in zip(criticised, texts, strict=True):
+            text, reason = _check_revision(draft, last, keep_cut)
             if reason:
-                yield Dropped(reason, _last(draft.request))
+                yield Dropped(reason, draft.answer.question)
                 continue
             how = {"principle": draft.principle, "critique": draft.critique, "template": template}
             origin = _origin(model, "critique", **how)
-            ends = [one.finish_reason, draft.finish_reason]
-            yield Row(_pair(draft.request.prompt, (text, draft.answer), ends, origin))
+            ends = [last.finish_reason, draft.answer.finish_reason]
+            prompt = draft.answer.request.prompt
+            yield Row(_pair(prompt, (text, draft.answer.text), ends, origin))
 
 
 def _go_on(turns: Prompt, answer: str, question: str) -> Prompt:
-    return [
-        *turns,
-        {"role": "assistant", "content": answer},
-        {"role": "user", "content": question},
-    ]
-
-
-def _next_requests(drafts: Sequence[Draft]) -> list[TextRequest]:
-    return [TextRequest(draft.turns, draft.request.seed) for draft in drafts]
+    said = {"role": "assistant", "content": answer}
+    return [*turns, said, {"role": "user", "content": question}]
 
 
 def _check_revision(draft: Draft, written: Written, keep_cut: bool) -> tuple[str, str | None]:
     """(the text of a revision, what is wrong with it)."""
-    prompt, text = draft.request.prompt, answers.strip_preface(written.text)
+    prompt, text = draft.answer.request.prompt, answers.strip_preface(written.text)
     if reason := answers.find_fault(prompt, text, written.finish_reason, keep_cut):
         return text, f"revision: {reason}"
-    if answers.hardly_differ(text, draft.answer):
+    if answers.hardly_differ(text, draft.answer.text):
         return text, "the revision changes nothing"
     if answers.hardly_differ(text, draft.critique, 0.7):
         return text, "the revision is the critique"
     return text, None
-
-
-def _answer_requests(
-    model: RememberingModel, start: int, part: Sequence[Prompted], n: int
-) -> list[TextRequest]:
-    return [
-        TextRequest(asked.prompt, sample_seed(model.seed, start + place, sample))
-        for place, asked in enumerate(part)
-        for sample in range(n)
-    ]
-
-
-def _check(request: TextRequest, written: Written, keep_cut: bool) -> tuple[str, str | None]:
-    """(the text of an answer, what is wrong with it)."""
-    reason = answers.find_fault(request.prompt, written.text, written.finish_reason, keep_cut)
-    return written.text.strip(), reason
-
-
-def _last(request: TextRequest) -> str:
-    return request.prompt[-1]["content"]
 
 
 def _pair(
@@ -360,10 +357,9 @@ def write_rows(events: Iterator[Event], output: Path) -> Iterator[Event]:
                     if place >= len(before):
                         journal.append(event.values)
                     elif before[place] != json.loads(json_line(event.values)):
-                        raise UserError(
-                            f"{output}:{place + 1}: not the row that these inputs give",
-                            "go on with the same prompts, or choose another -o FILE",
-                        )
+                        said = f"{output}:{place + 1}: not the row that these inputs give"
+                        fix = "go on with the same prompts, or choose another -o FILE"
+                        raise UserError(said, fix)
                     place += 1
                 elif isinstance(event, Dropped):
                     dropped.append({"reason": event.reason, "text": event.text})

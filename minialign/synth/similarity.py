@@ -18,10 +18,8 @@ def rapidfuzz() -> Any:
     try:
         import rapidfuzz
     except ImportError:
-        raise UserError(
-            "similar texts are found with rapidfuzz, which is not installed",
-            "pip install 'minialign[synth]'",
-        ) from None
+        said = "similar texts are found with rapidfuzz, which is not installed"
+        raise UserError(said, "pip install 'minialign[synth]'") from None
     return rapidfuzz
 
 

@@ -93,10 +93,8 @@ def endpoint_model(url: str, model: str, sampling: Sampling) -> TextModel:
     """
     for name in ("top_k", "min_p", "repetition_penalty"):
         if getattr(sampling, name) != getattr(Sampling(), name):
-            raise UserError(
-                f"--{name.replace('_', '-')}: the endpoint's protocol has no such setting",
-                "--temperature, --top-p, --stop and --max-tokens are",
-            )
+            said = f"--{name.replace('_', '-')}: the endpoint's protocol has no such setting"
+            raise UserError(said, "--temperature, --top-p, --stop and --max-tokens are")
     server = ChatServer(url, model, os.environ.get(KEY_VARIABLE) or None, logprobs=False)
     options: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     if sampling.stop:
@@ -142,30 +140,25 @@ class TextJournal:
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         self._journal = Journal.open(path)
-        self._texts: dict[str, Written] = {}
+        self.texts: dict[str, Written] = {}
         if not self._journal.rows:
             self._journal.append({"settings": settings})
         try:
             before = self._journal.rows[0]["settings"]
             for row in self._journal.rows[1:]:
-                values = {key: value for key, value in row.items() if key != "key"}
-                self._texts[row["key"]] = Written(**values)
+                key = row.pop("key")
+                self.texts[key] = Written(**row)
         except (KeyError, TypeError):
             raise UserError(f"{path}: synth did not write it", "choose another -o FILE") from None
         for key in {**before, **settings}:
             if before.get(key) != settings.get(key):
-                raise UserError(
-                    f"{path}: begun with {key} = {before.get(key)!r}, now {settings.get(key)!r}",
-                    "go on with what it was begun with, or choose another -o FILE",
-                )
-
-    def get(self, key: str) -> Written | None:
-        """The text that was written for that request."""
-        return self._texts.get(key)
+                values = f"{before.get(key)!r}, now {settings.get(key)!r}"
+                fix = "go on with what it was begun with, or choose another -o FILE"
+                raise UserError(f"{path}: begun with {key} = {values}", fix)
 
     def add(self, key: str, written: Written) -> None:
         """Keep a text, on disk when this returns."""
-        self._texts[key] = written
+        self.texts[key] = written
         self._journal.append({"key": key, **asdict(written)})
 
 
@@ -185,7 +178,7 @@ class RememberingModel:
     ) -> Generator[Progress, None, list[Written]]:
         """The texts in the order of ``requests``; yields how far it is with each new one, counted
         from ``at`` on (``unit`` 0: it stands still)."""
-        texts = [self.journal.get(request.key) for request in requests]
+        texts = [self.journal.texts.get(request.key) for request in requests]
         missing = [place for place, text in enumerate(texts) if text is None]
         at = replace(at, done=at.done + unit * (len(requests) - len(missing)))
         yield at

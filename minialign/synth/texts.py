@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from minialign import durable
 from minialign.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent / "builtin"
@@ -49,11 +50,7 @@ def read_text(name: str, path: str | Path | None = None) -> Text:
         raise UserError(f"there is no text {name!r}", nearest(name, TEXTS))
     file = Path(path).expanduser() if path else FOLDER / f"{name}.txt"
     hint = f"minialign synth texts {name} prints the built-in one"
-    try:
-        content = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as reason:
-        said = getattr(reason, "strerror", None) or str(reason)
-        raise UserError(f"{file}: {said}", hint) from None
+    content = durable.read_text(file, hint)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     text = Text(content, f"{file if path else 'built-in'} {digest}")
     if not text.lines:
