@@ -15,8 +15,8 @@ def make_adapter(folder: Path, model: Path, seed: int, **config: Any) -> Path:
     """A run's folder with a random adapter on the model; ``config`` is the run's."""
     folder.mkdir(parents=True)
     bare = load(str(model))
-    attach(bare.module, Lora(rank=4))
     mx.random.seed(seed)
+    attach(bare.module, Lora(rank=4))
     for _, part in bare.module.named_modules():
         if "lora_b" in part:
             part.lora_b = mx.random.normal(part.lora_b.shape) * 0.05
