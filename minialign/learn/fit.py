@@ -7,7 +7,7 @@ them, and closing it stops the training. Evaluation, checkpoints and progress li
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def schedule(kind: str, peak: float, warmup: int, total: int) -> Callable[[int],
     return rate
 
 
-def adamw(betas: tuple[float, float], weight_decay: float) -> optim.AdamW:
+def adamw(betas: Sequence[float], weight_decay: float) -> optim.AdamW:
     """AdamW with bias correction (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
     return optim.AdamW(
         learning_rate=0.0, betas=list(betas), weight_decay=weight_decay, bias_correction=True

@@ -6,7 +6,7 @@ Methods on rows (``offline``), on the model's own answers (``online``) and the t
 
 import hashlib
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from minialign.models.adapter import (
     resolve_adapter,
     save_adapter,
 )
-from minialign.models.head import save_head
+from minialign.models.head import save_head, save_value_head
 from minialign.models.load import Model, load
 from minialign.run_folder import Run
 from minialign.training import memory
@@ -54,6 +54,8 @@ class Parts:
     rows: Rows
     words: control.Control | None  # that prompts shall have when the result is used
     total: int = UNKNOWN  # steps
+    used: dict[str, float] = field(default_factory=lambda: {"tokens": 0.0, "seconds": 0.0})
+    units: tuple[float, float] | None = None  # of the value head; None: not known yet
 
 
 def open_parts(
@@ -129,11 +131,13 @@ def prepare_passes(parts: Parts) -> None:
 
 
 def save_result(parts: Parts, folder: Path) -> None:
-    """Write the adapter, the reward head if there is one, and the words that its prompts need."""
+    """Write the adapter, its reward or value head, and the words that its prompts need."""
     folder.mkdir(exist_ok=True)
     save_adapter(folder, parts.model.module, parts.lora, str(parts.model.path))
     if parts.policy.reward is not None:
         save_head(folder, parts.policy.reward)
+    if (head := getattr(parts.policy.trainable, "value_head", None)) is not None:
+        save_value_head(folder, head, parts.units or (0.0, 1.0))
     if parts.words:
         write_atomic(folder / control.FILE, control.to_text(parts.words))
 

@@ -3,12 +3,10 @@
 A phase is the answers to some prompts, written by the policy as it was before the updates on them.
 """
 
-import math
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -21,14 +19,14 @@ from minialign.learn.batch import Example, collate, index_batches
 from minialign.learn.policy import Policy
 from minialign.methods import ppo
 from minialign.methods.ppo import Answers, Config
-from minialign.models.head import save_value_head
 from minialign.progress import Pace, Progress
 from minialign.rewards.scorer import Scorer
 from minialign.samples.groups import Group, sample_groups
 from minialign.statistics.bootstrap import mean_interval
+from minialign.training.bookkeeping import log_evaluation
 from minialign.training.budget import READS
 from minialign.training.events import Evaluated, Event, PhaseSampled, Sampled
-from minialign.training.parts import Parts, save_result
+from minialign.training.parts import Parts
 
 SAMPLES = "samples.jsonl"
 SHOWN = 4  # answers a phase that are kept there
@@ -66,8 +64,6 @@ class Learner:
     engine: Engine
     reference: Policy
     scorer: Scorer
-    units: tuple[float, float] | None  # of the value head; None: not known yet
-    used: dict[str, float] = field(default_factory=lambda: {"tokens": 0.0, "seconds": 0.0})
 
     @property
     def config(self) -> Config:
@@ -170,8 +166,8 @@ def next_phase(
         return None
     tokens = _cost(learner, examples, answers)
     answers = [replace(one, prompt=which[one.prompt]) for one in answers]
-    taught = ppo.targets(answers, config, beta, learner.units)
-    learner.units = taught.units
+    taught = ppo.targets(answers, config, beta, learner.parts.units)
+    learner.parts.units = taught.units
     seconds = time.monotonic() - began
     phase = Phase(number, done, beta, taught.metrics["kl"], taught.units, answers, tokens, seconds)
     _keep_samples(learner, phase)
@@ -222,9 +218,9 @@ def updates(learner: Learner, phase: Phase) -> list[list[list[int]]]:
 
 
 def evaluate(learner: Learner, step: int, total: int, stop: threading.Event) -> Iterator[Event]:
-    """Answer the held-out prompts, the same seeds each time; log the reward, and keep the adapter
-    if it is the best so far. Nothing when stopped on the way."""
-    run, rows = learner.parts.run, learner.parts.rows.held_out
+    """Answer the held-out prompts, the same seeds each time, and log the reward. Nothing when
+    stopped on the way."""
+    rows = learner.parts.rows.held_out
     seed = sample_seed(learner.parts.settings.seed, 0, 1)
     answers = yield from answers_to(learner, rows, learner.config.heldout_n, seed, "held out", stop)
     if answers is None:
@@ -232,20 +228,9 @@ def evaluate(learner: Learner, step: int, total: int, stop: threading.Event) -> 
     mean, low, high = mean_interval([float(np.mean(one.scores)) for one in answers])
     values = ppo.describe(answers, learner.config)
     values |= {"reward/mean": mean, "reward/low": low, "reward/high": high, "rows": len(rows)}
-    earlier = [row["reward/mean"] for row in run.metrics("eval") if 0 < row["step"] < step]
-    run.log("eval", step, values)
-    if step > 0 and mean > max(earlier, default=-math.inf):
-        save(learner, run.path / "best")
+    log_evaluation(learner.parts, step, values)
     text = (
         f"held out, step {step}: reward {mean:.4g} ({low:.4g} to {high:.4g}), "
         f"kl {values['kl']:.3g}, {values['response_length']:.0f} tokens"
     )
     yield Evaluated(step, total, values, text)
-
-
-def save(learner: Learner, folder: Path) -> None:
-    """Write the result of a run, and the value head if there is one."""
-    save_result(learner.parts, folder)
-    head = getattr(learner.parts.policy.trainable, "value_head", None)
-    if head is not None:
-        save_value_head(folder, head, learner.units or (0.0, 1.0))
