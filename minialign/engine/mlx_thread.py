@@ -155,11 +155,7 @@ class Lane:
         self._thread.start()
 
     def submit(
-        self,
-        work: Work,
-        on_item: Callable[[Any], None] = lambda item: None,
-        *,
-        ahead: bool = False,
+        self, work: Work, on_item: Callable[[Any], None] = lambda item: None, *, ahead: bool = False
     ) -> Ticket:
         """Hand in work; ``on_item`` is called on the lane with each item."""
         ticket = Ticket(self, work, on_item, ahead)

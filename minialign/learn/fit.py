@@ -252,8 +252,7 @@ def evaluate(
 def save_state(folder: Path, policy: Policy, optimizer: optim.Optimizer) -> None:
     """Write what resuming needs: trained weights and the optimizer's state, exactly."""
     save_weights(
-        folder / "trainable.safetensors",
-        named_arrays(policy.trainable.trainable_parameters()),
+        folder / "trainable.safetensors", named_arrays(policy.trainable.trainable_parameters())
     )
     save_weights(folder / "optimizer.safetensors", named_arrays(optimizer.state))
 

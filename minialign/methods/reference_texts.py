@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from minialign import formats
 from minialign.errors import UserError
 from minialign.formats.kinds import digest
-from minialign.records import Demonstration, Prompt
+from minialign.records import Demonstration
 
 
 def reference_texts(paths: Sequence[str]) -> dict[bytes, Demonstration]:
-    """Each demonstration, under ``key`` of its prompt.
+    """Each demonstration, under the ``digest`` of its prompt.
 
     Raises:
         UserError: for a file that is not there or has a bad row.
@@ -21,10 +21,5 @@ def reference_texts(paths: Sequence[str]) -> dict[bytes, Demonstration]:
             first = read.problems[0]
             raise UserError(f"{first.source}: {first.found}; expected {first.expected}", first.fix)
         for row in formats.as_kind(read.records, Demonstration)[0]:
-            texts[key(row.messages[:-1])] = row
+            texts[digest(row.messages[:-1])] = row
     return texts
-
-
-def key(prompt: Prompt) -> bytes:
-    """16 bytes that stand for a prompt."""
-    return digest(prompt)

@@ -4,9 +4,13 @@ In each round the model answers prompts, a scorer says what each answer is worth
 rows of them, and another method trains on these. The loop itself is ``training.rounds``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from minialign.errors import UserError
+from minialign.methods.method import Method, Rounds
+from minialign.records import Prompted
 from minialign.rewards.spec import parse
 from minialign.sampling import Sampling
 
@@ -54,6 +58,24 @@ class RoundSettings:
         """How candidates are drawn."""
         cuts = self.top_p, self.top_k, self.min_p, self.repetition_penalty
         return Sampling(self.temperature, *cuts, self.response_length, self.stop)
+
+
+def round_method(
+    name: str, config: type, check: Callable[[Any], None], rounds: Rounds, **more: Any
+) -> Method:
+    """A method of rounds: its loss is that of the method with which they train."""
+    return Method(
+        name,
+        config,
+        record=Prompted,
+        loss=lambda config: rounds.trains.loss(rounds.train_config(config)),
+        unit=rounds.trains.unit,
+        needs="prompts, and a scorer",
+        check=check,
+        unused=UNUSED,
+        rounds=rounds,
+        **more,
+    )
 
 
 def check_plan(plan: RoundSettings, method: str) -> None:

@@ -19,16 +19,7 @@ import mlx.optimizers as optim
 from minialign.durable import write_json
 from minialign.errors import UserError
 from minialign.learn.batch import Batch
-from minialign.learn.fit import (
-    Diverged,
-    Step,
-    adamw,
-    fit,
-    joined,
-    load_state,
-    save_state,
-    schedule,
-)
+from minialign.learn.fit import Diverged, Step, adamw, fit, joined, load_state, save_state, schedule
 from minialign.learn.policy import Counts
 from minialign.machine.hardware import peak
 from minialign.models import head

@@ -24,14 +24,7 @@ from minialign.run_folder import Run
 from minialign.statistics.shares import wilson
 from minialign.training.bookkeeping import Bookkeeping, log_evaluation, log_values, train
 from minialign.training.budget import steps_ahead, steps_within
-from minialign.training.events import (
-    UNKNOWN,
-    Ended,
-    Evaluated,
-    Evaluating,
-    Event,
-    ReferenceRead,
-)
+from minialign.training.events import UNKNOWN, Ended, Evaluated, Evaluating, Event, ReferenceRead
 from minialign.training.parts import Parts, attach_adapter, open_parts, prepare_passes
 from minialign.training.reference_logps import reference_logps
 from minialign.training.settings import Settings
