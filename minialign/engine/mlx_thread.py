@@ -6,6 +6,7 @@ waits for goes round robin, what is made in advance runs only when nobody waits.
 imported before the first job asks for a model.
 """
 
+import contextlib
 import gc
 import os
 import queue
@@ -99,12 +100,9 @@ class Ticket:
         return False
 
     def _close(self) -> None:
-        close = getattr(self._items, "close", None)
-        if close is not None:
-            try:
-                close()
-            except Exception:  # it ends either way; the first error is the one that is told
-                return
+        close = getattr(self._items, "close", lambda: None)
+        with contextlib.suppress(Exception):  # it ends either way; the first error is told
+            close()
 
 
 class Engines:

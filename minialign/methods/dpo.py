@@ -41,9 +41,8 @@ def check(config: Config) -> None:
     if config.loss == "robust" and config.label_smoothing == 0:
         raise UserError("robust DPO needs the share of flipped labels", "--label-smoothing 0.1")
     if config.loss in ("ipo", "hinge") and config.label_smoothing:
-        raise UserError(
-            f"label_smoothing has no meaning for {config.loss}", "use --loss sigmoid or robust"
-        )
+        said = f"label_smoothing has no meaning for {config.loss}"
+        raise UserError(said, "use --loss sigmoid or robust")
     if config.nll_weight < 0:
         raise UserError(f"nll_weight = {config.nll_weight}", "it must not be negative")
 

@@ -111,9 +111,8 @@ def check(config: Config) -> None:
     if config.accept < 2:
         raise UserError(f"accept = {config.accept}", "a pair needs 2 accepted candidates or more")
     if config.plan.n < config.accept:
-        raise UserError(
-            f"--accept {config.accept} of {config.plan.n} candidates", f"--n {2 * config.accept}"
-        )
+        said = f"--accept {config.accept} of {config.plan.n} candidates"
+        raise UserError(said, f"--n {2 * config.accept}")
     dpo.check(config.train_config())
 
 

@@ -162,9 +162,8 @@ def _record(
     except Diverged as reason:
         parts.run.drop_checkpoints(after=reason.good)
         save_result(parts, parts.run.path)
-        raise UserError(
-            f"{reason}; the weights of step {reason.good} are kept", books.advice
-        ) from None
+        said = f"{reason}; the weights of step {reason.good} are kept"
+        raise UserError(said, books.advice) from None
     return True
 
 

@@ -149,19 +149,13 @@ def _evaluate(parts: Parts, step: int, total: int) -> Iterator[Event]:
 
 def _shorter_wins(rows: list[Example]) -> float:
     """The accuracy of preferring the response with fewer tokens; a draw counts half."""
-    pairs = [
-        (len(row.responses[better]), len(row.responses[worse]))
-        for row in rows
-        for better, worse in _ordered(row)
-    ]
-    return sum((a < b) + 0.5 * (a == b) for a, b in pairs) / max(len(pairs), 1)
-
-
-def _ordered(row: Example) -> list[tuple[int, int]]:
-    """(better, worse): every two responses of an example of which the data say that."""
-    scores = row.meta.get("scores", [1.0, 0.0])
-    places = range(len(scores))
-    return [(i, j) for i in places for j in places if scores[i] > scores[j]]
+    wins = []
+    for row in rows:
+        scored = zip(row.meta.get("scores", [1.0, 0.0]), map(len, row.responses), strict=False)
+        for (score, length), (worse, other) in itertools.permutations(scored, 2):
+            if score > worse:
+                wins.append(1.0 if length < other else 0.5 * (length == other))
+    return sum(wins) / max(len(wins), 1)
 
 
 def _before(parts: Parts) -> dict[str, float] | None:

@@ -93,8 +93,7 @@ def _open_learner(parts: Parts) -> Learner:
         load_adapter(reference_model.module, base)
     attach_adapter(parts)
     prepare_passes(parts)
-    reference = make_policy(reference_model)
-    reference.gradient = False
+    reference = make_policy(reference_model, gradient=False)
     reference.share_prompts = parts.policy.share_prompts
     gae = parts.config.advantage == "gae"
     parts.units = add_value_head(parts.policy, parts.start_from) if gae else (0.0, 1.0)
@@ -166,9 +165,8 @@ class Phases:
             parts.used = dict(held["used"])
             phase = held["phase"] and Phase.from_json(held["phase"])
         except (OSError, ValueError, KeyError, TypeError) as reason:
-            raise UserError(
-                f"{folder / PHASE} is damaged: {reason!r}", "delete that checkpoint's folder"
-            ) from None
+            said = f"{folder / PHASE} is damaged: {reason!r}"
+            raise UserError(said, "delete that checkpoint's folder") from None
         if phase:
             parts.units = phase.units
         self.begin(phase, int(folder.name))
