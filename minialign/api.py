@@ -187,9 +187,8 @@ def _method(name: str) -> Method:
 
 def _plain(value: Any) -> Any:
     """A setting as a file would have it: runs, models and paths by their place."""
-    if isinstance(value, Run):
-        return str(value.path)
-    return str(value) if isinstance(value, Path) else value
+    place = value.path if isinstance(value, Run) else value
+    return str(place) if isinstance(place, Path) else place
 
 
 def _files(data: str | Path | Iterable[Record | str | Path]) -> list[str]:

@@ -130,8 +130,7 @@ class Engine:
             raise UserError(f"batch size is {batch_size}", "it must be 1 or more")
         self._check([request.prompt for request in waiting])
         root = self._root if len(waiting) == 1 or batch_size == 1 else self._batch_root
-        native = self._native(root)
-        rows: Writing = native if native is not None else root
+        rows: Writing = self._native(root) or root
         slots: list[Answer] = []
         most = min(batch_size, rows.most)
         queue = deque(waiting)

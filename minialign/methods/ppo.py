@@ -256,15 +256,11 @@ def targets(
     ]
     advantages = np.concatenate(estimates)
     returns = advantages / scale + old
-    metrics["explained_variance"] = explained_variance(old, returns)
+    variance = returns.var()  # 0 is explained where there is nothing to explain
+    explained = float(1 - (returns - old).var() / variance) if variance > 1e-12 else 0.0
+    metrics["explained_variance"] = explained  # 1 - Var(returns - values) / Var(returns)
     advantages = whiten(advantages) if config.whiten_advantages else advantages
     return Targets(np.split(advantages, cuts), np.split(returns, cuts), units, metrics)
-
-
-def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
-    """1 - Var(returns - values) / Var(returns); 0 where there is nothing to explain."""
-    variance = returns.var()
-    return float(1 - (returns - values).var() / variance) if variance > 1e-12 else 0.0
 
 
 def token_values(

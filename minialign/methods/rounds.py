@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minialign.errors import UserError
-from minialign.methods.method import Method, Rounds
+from minialign.methods.method import Method, Rounds, require
 from minialign.records import Prompted
 from minialign.rewards.spec import parse
 from minialign.sampling import Sampling
@@ -89,7 +89,6 @@ def check_plan(plan: RoundSettings, method: str) -> None:
             raise UserError(f"{name} = {value}", "it must be 1 or more")
     if plan.prompts_per_round < 0:
         raise UserError(f"prompts_per_round = {plan.prompts_per_round}", "0 is all of them")
-    if plan.eos_penalty < 0:
-        raise UserError(f"eos_penalty = {plan.eos_penalty}", "it must be 0 or more")
+    require(plan, from_0=("eos_penalty",))
     if plan.sampling().greedy and (plan.n > 1 or plan.heldout_n > 1):
         raise UserError("candidates at temperature 0 are all the same", "--temperature 0.7")

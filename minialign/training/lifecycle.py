@@ -41,8 +41,11 @@ def start_with(
     """
     check(settings)
     method.check(config)
-    if method.rounds:
-        _check_rounds(method, settings)
+    if method.rounds and not settings.data:
+        raise UserError("no prompts", "--data prompts.txt   (or rows with prompts, JSONL…)")
+    for name in method.unused if method.rounds else ():
+        if getattr(settings, name) != getattr(Settings(), name):
+            raise UserError(f"{name} has no meaning for {method.name}", "leave it out")
     settings, config = with_whole_paths(settings, config)
     check_data(settings)
     ensure(settings.model, progress)
@@ -75,14 +78,6 @@ def resume_with(
     settings = resolve(Settings, stored, {}, where)
     config = resolve(method.config, stored, {}, where)
     return _drive(driver_of(method), run, (method, settings, config), stop, fresh=False)
-
-
-def _check_rounds(method: Method, settings: Settings) -> None:
-    if not settings.data:
-        raise UserError("no prompts", "--data prompts.txt   (or rows with prompts, JSONL…)")
-    for name in method.unused:
-        if getattr(settings, name) != getattr(Settings(), name):
-            raise UserError(f"{name} has no meaning for {method.name}", "leave it out")
 
 
 def _drive(

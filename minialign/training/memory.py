@@ -21,15 +21,13 @@ from minialign.learn import packing
 from minialign.learn.batch import Example, round_up
 from minialign.learn.forward import WORTH
 from minialign.learn.selected_logps import CHUNK
-from minialign.machine.hardware import peak
+from minialign.machine.hardware import peak as peak
 from minialign.methods import Method
 from minialign.models.adapter import Lora, named_arrays
 from minialign.models.load import Model
 from minialign.run_folder import flags
 from minialign.training.reference_logps import TOKENS as REFERENCE_TOKENS
 from minialign.training.settings import Settings
-
-__all__ = ["Need", "available", "describe", "estimate", "peak", "refuse", "resident"]
 
 FLOAT = 4
 # The process beside the weights where the system does not count these (on a GPU), and how much it

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from minialign.learn.batch import Batch, Example, collate, endless, index_batches
+from minialign.learn.batch import Batch, Example, collate, index_batches
 from minialign.learn.fit import evaluate
 from minialign.learn.policy import add_reward_head, make_policy
 from minialign.methods import Method
@@ -23,7 +23,7 @@ from minialign.records import Pair
 from minialign.run_folder import Run
 from minialign.statistics.shares import wilson
 from minialign.training.bookkeeping import Bookkeeping, log_evaluation, log_values, train
-from minialign.training.budget import steps_ahead, steps_within
+from minialign.training.budget import order_of, steps_ahead, steps_within
 from minialign.training.events import UNKNOWN, Ended, Evaluated, Evaluating, Event, ReferenceRead
 from minialign.training.parts import Parts, attach_adapter, open_parts, prepare_passes
 from minialign.training.reference_logps import reference_logps
@@ -101,7 +101,7 @@ def _read_reference(parts: Parts, stop: threading.Event) -> Generator[Event, Non
 
 def _visited(examples: list[Example], settings: Settings, total: int) -> list[Example]:
     """The examples that ``total`` updates will see: a short run does not need all."""
-    order = endless([example.length for example in examples], settings.batch_size, settings.seed)
+    order = order_of(examples, settings)
     whole = math.ceil(len(examples) / settings.batch_size)  # the batches of an epoch hold all
     batches = itertools.islice(order, min(total * settings.grad_accumulation_steps, whole))
     return [examples[i] for i in sorted({i for batch in batches for i in batch})]
@@ -118,8 +118,7 @@ def _batch(examples: list[Example], indices: list[int]) -> Batch:
 def _updates(parts: Parts, done: int) -> Iterator[list[Batch]]:
     """Micro-batches of each update, from the one after ``done`` on."""
     settings = parts.settings
-    lengths = [example.length for example in parts.rows.train]
-    order = endless(lengths, settings.batch_size, settings.seed)
+    order = order_of(parts.rows.train, settings)
     each = settings.grad_accumulation_steps
     for _ in range(done * each):
         next(order)
@@ -132,12 +131,11 @@ def _evaluate(parts: Parts, step: int, total: int) -> Iterator[Event]:
     rows, method = parts.rows.held_out, parts.method
     order = index_batches([example.length for example in rows], 4 * parts.settings.batch_size, 0, 0)
     batches = (_batch(rows, indices) for indices in order)
-    means: dict[str, float] = {}
+    values: dict[str, Any] = {}
     loss = method.loss(parts.config)
-    for done, so_far in evaluate(parts.policy, loss, batches, method.weight):
-        means = so_far
+    for done, means in evaluate(parts.policy, loss, batches, method.weight):
+        values = method.derived(means)
         yield Evaluating(done, len(rows))
-    values: dict[str, Any] = method.derived(means)
     values["rows"] = len(rows)
     if "rewards/accuracies" in values:
         low, high = wilson(values["rewards/accuracies"] * len(rows), len(rows))

@@ -14,7 +14,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,14 +111,14 @@ def _ahead(parts: Parts, step: int) -> int:
     return ahead
 
 
+@dataclass
 class Phases:
     """The answers under way: what is left of them to learn from, and the next ones in time."""
 
-    def __init__(self, learner: Learner):
-        self.learner = learner
-        self.phase: Phase | None = None
-        self.targets: ppo.Targets | None = None
-        self.waiting: deque[list[list[int]]] = deque()  # the micro-batches of each update
+    learner: Learner
+    phase: Phase | None = None
+    targets: ppo.Targets | None = None
+    waiting: deque[list[list[int]]] = field(default_factory=deque)  # micro-batches of each update
 
     def begin(self, phase: Phase | None, done: int) -> None:
         """Learn from a phase, of which the updates up to ``done`` were made already."""

@@ -21,7 +21,7 @@ from minialign.methods import ppo
 from minialign.methods.ppo import Answers, Config
 from minialign.progress import Pace, Progress
 from minialign.rewards.scorer import Scorer
-from minialign.samples.groups import Group, sample_groups
+from minialign.samples.groups import sample_groups
 from minialign.statistics.bootstrap import mean_interval
 from minialign.training.bookkeeping import log_evaluation
 from minialign.training.budget import READS
@@ -70,11 +70,6 @@ class Learner:
         """The method's own settings."""
         return self.parts.config
 
-    @property
-    def sampling(self) -> Sampling:
-        """How answers are drawn."""
-        return Sampling(temperature=self.config.temperature, max_tokens=self.config.response_length)
-
 
 def chosen_prompts(count: int, size: int, seed: int, number: int) -> list[int]:
     """Which prompts phase ``number`` answers: the next ``size`` of one shuffle after the other."""
@@ -95,27 +90,24 @@ def answers_to(
     """n answers to each prompt with their scores, in order; None when stopped on the way."""
     asked = [one.meta["row"] for one in examples]
     answered: dict[int, Answers] = {}
-    pace, size = Pace(), learner.config.rollout_batch
-    for one in sample_groups(learner.engine, asked, n, learner.sampling, seed, size):
+    pace, config = Pace(), learner.config
+    how = Sampling(temperature=config.temperature, max_tokens=config.response_length)
+    for one in sample_groups(learner.engine, asked, n, how, seed, config.rollout_batch):
         if stop.is_set():
             return None
-        answered[one.index] = _score(one, learner.scorer)
+        answered[one.index] = Answers(
+            prompt=one.index,
+            ids=[sample.ids for sample in one.samples],
+            texts=one.texts,
+            ended=[sample.finish_reason == "stop" for sample in one.samples],
+            scores=learner.scorer.score(one.asked, one.texts),
+        )
         at = Progress(f"{what}: answers", len(answered), len(asked))
         values = {"eta": pace.seconds_left(at), "prompt": one.index}
         yield Sampled(f"{at.what} to {at.done} of {at.total} prompts", at.done, at.total, values)
     answers = [answered[i] for i in range(len(asked))]
     _read(learner, examples, answers)
     return answers
-
-
-def _score(group: Group, scorer: Scorer) -> Answers:
-    return Answers(
-        prompt=group.index,
-        ids=[sample.ids for sample in group.samples],
-        texts=group.texts,
-        ended=[sample.finish_reason == "stop" for sample in group.samples],
-        scores=scorer.score(group.asked, group.texts),
-    )
 
 
 def _read(learner: Learner, examples: Sequence[Example], answers: Sequence[Answers]) -> None:

@@ -162,10 +162,9 @@ def check(settings: Settings) -> None:
         raise UserError("--out and --name both say where the run goes", "leave one of them out")
     if settings.num_layers == 0 or settings.num_layers < -1:
         raise UserError(f"num_layers = {settings.num_layers}", "-1 is all, n the last n blocks")
-    if not 0 <= settings.dropout < 1:
-        raise UserError(f"dropout = {settings.dropout}", "0 <= it < 1")
-    if not 0 <= settings.eval_split < 1:
-        raise UserError(f"eval_split = {settings.eval_split}", "0 <= it < 1")
+    for name in ("dropout", "eval_split"):
+        if not 0 <= getattr(settings, name) < 1:
+            raise UserError(f"{name} = {getattr(settings, name)}", "0 <= it < 1")
     if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
         raise UserError(f"betas = {settings.betas}", "two numbers, each 0 <= it < 1")
     if settings.patience and not settings.steps_per_eval:
