@@ -6,42 +6,14 @@ The names below are loaded when they are used: ``minialign.api`` says what each 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minialign.api import (
-        Comparison,
-        Demonstration,
-        Pair,
-        Ranking,
-        Rated,
-        UserError,
-        ask_judge,
-        best_of_n,
-        generate,
-        load,
-        losses,
-        read,
-        scorer,
-        train,
-        win_rates,
-    )
+    from minialign.api import ask_judge, best_of_n, generate, load, read, scorer, train, win_rates
+    from minialign.errors import UserError
+    from minialign.learn import losses
+    from minialign.records import Comparison, Demonstration, Pair, Ranking, Rated
 
 __version__ = "0.1.0"
-__all__ = [
-    "Comparison",
-    "Demonstration",
-    "Pair",
-    "Ranking",
-    "Rated",
-    "UserError",
-    "ask_judge",
-    "best_of_n",
-    "generate",
-    "load",
-    "losses",
-    "read",
-    "scorer",
-    "train",
-    "win_rates",
-]
+__all__ = ["Comparison", "Demonstration", "Pair", "Ranking", "Rated", "UserError", "losses"]
+__all__ += ["ask_judge", "best_of_n", "generate", "load", "read", "scorer", "train", "win_rates"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
-from minialign import formats
 from minialign.config import check_keys, resolve
 from minialign.data.prompts import as_prompts
 from minialign.durable import digest, json_line, write_atomic
@@ -28,6 +27,7 @@ from minialign.judge.open import open_judge
 from minialign.learn import losses
 from minialign.methods import METHODS, Method
 from minialign.methods.own import load_method
+from minialign.methods.reference_texts import read_rows
 from minialign.progress import Line
 from minialign.records import (
     Comparison,
@@ -51,23 +51,8 @@ from minialign.training.narrate import narrate, stop_on_interrupt
 from minialign.training.settings import Settings
 from minialign.training.start import start
 
-__all__ = [
-    "Comparison",
-    "Demonstration",
-    "Pair",
-    "Ranking",
-    "Rated",
-    "UserError",
-    "ask_judge",
-    "best_of_n",
-    "generate",
-    "load",
-    "losses",
-    "read",
-    "scorer",
-    "train",
-    "win_rates",
-]
+__all__ = ["Comparison", "Demonstration", "Pair", "Ranking", "Rated", "UserError", "losses"]
+__all__ += ["ask_judge", "best_of_n", "generate", "load", "read", "scorer", "train", "win_rates"]
 
 ModelLike = Engine | Run | str | None  # a loaded model, a run, a name; None: the embedded model
 
@@ -158,14 +143,7 @@ def read(*paths: str | Path) -> list[Record]:
     Raises:
         UserError: for the first row that cannot be used, with its file, line and fix.
     """
-    records: list[Record] = []
-    for path in paths:
-        rows = formats.read(path)
-        if rows.problems:
-            first = rows.problems[0]
-            raise UserError(f"{first.source}: {first.found}; expected {first.expected}", first.fix)
-        records += rows.records
-    return records
+    return read_rows(paths)
 
 
 def train(method: str, *, data: str | Path | Iterable[Record | str | Path], **settings: Any) -> Run:
@@ -209,9 +187,8 @@ def _method(name: str) -> Method:
 
 def _plain(value: Any) -> Any:
     """A setting as a file would have it: runs, models and paths by their place."""
-    if isinstance(value, Run):
-        return str(value.path)
-    return str(value) if isinstance(value, Path) else value
+    place = value.path if isinstance(value, Run) else value
+    return str(place) if isinstance(place, Path) else place
 
 
 def _files(data: str | Path | Iterable[Record | str | Path]) -> list[str]:

@@ -1,7 +1,7 @@
 """One answer while it is written: its tokens, its text, and why it ended."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -61,76 +61,71 @@ def requests(prompts: Sequence[Sequence[int]], n: int = 1, seed: int = 0) -> lis
     ]
 
 
+@dataclass(eq=False)
 class Answer:
     """One answer while it is written.
 
-    Args:
+    Attributes:
         limit: most tokens it may have.
         ends: the ids that end it.
         by_piece: whether its text is made token by token, as stop strings need it and a stream
             shows it; else ``text`` stays empty, and ``completion`` makes the text once.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        sampling: Sampling,
-        limit: int,
-        ends: frozenset[int],
-        detokenizer: Detokenizer,
-        by_piece: bool,
-    ):
-        self.request = request
-        self.limit = limit
-        self.uniforms = None if sampling.greedy else uniforms(request.seed, limit)
-        self.seen: np.ndarray | None = None  # (V,) bool, with a repetition penalty
-        self.ids: list[int] = []
-        self.text = ""
-        self.finish_reason: str | None = None
-        self._ends = ends
-        self._detokenizer = detokenizer
-        self._by_piece = by_piece
-        self._stop = sampling.stop
-        self._held = ""  # text that may be the beginning of a stop string
+    request: Request
+    sampling: Sampling
+    limit: int
+    ends: frozenset[int]
+    detokenizer: Detokenizer
+    by_piece: bool
+    seen: np.ndarray | None = None  # (V,) bool, with a repetition penalty
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str | None = None
+    held: str = ""  # text that may be the beginning of a stop string
+
+    def __post_init__(self) -> None:
+        greedy = self.sampling.greedy
+        self.uniforms = None if greedy else uniforms(self.request.seed, self.limit)
 
     def accept(self, token: int) -> Piece:
         """Take the next token; returns it with the text that it adds, if made token by token."""
         self.ids.append(token)
         if self.seen is not None:
             self.seen[token] = True
-        if token in self._ends:
+        if token in self.ends:
             self.finish_reason = "stop"
         elif len(self.ids) >= self.limit:
             self.finish_reason = "length"
         text = ""
-        if self._by_piece:
-            new = "" if self.finish_reason == "stop" else self._detokenizer.add(token)
+        if self.by_piece:
+            new = "" if self.finish_reason == "stop" else self.detokenizer.add(token)
             if self.finish_reason:
-                new += self._detokenizer.finish()
+                new += self.detokenizer.finish()
             text = self._release(new)
             self.text += text
         return Piece(text, token, self.finish_reason)
 
     def _release(self, new: str) -> str:
         """The text that no stop string can reach any more; ends the answer at a stop string."""
-        text = self._held + new
-        places = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        text = self.held + new
+        places = [at for stop in self.sampling.stop if (at := text.find(stop)) >= 0]
         if places:
-            self.finish_reason, self._held = "stop_string", ""
+            self.finish_reason, self.held = "stop_string", ""
             return text[: min(places)]
-        begun = [stop[:size] for stop in self._stop for size in range(1, len(stop))]
+        begun = [stop[:size] for stop in self.sampling.stop for size in range(1, len(stop))]
         sizes = [len(part) for part in begun if text.endswith(part)]
         hold = 0 if self.finish_reason else max(sizes, default=0)
-        self._held = text[len(text) - hold :]
+        self.held = text[len(text) - hold :]
         return text[: len(text) - hold]
 
     def completion(self) -> Completion:
         """The answer as it is now; "cancelled" when it has not ended."""
-        if self._by_piece:  # what was held back of an answer cut off is text after all
-            text = self.text if self.finish_reason else self.text + self._held
+        if self.by_piece:  # what was held back of an answer cut off is text after all
+            text = self.text if self.finish_reason else self.text + self.held
         else:
             ended = self.finish_reason == "stop"
-            text = self._detokenizer.whole(self.ids[:-1] if ended else self.ids)
+            text = self.detokenizer.whole(self.ids[:-1] if ended else self.ids)
         return Completion(
             self.request.prompt_index,
             self.request.sample_index,

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minialign import cpu
 from minialign.engine.answers import Answer, Completion, Piece, Request, draw, requests
 from minialign.engine.kv import BatchRows
-from minialign.engine.native import NativeRows, native_rows
+from minialign.engine.native import NativeRows
 from minialign.engine.prefill import OnPrefill, Prompts, common_length, prefill
 from minialign.engine.rows import OneRow, Rows, Writing, last_logits, ragged_agrees
 from minialign.errors import UserError
 from minialign.learn.batch import Example, collate
 from minialign.learn.forward import response_logps
-from minialign.learn.policy import Policy, plain_cache
+from minialign.learn.policy import Policy, make_policy
 from minialign.models.module import split_head
 from minialign.sampling import Sampling
 
@@ -129,8 +130,7 @@ class Engine:
             raise UserError(f"batch size is {batch_size}", "it must be 1 or more")
         self._check([request.prompt for request in waiting])
         root = self._root if len(waiting) == 1 or batch_size == 1 else self._batch_root
-        native = self._native(root)
-        rows: Writing = native if native is not None else root
+        rows: Writing = self._native(root) or root
         slots: list[Answer] = []
         most = min(batch_size, rows.most)
         queue = deque(waiting)
@@ -176,10 +176,7 @@ class Engine:
     @cached_property
     def policy(self) -> Policy:
         """The model as ``forward`` sees it, for log-probs without a backward pass."""
-        module: Any = self.model.module
-        backbone, head = self._split or (module, lambda logits: logits)
-        share = plain_cache(module)
-        return Policy(module, backbone, head, module, share_prompts=share, gradient=False)
+        return make_policy(self.model, gradient=False)
 
     def _check(self, prompts: Sequence[Sequence[int]]) -> None:
         self.model.module.eval()  # no dropout in an adapter
@@ -188,11 +185,9 @@ class Engine:
                 which = f"prompt {index + 1}" if len(prompts) > 1 else "the prompt"
                 raise UserError(f"{which} is empty", "give it some text")
             if self.context and len(ids) >= self.context:
-                raise UserError(
-                    f"prompt {index + 1} is {len(ids):,} tokens long; {self.model.name} reads at"
-                    f" most {self.context:,}, the answer included",
-                    "shorten the prompt",
-                )
+                said = f"prompt {index + 1} is {len(ids):,} tokens long; {self.model.name} reads at"
+                said += f" most {self.context:,}, the answer included"
+                raise UserError(said, "shorten the prompt")
 
     def _answer(self, request: Request, sampling: Sampling, by_piece: bool) -> Answer:
         room = (self.context or 2**62) - len(request.prompt)
@@ -201,7 +196,8 @@ class Engine:
 
     def _native(self, rows: Rows) -> NativeRows | None:
         """Rows in the native decoder, where there is one, for prompts that ``rows`` have read."""
-        return native_rows(self.model.module) if isinstance(rows, BatchRows) else None
+        decoder = cpu.decoder(self.model.module) if isinstance(rows, BatchRows) else None
+        return None if decoder is None else NativeRows(decoder)
 
     @cached_property
     def _root(self) -> Rows:

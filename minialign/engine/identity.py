@@ -7,15 +7,8 @@ import numpy as np
 
 from minialign.engine import Engine
 from minialign.engine.open import base_of
+from minialign.models import adapter as adapters
 from minialign.models import control
-from minialign.models.adapter import (
-    WEIGHTS,
-    adapter_modules,
-    adapter_weights,
-    load_arrays,
-    read_lora,
-    resolve_adapter,
-)
 from minialign.models.control import Controlled
 from minialign.models.module import fingerprint
 from minialign.models.names import DEFAULT
@@ -31,11 +24,13 @@ def weights_of(model: str | None, adapter: str | None, progress: Tell | None = N
     Raises:
         UserError: there is no such model or adapter.
     """
-    folder = resolve_adapter(adapter) if adapter is not None else None
+    folder = adapters.resolve_adapter(adapter) if adapter is not None else None
     path = ensure(model or base_of(adapter) or DEFAULT, progress)
     template, adapted, words = Tokenizer.load(path).template_hash, "", None
     if folder is not None:
-        adapted = _hash(load_arrays(folder / WEIGHTS), read_lora(folder).scale)
+        adapted = _hash(
+            adapters.load_arrays(folder / adapters.WEIGHTS), adapters.read_lora(folder).scale
+        )
         words = control.read(folder)
     return [fingerprint(path), adapted, repr(words), template]
 
@@ -44,8 +39,8 @@ def weights_of_engine(engine: Engine) -> list[str]:
     """What ``weights_of`` says, of an engine whose adapter may be in training."""
     tokenizer, module = engine.tokenizer, engine.model.module
     words = tokenizer.control if isinstance(tokenizer, Controlled) else None
-    scales = [part.scale for part in adapter_modules(module)]
-    adapted = _hash(adapter_weights(module), scales[0]) if scales else ""
+    scales = [part.scale for part in adapters.adapter_modules(module)]
+    adapted = _hash(adapters.adapter_weights(module), scales[0]) if scales else ""
     return [engine.model.fingerprint, adapted, repr(words), tokenizer.template_hash]
 
 

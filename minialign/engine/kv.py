@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from minialign.engine.rows import Forward, on_host
+from minialign.learn.batch import round_up
 
 STEP = 256  # columns by which a cache grows while it is written token by token
 PROMPT_STEP = 16  # and for a prompt, whose rows another decoder may take over
@@ -84,7 +85,7 @@ class BatchRows:
         new.starts = np.array([new.end - length for _, _, length in parts])
         if new.end == 0:
             return new
-        new.capacity = _round_up(new.end + 1, PROMPT_STEP)
+        new.capacity = round_up(new.end + 1, PROMPT_STEP)
         for number, layer in enumerate(new.layers):
             for name in ("keys", "values"):
                 pieces = [
@@ -129,7 +130,7 @@ class BatchRows:
         unused = int(self.starts.min())
         if unused < max(width, self.capacity // 4):
             unused = 0
-        grown = _round_up(self.end - unused + width, STEP if width == 1 else PROMPT_STEP)
+        grown = round_up(self.end - unused + width, STEP if width == 1 else PROMPT_STEP)
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
                 used = grown - (self.end - unused)
@@ -177,10 +178,6 @@ class _Layer:
         self, N: int, return_array: bool = False, window_size: int | None = None
     ) -> mx.array | str | None:
         return self.rows.mask(self.end, N, window_size, return_array)
-
-
-def _round_up(columns: int, step: int) -> int:
-    return -(-columns // step) * step
 
 
 def _widen(buffer: mx.array, columns: int, *, left: bool) -> mx.array:

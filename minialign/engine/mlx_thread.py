@@ -6,6 +6,7 @@ waits for goes round robin, what is made in advance runs only when nobody waits.
 imported before the first job asks for a model.
 """
 
+import contextlib
 import gc
 import os
 import queue
@@ -106,12 +107,9 @@ class Ticket:
         return False
 
     def _close(self) -> None:
-        close = getattr(self._items, "close", None)
-        if close is not None:
-            try:
-                close()
-            except Exception:  # it ends either way; the first error is the one that is told
-                return
+        close = getattr(self._items, "close", lambda: None)
+        with contextlib.suppress(Exception):  # it ends either way; the first error is told
+            close()
 
 
 class Engines:
@@ -163,11 +161,7 @@ class ModelThread:
         self._thread.start()
 
     def submit(
-        self,
-        work: Work,
-        on_item: Callable[[Any], None] = lambda item: None,
-        *,
-        ahead: bool = False,
+        self, work: Work, on_item: Callable[[Any], None] = lambda item: None, *, ahead: bool = False
     ) -> Ticket:
         """Hand in work; ``on_item`` is called on the model thread with each item."""
         ticket = Ticket(self, work, on_item, ahead)

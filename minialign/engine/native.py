@@ -9,17 +9,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-import mlx.nn as nn
 import numpy as np
 
-from minialign import cpu
 from minialign.engine.kv import BatchRows
-
-
-def native_rows(module: nn.Module) -> "NativeRows | None":
-    """An empty set of rows for this model as it is now, or None where there is no decoder."""
-    decoder = cpu.decoder(module)
-    return None if decoder is None else NativeRows(decoder)
 
 
 class NativeRows:

@@ -105,9 +105,7 @@ def _filter(scores: np.ndarray, sampling: Sampling) -> np.ndarray | None:
     if 0 < sampling.top_k < size:
         place = size - sampling.top_k
         edges.append(np.partition(scores, place, axis=1)[:, place : place + 1])
-    kept = None
-    if edges:
-        kept = scores >= np.max(edges, axis=0)
+    kept = scores >= np.max(edges, axis=0) if edges else None
     if sampling.top_p < 1:
         nucleus = _nucleus(np.exp(scores), sampling.top_p)
         kept = nucleus if kept is None else kept & nucleus

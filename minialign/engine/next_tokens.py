@@ -98,11 +98,9 @@ class NextTokens:
         self.engine.model.module.eval()  # no dropout in an adapter
         longest = max((len(ids) for group in groups for ids in group), default=0)
         if self.engine.context and longest > self.engine.context:
-            raise UserError(
-                f"a prompt of {longest:,} tokens; {self.engine.model.name} reads at most "
-                f"{self.engine.context:,}",
-                "shorten the texts, or take a model with a longer context",
-            )
+            most = f"{self.engine.model.name} reads at most {self.engine.context:,}"
+            fix = "shorten the texts, or take a model with a longer context"
+            raise UserError(f"a prompt of {longest:,} tokens; {most}", fix)
 
     def _shared_head(self, groups: Sequence[Sequence[Ids]], last: int) -> int:
         """How many tokens all prompts begin with; their keys and values are in ``_kept``."""

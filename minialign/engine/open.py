@@ -22,9 +22,7 @@ def base_of(adapter: str | Path | None) -> str | None:
 
 
 def open_engine(
-    model: str | None = None,
-    adapter: str | Path | None = None,
-    progress: Tell | None = None,
+    model: str | None = None, adapter: str | Path | None = None, progress: Tell | None = None
 ) -> Engine:
     """An engine for a model, by default the adapter's base or the embedded one. An adapter's
     control text, if it has one, goes into every prompt that its tokenizer renders.

@@ -117,16 +117,14 @@ def encode_response(
     return _turn_ids(rest, response, tokenizer, ended)[0]
 
 
-def _fit(
-    prompt: Prompt, longest: int, limit: int, tokenizer: TokenizerLike
-) -> tuple[Prompt, list[int], int]:
-    """(messages kept, their ids, ids left out): cut from the left so that ``longest`` more fit.
+def _fit(prompt: Prompt, room: int, tokenizer: TokenizerLike) -> tuple[list[int], int]:
+    """(ids of a prompt, how many were left out): cut from the left to at most ``room``.
 
     Whole messages go first, the oldest first, a system message last of all; then tokens.
     """
     full = encode_prompt(prompt, tokenizer)
     kept, ids = list(prompt), full
-    while len(ids) + longest > limit:
+    while len(ids) > room:
         droppable = [i for i, message in enumerate(kept[:-1]) if message["role"] != "system"]
         if not droppable:
             break
@@ -135,28 +133,15 @@ def _fit(
         while len(kept) > droppable[0] + 1 and kept[droppable[0]]["role"] == "assistant":
             del kept[droppable[0]]
         ids = encode_prompt(kept, tokenizer)
-    if len(ids) + longest > limit:
-        start = [ids[0]] if tokenizer.bos_id is not None and ids[0] == tokenizer.bos_id else []
-        ids = start + ids[len(ids) - (limit - longest - len(start)) :]
-    return kept, ids, len(full) - len(ids)
+    if len(ids) > room:
+        ids = _cut_left(ids, room, tokenizer)
+    return ids, len(full) - len(ids)
 
 
-def _behind_prompt(
-    prompt: Prompt,
-    responses: Sequence[str],
-    finish_reasons: Sequence[str] | None,
-    tokenizer: TokenizerLike,
-    limit: int,
-    source: str,
-    meta: dict[str, Any],
-) -> Example | TooLong:
-    ends = zip(responses, finish_reasons or [""] * len(responses), strict=True)
-    coded = [encode_response(prompt, text, tokenizer, end not in CUT) for text, end in ends]
-    longest = max(map(len, coded))
-    if longest + ROOM > limit:
-        return TooLong(source, longest, limit)
-    _, ids, cut = _fit(prompt, longest, limit, tokenizer)
-    return Example(ids, coded, [[1] * len(ids) for ids in coded], source, cut, meta)
+def _cut_left(ids: list[int], room: int, tokenizer: TokenizerLike) -> list[int]:
+    """The last ``room`` ids, a BOS before them counted."""
+    start = ids[:1] if ids[0] == tokenizer.bos_id else []
+    return start + ids[len(ids) - (room - len(start)) :]
 
 
 def _demonstration(
@@ -171,9 +156,7 @@ def _demonstration(
     dropped = 0
     messages = list(row.messages)
     ended = not CUT.intersection(row.finish_reasons or [])
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    trained = turns if train_on == "all" else turns[-1:]
-    prompt, ids, mask = _turns(messages, trained, tokenizer, ended)
+    prompt, ids, mask = _turns(messages, train_on, tokenizer, ended)
     full = len(prompt) + len(ids)
     while len(prompt) + len(ids) > limit:
         # Leave out the oldest exchange, while a trained turn remains behind it.
@@ -183,21 +166,18 @@ def _demonstration(
             break
         dropped += sum(message["role"] == "assistant" for message in messages[first : later[0]])
         del messages[first : later[0]]
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        trained = turns if train_on == "all" else turns[-1:]
-        prompt, ids, mask = _turns(messages, trained, tokenizer, ended)
+        prompt, ids, mask = _turns(messages, train_on, tokenizer, ended)
     if len(prompt) + len(ids) > limit:
         room = limit - len(ids)
         if room < ROOM:
             return TooLong(row.source, len(prompt) + len(ids), limit)
-        start = prompt[:1] if prompt[0] == tokenizer.bos_id else []
-        prompt = start + prompt[len(prompt) - (room - len(start)) :]
+        prompt = _cut_left(prompt, room, tokenizer)
     cut = full - len(prompt) - len(ids)
     return Example(prompt, [ids], [mask], row.source, cut, {"dropped_turns": dropped})
 
 
 def _turns(
-    messages: list[Message], trained: Sequence[int], tokenizer: TokenizerLike, ended: bool
+    messages: list[Message], train_on: str, tokenizer: TokenizerLike, ended: bool
 ) -> tuple[list[int], list[int], list[int]]:
     """(prompt ids before the first trained turn, the ids after it, their mask); ``ended`` is of the
     last message."""
@@ -206,7 +186,8 @@ def _turns(
     ids: list[int] = []
     mask: list[int] = []
     prompt: list[int] | None = None
-    for turn in trained:
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    for turn in turns if train_on == "all" else turns[-1:]:
         head = tokenizer.render_text(messages[:turn], True)
         whole = tokenizer.render_text(messages[: turn + 1], False)
         between = head[len(done) :] if head.startswith(done) else head
@@ -251,8 +232,13 @@ def encode(
             texts, meta = [row.response], {"good": row.good}
         case Prompted():
             raise TypeError("a prompt without a response is not trained on")
-    reasons = row.finish_reasons
-    return _behind_prompt(row.prompt, texts, reasons, tokenizer, max_length, row.source, meta)
+    ends = zip(texts, row.finish_reasons or [""] * len(texts), strict=True)
+    coded = [encode_response(row.prompt, text, tokenizer, end not in CUT) for text, end in ends]
+    longest = max(map(len, coded))
+    if longest + ROOM > max_length:
+        return TooLong(row.source, longest, max_length)
+    prompt, cut = _fit(row.prompt, max_length - longest, tokenizer)
+    return Example(prompt, coded, [[1] * len(ids) for ids in coded], row.source, cut, meta)
 
 
 def index_batches(
@@ -300,9 +286,13 @@ class Batch:
         return sum(sum(mask) for example in self.examples for mask in example.masks)
 
 
+def round_up(count: int, multiple: int) -> int:
+    """The first multiple that is no less than ``count``."""
+    return -(-count // multiple) * multiple
+
+
 def _padded(rows: Sequence[Sequence[int]], multiple: int) -> np.ndarray:
-    width = -(-max(map(len, rows)) // multiple) * multiple
-    out = np.zeros((len(rows), width), np.int32)
+    out = np.zeros((len(rows), round_up(max(map(len, rows)), multiple)), np.int32)
     for row, values in zip(out, rows, strict=True):
         row[: len(values)] = values
     return out

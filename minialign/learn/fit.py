@@ -7,7 +7,7 @@ them, and closing it stops the training. Evaluation, checkpoints and progress li
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def schedule(kind: str, peak: float, warmup: int, total: int) -> Callable[[int],
     return rate
 
 
-def adamw(betas: tuple[float, float], weight_decay: float) -> optim.AdamW:
+def adamw(betas: Sequence[float], weight_decay: float) -> optim.AdamW:
     """AdamW with bias correction (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
     return optim.AdamW(
         learning_rate=0.0, betas=list(betas), weight_decay=weight_decay, bias_correction=True
@@ -178,14 +178,12 @@ def _summed_gradient(
     tidy: Callable[[], None],
 ) -> tuple[dict[str, float], Any]:
     """(sums of the loss, "loss", and of its metrics; the sum of the gradients) of one update."""
-    sums: dict[str, float] = {"loss": 0.0}
+    sums: dict[str, float] = {}
     gradient = None
     for number, batch in enumerate(micro, 1):
         packed(policy, batch)  # tried here: the gradient would keep all that the trial makes
         (value, parts), grads = value_and_grad(batch)
-        mx.eval(value, parts)
-        for name, part in {"loss": value, **parts}.items():
-            sums[name] = sums.get(name, 0.0) + float(part)
+        _add(sums, value, parts)
         if number == len(micro) and math.isfinite(sums["loss"]):
             kept.clear()  # the last update was good; not needed while gradients are computed
         tidy()
@@ -193,6 +191,12 @@ def _summed_gradient(
         gradient = grads if gradient is None else tree_map(mx.add, gradient, grads)
         mx.eval(gradient)  # the summands go
     return sums, gradient
+
+
+def _add(sums: dict[str, float], loss: mx.array, metrics: dict[str, mx.array]) -> None:
+    mx.eval(loss, metrics)
+    for name, part in {"loss": loss, **metrics}.items():
+        sums[name] = sums.get(name, 0.0) + float(part)
 
 
 def _clipped(
@@ -235,26 +239,21 @@ def evaluate(
 
     Yields (examples so far, means so far) after each batch; the last is the result.
     """
-    total, units, done = 0.0, 0.0, 0
+    units, done = 0.0, 0
     sums: dict[str, float] = {}
     with policy.reading():
         for batch in batches:
             value, parts = loss(policy, batch)
-            mx.eval(value, parts)
-            total += float(value)
             units += weight(batch)
             done += batch.size
-            for name, part in parts.items():
-                sums[name] = sums.get(name, 0.0) + float(part)
-            yield done, {"loss": total / units, **{name: s / units for name, s in sums.items()}}
+            _add(sums, value, parts)
+            yield done, {name: total / units for name, total in sums.items()}
 
 
 def save_state(folder: Path, policy: Policy, optimizer: optim.Optimizer) -> None:
     """Write what resuming needs: trained weights and the optimizer's state, exactly."""
-    save_weights(
-        folder / "trainable.safetensors",
-        named_arrays(policy.trainable.trainable_parameters()),
-    )
+    weights = named_arrays(policy.trainable.trainable_parameters())
+    save_weights(folder / "trainable.safetensors", weights)
     save_weights(folder / "optimizer.safetensors", named_arrays(optimizer.state))
 
 
@@ -272,9 +271,7 @@ def load_state(folder: Path, policy: Policy, optimizer: optim.Optimizer) -> None
     policy.trainable.update(tree_unflatten(list(weights.items())))
     optimizer.init(joined(policy.trainable.trainable_parameters()))
     if named_arrays(optimizer.state).keys() != state.keys():
-        raise UserError(
-            f"the checkpoint {folder} was written by an older minialign",
-            "finish that run with the version that began it, or start a new one",
-        )
+        fix = "finish that run with the version that began it, or start a new one"
+        raise UserError(f"the checkpoint {folder} was written by an older minialign", fix)
     optimizer.state = tree_unflatten(list(state.items()))
     mx.eval(policy.trainable.trainable_parameters(), optimizer.state)

@@ -11,10 +11,11 @@ mlx-lm's model classes are used as they are; this is written against their cache
 """
 
 import mlx.core as mx
+import numpy as np
 
 from minialign import cpu
 from minialign.learn import packing
-from minialign.learn.batch import Batch, Example, collate
+from minialign.learn.batch import Batch, Example, collate, round_up
 from minialign.learn.policy import Policy, plain_cache
 from minialign.learn.prompt_cache import Behind, Recorder
 from minialign.learn.selected_logps import selected_logps
@@ -46,18 +47,12 @@ def _shared_hidden(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:
 
 
 def _joined_width(batch: Batch) -> int:
-    return -(-max(example.length for example in batch.examples) // 16) * 16
+    return round_up(max(example.length for example in batch.examples), 16)
 
 
 def _separate_hidden(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:
     rows, width = batch.responses.shape
-    owners = [i for i, example in enumerate(batch.examples) for _ in example.responses]
-    joined = [
-        batch.examples[owner].prompt + response
-        for owner, response in zip(
-            owners, (r for example in batch.examples for r in example.responses), strict=True
-        )
-    ]
+    joined = [one.prompt + response for one in batch.examples for response in one.responses]
     longest = _joined_width(batch)
     inputs = mx.array([ids + [0] * (longest - len(ids)) for ids in joined])
     hidden = policy.backbone(inputs)
@@ -120,24 +115,19 @@ def _packing_agrees(policy: Policy) -> bool:
     return bool(apart <= 1e-3 * mx.abs(expected * real).max())
 
 
+def trained_states(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
+    """(hidden states that predict the trained tokens (M, D), these tokens (M,), which response each
+    is of (M,))."""
+    predicting, _ = response_hidden(policy, batch)
+    where = mx.array(np.flatnonzero(np.array(batch.mask)).astype(np.int32))
+    states = predicting.reshape(-1, predicting.shape[-1])[where]
+    return states, batch.responses.reshape(-1)[where], where // batch.responses.shape[1]
+
+
 def token_logps(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:
     """(log-probs of the trained tokens (M,), which response each is of (M,)), float32."""
-    predicting, _ = response_hidden(policy, batch)
-    width = batch.responses.shape[1]
-    flat = [
-        row * width + column
-        for row, mask in enumerate(m for example in batch.examples for m in example.masks)
-        for column, trained in enumerate(mask)
-        if trained
-    ]
-    where = mx.array(flat)
-    logps = selected_logps(
-        predicting.reshape(-1, predicting.shape[-1])[where],
-        policy.head,
-        batch.responses.reshape(-1)[where],
-        gradient=policy.gradient,
-    )
-    return logps, where // width
+    states, tokens, owners = trained_states(policy, batch)
+    return selected_logps(states, policy.head, tokens, gradient=policy.gradient), owners
 
 
 def response_logps(policy: Policy, batch: Batch) -> tuple[mx.array, mx.array]:

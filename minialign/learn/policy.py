@@ -78,27 +78,20 @@ def plain_cache(module: nn.Module) -> bool:
     return kinds <= {"KVCache", "RotatingKVCache"}
 
 
-def make_policy(model: Model, reward_head: bool = False) -> Policy:
-    """The model as training and scoring see it.
+def make_policy(model: Model, reward_head: bool = False, gradient: bool = True) -> Policy:
+    """The model as training and scoring see it; without ``gradient`` no backward pass follows.
 
     Raises:
         UserError: when a reward head is wanted of an architecture without hidden states.
     """
-    parts = split_head(model.module)
-    if parts is None:
-        if reward_head:
-            raise UserError(
-                f"{model.name}: this architecture shows no hidden states to put a reward head on",
-                "use a Llama, Qwen, Mistral or SmolLM model",
-            )
-        parts = (model.module, _identity)  # its own logits then stand for hidden states
-    backbone, head = parts
-    module = model.module
-    return Policy(module, backbone, head, module, share_prompts=plain_cache(module))
-
-
-def _identity(logits: mx.array) -> mx.array:
-    return logits
+    module: Any = model.module
+    parts = split_head(module)
+    if parts is None and reward_head:
+        said = "this architecture shows no hidden states to put a reward head on"
+        raise UserError(f"{model.name}: {said}", "use a Llama, Qwen, Mistral or SmolLM model")
+    backbone, head = parts or (module, lambda logits: logits)  # then logits stand for states
+    share = plain_cache(module)
+    return Policy(module, backbone, head, module, share_prompts=share, gradient=gradient)
 
 
 def add_reward_head(policy: Policy, folder: Path | None) -> None:

@@ -85,35 +85,29 @@ def levels(scores: Sequence[float], count: int) -> list[int]:
     return [1 + min(count - 1, int(count * rank / len(scores))) for rank in ranks]
 
 
-def encode_rankings(
-    rows: Sequence[Ranking], tokenizer: TokenizerLike, limit: int, config: Config
-) -> list[Example | TooLong]:
-    """Each response by itself behind the words of its level; the levels are those of these rows."""
+def _rated(rows: Sequence[Ranking], config: Config) -> list[tuple[Rated, str]]:
+    """Each response by itself with the words of its level; the levels are those of these rows."""
     single = [(row, place) for row in rows for place in range(len(row.responses))]
-    found = levels([score for row in rows for score in row.scores], config.quantiles)
-    readers = {
-        level: Controlled(tokenizer, Control(config.words(level), config.place))
-        for level in set(found)
-    }
-    coded = []
-    for (row, place), level in zip(single, found, strict=True):
-        text, reasons = row.responses[place], reasons_of(row, place)
-        rated = Rated(row.prompt, text, level == config.quantiles, row.source, reasons)
-        coded += encode_each([rated], readers[level], limit, config)
-    return coded
+    each = levels([score for row in rows for score in row.scores], config.quantiles)
+    told = []
+    for (row, place), level in zip(single, each, strict=True):
+        good, reasons = level == config.quantiles, reasons_of(row, place)
+        rated = Rated(row.prompt, row.responses[place], good, row.source, reasons)
+        told.append((rated, config.words(level)))
+    return told
 
 
 def encode_rows(
     rows: Sequence[Any], tokenizer: TokenizerLike, limit: int, config: Config
 ) -> list[Example | TooLong]:
-    """Each row with its own control text in the prompt."""
+    """Each response with its own control text in the prompt."""
     if config.quantiles:
-        return encode_rankings(rows, tokenizer, limit, config)
-    by_good = {
-        good: Controlled(tokenizer, Control(text, config.place))
-        for good, text in ((True, config.good), (False, config.bad))
-    }
-    return [found for row in rows for found in encode_each([row], by_good[row.good], limit, config)]
+        told = _rated(rows, config)
+    else:
+        told = [(row, config.good if row.good else config.bad) for row in rows]
+    texts = {text for _, text in told}
+    readers = {text: Controlled(tokenizer, Control(text, config.place)) for text in texts}
+    return [one for row, text in told for one in encode_each([row], readers[text], limit, config)]
 
 
 def loss(config: Config) -> Loss:

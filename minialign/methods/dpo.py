@@ -15,8 +15,7 @@ from minialign.learn.batch import Batch
 from minialign.learn.fit import Loss
 from minialign.learn.forward import response_logps
 from minialign.learn.policy import Policy
-from minialign.methods.method import Method
-from minialign.records import Pair
+from minialign.methods.pairs import pair_method, pair_metrics
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,8 @@ def check(config: Config) -> None:
     if config.loss == "robust" and config.label_smoothing == 0:
         raise UserError("robust DPO needs the share of flipped labels", "--label-smoothing 0.1")
     if config.loss in ("ipo", "hinge") and config.label_smoothing:
-        raise UserError(
-            f"label_smoothing has no meaning for {config.loss}", "use --loss sigmoid or robust"
-        )
+        said = f"label_smoothing has no meaning for {config.loss}"
+        raise UserError(said, "use --loss sigmoid or robust")
     if config.nll_weight < 0:
         raise UserError(f"nll_weight = {config.nll_weight}", "it must not be negative")
 
@@ -71,32 +69,11 @@ def loss(config: Config) -> Loss:
         if config.loss == "ipo":
             ratios = ratios / counts
         values = _per_pair(config, ratios[0::2], ratios[1::2])
-        nll = -logps[0::2] / counts[0::2]
         if config.nll_weight:
-            values = values + config.nll_weight * nll
-        margins = rewards[0::2] - rewards[1::2]
-        metrics = {
-            "rewards/chosen": rewards[0::2].sum(),
-            "rewards/rejected": rewards[1::2].sum(),
-            "rewards/margins": margins.sum(),
-            "rewards/accuracies": (margins > 0).sum(),
-            "logps/chosen": logps[0::2].sum(),
-            "logps/rejected": logps[1::2].sum(),
-            "logps/accuracies": (logps[0::2] > logps[1::2]).sum(),
-            "nll/chosen": nll.sum(),
-        }
-        return values.sum(), metrics
+            values = values + config.nll_weight * (-logps[0::2] / counts[0::2])
+        return values.sum(), pair_metrics(rewards, logps, counts)
 
     return preference
 
 
-METHOD = Method(
-    name="dpo",
-    config=Config,
-    record=Pair,
-    loss=loss,
-    unit="examples",
-    needs="a prompt with a chosen and a rejected response",
-    reference=True,
-    check=check,
-)
+METHOD = pair_method(name="dpo", config=Config, loss=loss, reference=True, check=check)

@@ -11,10 +11,10 @@ from typing import Literal
 
 from minialign.errors import UserError
 from minialign.methods import sft
-from minialign.methods.method import Method, Rounds
-from minialign.methods.rounds import UNUSED, RoundSettings, check_plan
+from minialign.methods.method import Rounds
+from minialign.methods.rounds import RoundSettings, check_plan, round_method
 from minialign.methods.winners import above, top
-from minialign.records import Prompted, Ranking, Record
+from minialign.records import Ranking, Record
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,10 @@ def check(config: Config) -> None:
         raise UserError(f"mix_share = {config.mix_share}", "0 <= it < 1")
 
 
-METHOD = Method(
-    name="expert",
-    config=Config,
-    record=Prompted,
-    loss=sft.METHOD.loss,
-    unit="tokens",
-    needs="prompts, and a scorer",
-    check=check,
-    unused=UNUSED,
-    rounds=Rounds(
-        trains=sft.METHOD,
-        train_config=lambda config: sft.Config(train_on="last"),
-        select=select_winners,
-        fresh=lambda config: config.train_from == "start",
-    ),
+ROUNDS = Rounds(
+    trains=sft.METHOD,
+    train_config=lambda config: sft.Config(train_on="last"),
+    select=select_winners,
+    fresh=lambda config: config.train_from == "start",
 )
+METHOD = round_method("expert", Config, check, ROUNDS)

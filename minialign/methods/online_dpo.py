@@ -9,10 +9,9 @@ from typing import Literal
 
 from minialign.errors import UserError
 from minialign.methods import dpo
-from minialign.methods.method import Method, Rounds
-from minialign.methods.rounds import UNUSED, RoundSettings, check_plan
+from minialign.methods.method import Rounds
+from minialign.methods.rounds import RoundSettings, check_plan, round_method
 from minialign.methods.winners import best_and_worst
-from minialign.records import Prompted
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,10 @@ def check(config: Config) -> None:
     dpo.check(config.train_config())
 
 
-METHOD = Method(
-    name="online-dpo",
-    config=Config,
-    record=Prompted,
-    loss=lambda config: dpo.loss(config.train_config()),
-    unit="examples",
-    needs="prompts, and a scorer",
-    check=check,
-    unused=UNUSED,
-    rounds=Rounds(
-        trains=dpo.METHOD,
-        train_config=Config.train_config,
-        select=lambda row, config, chance: best_and_worst(row),
-        fixed_reference=lambda config: config.reference == "start",
-    ),
+ROUNDS = Rounds(
+    trains=dpo.METHOD,
+    train_config=Config.train_config,
+    select=lambda row, config, chance: best_and_worst(row),
+    fixed_reference=lambda config: config.reference == "start",
 )
+METHOD = round_method("online-dpo", Config, check, ROUNDS)

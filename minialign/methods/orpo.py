@@ -13,9 +13,8 @@ from minialign.learn.batch import Batch
 from minialign.learn.fit import Loss
 from minialign.learn.forward import response_logps
 from minialign.learn.policy import Policy
-from minialign.methods.method import Method, require
-from minialign.methods.pairs import pair_metrics
-from minialign.records import Pair
+from minialign.methods.method import require
+from minialign.methods.pairs import pair_method, pair_metrics
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,4 @@ def loss(config: Config) -> Loss:
     return odds
 
 
-METHOD = Method(
-    name="orpo",
-    config=Config,
-    record=Pair,
-    loss=loss,
-    unit="examples",
-    needs="a prompt with a chosen and a rejected response",
-    check=check,
-)
+METHOD = pair_method(name="orpo", config=Config, loss=loss, check=check)

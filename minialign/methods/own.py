@@ -28,9 +28,8 @@ def load_method(file: str | Path) -> Method:
         what = "defines no METHOD" if method is None else f"METHOD is of type {type(method)}"
         raise UserError(f"{file}: {what}, a minialign.methods.Method", example)
     if method.name in METHODS:
-        raise UserError(
-            f"{file}: its method is named {method.name!r}, like a built-in one", "name it otherwise"
-        )
+        said = f"{file}: its method is named {method.name!r}, like a built-in one"
+        raise UserError(said, "name it otherwise")
     if not is_dataclass(method.config):
         raise UserError(f"{file}: METHOD.config is no dataclass", example)
     return replace(method, file=str(path.resolve()))

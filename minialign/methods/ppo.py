@@ -20,7 +20,7 @@ from minialign.errors import UserError
 from minialign.learn import losses
 from minialign.learn.batch import Batch, Example, TokenizerLike, TooLong, collate, encode_prompt
 from minialign.learn.fit import Loss
-from minialign.learn.forward import response_hidden
+from minialign.learn.forward import trained_states
 from minialign.learn.policy import Policy
 from minialign.learn.selected_logps import selected_logps
 from minialign.methods.method import Method, require
@@ -81,10 +81,8 @@ class Config:
 def check(config: Config) -> None:
     """Raise a UserError for values outside the method's domain."""
     if not config.scorer:
-        raise UserError(
-            "no --scorer says what an answer is worth",
-            "--scorer reward:RUN, or python:FILE.py:function; more: minialign best-of-n --help",
-        )
+        fix = "--scorer reward:RUN, or python:FILE.py:function; more: minialign best-of-n --help"
+        raise UserError("no --scorer says what an answer is worth", fix)
     parse(config.scorer)
     counts = ("n", "heldout_n", "rollout_prompts", "rollout_batch", "response_length", "ppo_epochs")
     positive = ("temperature", "clip", "value_clip", "kl_target", "kl_rate")
@@ -95,19 +93,16 @@ def check(config: Config) -> None:
     if config.kl_rate > 5:
         raise UserError(f"kl_rate = {config.kl_rate}", "it must be at most 5")
     if config.advantage != "gae" and config.n < 2:
-        raise UserError(
-            f"n = {config.n}: {config.advantage} compares the answers to a prompt with each other",
-            "--n 4, or --advantage gae",
+        said = (
+            f"n = {config.n}: {config.advantage} compares the answers to a prompt with each other"
         )
+        raise UserError(said, "--n 4, or --advantage gae")
     if config.advantage == "group" and config.kl_estimator == "k1":
-        raise UserError(
-            "k1 in the loss of group has no gradient on average", "leave --kl-estimator out"
-        )
+        said = "k1 in the loss of group has no gradient on average"
+        raise UserError(said, "leave --kl-estimator out")
     if config.advantage == "group" and config.whiten_rewards:
-        raise UserError(
-            "group divides by each prompt's standard deviation already",
-            "leave --whiten-rewards out",
-        )
+        said = "group divides by each prompt's standard deviation already"
+        raise UserError(said, "leave --whiten-rewards out")
 
 
 def encode_rows(
@@ -120,9 +115,8 @@ def encode_rows(
     for row in rows:
         ids = encode_prompt(row.prompt, tokenizer)
         whole = len(ids) + config.response_length
-        fits = whole <= limit
         example = Example(ids, blanks, masks, row.source, meta={"row": row})
-        coded.append(example if fits else TooLong(row.source, whole, limit))
+        coded.append(example if whole <= limit else TooLong(row.source, whole, limit))
     return coded
 
 
@@ -262,15 +256,11 @@ def targets(
     ]
     advantages = np.concatenate(estimates)
     returns = advantages / scale + old
-    metrics["explained_variance"] = explained_variance(old, returns)
+    variance = returns.var()  # 0 is explained where there is nothing to explain
+    explained = float(1 - (returns - old).var() / variance) if variance > 1e-12 else 0.0
+    metrics["explained_variance"] = explained  # 1 - Var(returns - values) / Var(returns)
     advantages = whiten(advantages) if config.whiten_advantages else advantages
     return Targets(np.split(advantages, cuts), np.split(returns, cuts), units, metrics)
-
-
-def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
-    """1 - Var(returns - values) / Var(returns); 0 where there is nothing to explain."""
-    variance = returns.var()
-    return float(1 - (returns - values).var() / variance) if variance > 1e-12 else 0.0
 
 
 def token_values(
@@ -278,10 +268,7 @@ def token_values(
 ) -> tuple[mx.array, mx.array | None]:
     """(log-probs of the responses' tokens (M,), values of what stands before each (M,)), float32;
     no values without a value head."""
-    states, _ = response_hidden(policy, batch)
-    where = mx.array(np.flatnonzero(np.array(batch.mask)))
-    states = states.reshape(-1, states.shape[-1])[where]
-    tokens = batch.responses.reshape(-1)[where]
+    states, tokens, _ = trained_states(policy, batch)
     head = getattr(policy.trainable, "value_head", None)
     # The head is linear: hidden states divided by the temperature give logits divided by it.
     logps = selected_logps(states / temperature, policy.head, tokens, gradient=policy.gradient)

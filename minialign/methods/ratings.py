@@ -12,12 +12,10 @@ from minialign.records import Rated
 def check_rows(rows: Sequence[Rated], config: Any) -> None:
     """Raise a UserError when all ratings say the same."""
     if rows and len({row.good for row in rows}) < 2:
-        word, other = ("good", "bad") if rows[0].good else ("bad", "good")
-        raise UserError(
-            f"all {len(rows)} ratings are {word}: there is nothing to tell apart",
-            f"add {other} responses"
-            + (", or imitate the good ones: minialign sft" if rows[0].good else ""),
-        )
+        word, fix = "bad", "add good responses"
+        if rows[0].good:
+            word, fix = "good", "add bad responses, or imitate the good ones: minialign sft"
+        raise UserError(f"all {len(rows)} ratings are {word}: there is nothing to tell apart", fix)
 
 
 def encode_with_mismatched(

@@ -15,8 +15,7 @@ from minialign.learn.batch import Batch
 from minialign.learn.fit import Loss
 from minialign.learn.forward import last_hidden
 from minialign.learn.policy import Policy
-from minialign.methods.method import Method
-from minialign.records import Pair
+from minialign.methods.pairs import pair_method, reward_metrics
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,7 @@ def loss(config: Config) -> Loss:
         values = losses.bradley_terry(chosen, rejected, margin)
         if config.centering:
             values = values + config.centering * losses.reward_centering(chosen, rejected)
-        metrics = {
-            "rewards/chosen": chosen.sum(),
-            "rewards/rejected": rejected.sum(),
-            "rewards/margins": (chosen - rejected).sum(),
-            "rewards/accuracies": (chosen > rejected).sum(),
-        }
-        lengths = batch.mask.sum(axis=1)
-        return values.sum(), metrics | _moments(rewards, lengths)
+        return values.sum(), reward_metrics(rewards) | _moments(rewards, batch.mask.sum(axis=1))
 
     return preference
 
@@ -80,14 +72,6 @@ def derived(metrics: dict[str, float]) -> dict[str, float]:
     return shown
 
 
-METHOD = Method(
-    name="reward",
-    config=Config,
-    record=Pair,
-    loss=loss,
-    unit="examples",
-    needs="a prompt with a chosen and a rejected response",
-    reward_head=True,
-    check=check,
-    derived=derived,
+METHOD = pair_method(
+    name="reward", config=Config, loss=loss, reward_head=True, check=check, derived=derived
 )

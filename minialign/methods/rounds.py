@@ -4,9 +4,13 @@ In each round the model answers prompts, a scorer says what each answer is worth
 rows of them, and another method trains on these. The loop itself is ``training.rounds``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from minialign.errors import UserError
+from minialign.methods.method import Method, Rounds, require
+from minialign.records import Prompted
 from minialign.rewards.spec import parse
 from minialign.sampling import Sampling
 
@@ -56,6 +60,24 @@ class RoundSettings:
         return Sampling(self.temperature, *cuts, self.response_length, self.stop)
 
 
+def round_method(
+    name: str, config: type, check: Callable[[Any], None], rounds: Rounds, **more: Any
+) -> Method:
+    """A method of rounds: its loss is that of the method with which they train."""
+    return Method(
+        name,
+        config,
+        record=Prompted,
+        loss=lambda config: rounds.trains.loss(rounds.train_config(config)),
+        unit=rounds.trains.unit,
+        needs="prompts, and a scorer",
+        check=check,
+        unused=UNUSED,
+        rounds=rounds,
+        **more,
+    )
+
+
 def check_plan(plan: RoundSettings, method: str) -> None:
     """Raise a UserError for settings of a round that make no sense."""
     if not plan.scorer:
@@ -67,7 +89,6 @@ def check_plan(plan: RoundSettings, method: str) -> None:
             raise UserError(f"{name} = {value}", "it must be 1 or more")
     if plan.prompts_per_round < 0:
         raise UserError(f"prompts_per_round = {plan.prompts_per_round}", "0 is all of them")
-    if plan.eos_penalty < 0:
-        raise UserError(f"eos_penalty = {plan.eos_penalty}", "it must be 0 or more")
+    require(plan, from_0=("eos_penalty",))
     if plan.sampling().greedy and (plan.n > 1 or plan.heldout_n > 1):
         raise UserError("candidates at temperature 0 are all the same", "--temperature 0.7")

@@ -14,10 +14,10 @@ from typing import Literal
 
 from minialign.errors import UserError
 from minialign.methods import dpo
-from minialign.methods.method import Method, Rounds, require
-from minialign.methods.rounds import UNUSED, RoundSettings, check_plan
+from minialign.methods.method import Rounds, require
+from minialign.methods.rounds import RoundSettings, check_plan, round_method
 from minialign.methods.winners import pair
-from minialign.records import Pair, Prompted, Ranking
+from minialign.records import Pair, Ranking
 
 
 @dataclass(frozen=True)
@@ -111,23 +111,10 @@ def check(config: Config) -> None:
     if config.accept < 2:
         raise UserError(f"accept = {config.accept}", "a pair needs 2 accepted candidates or more")
     if config.plan.n < config.accept:
-        raise UserError(
-            f"--accept {config.accept} of {config.plan.n} candidates", f"--n {2 * config.accept}"
-        )
+        said = f"--accept {config.accept} of {config.plan.n} candidates"
+        raise UserError(said, f"--n {2 * config.accept}")
     dpo.check(config.train_config())
 
 
-METHOD = Method(
-    name="rso",
-    config=Config,
-    record=Prompted,
-    loss=lambda config: dpo.loss(config.train_config()),
-    unit="examples",
-    needs="prompts, and a scorer",
-    check=check,
-    defaults={"n": 16},
-    unused=UNUSED,
-    rounds=Rounds(
-        trains=dpo.METHOD, train_config=Config.train_config, select=accepted_pairs, usual=1
-    ),
-)
+ROUNDS = Rounds(trains=dpo.METHOD, train_config=Config.train_config, select=accepted_pairs, usual=1)
+METHOD = round_method("rso", Config, check, ROUNDS, defaults={"n": 16})

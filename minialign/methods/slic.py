@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from minialign.errors import UserError
-from minialign.formats.kinds import turn_into
+from minialign.formats.kinds import digest, turn_into
 from minialign.learn import losses
 from minialign.learn.batch import Batch, Example, TokenizerLike, TooLong
 from minialign.learn.fit import Loss
 from minialign.learn.forward import response_logps
 from minialign.learn.policy import Policy
-from minialign.methods.method import Method, encode_each, encode_texts, require
-from minialign.methods.pairs import pair_metrics
-from minialign.methods.reference_texts import key, reference_texts
+from minialign.methods.method import encode_each, encode_texts, require
+from minialign.methods.pairs import pair_method, pair_metrics
+from minialign.methods.reference_texts import reference_texts
 from minialign.records import Demonstration, Pair
 
 
@@ -46,7 +46,7 @@ def check(config: Config) -> None:
 def check_rows(rows: Sequence[Pair], config: Config) -> None:
     """Raise a UserError when reference texts are wanted and no pair has one."""
     texts = reference_texts(config.sft_data)
-    if config.sft_data and not any(key(row.prompt) in texts for row in rows):
+    if config.sft_data and not any(digest(row.prompt) in texts for row in rows):
         raise UserError("no prompt of the pairs is in --sft-data", "the same prompts are needed")
 
 
@@ -58,7 +58,7 @@ def encode_rows(
         return encode_each(rows, tokenizer, limit, config)
     known, coded = reference_texts(config.sft_data), []
     for row in rows:
-        third = known.get(key(row.prompt)) or turn_into(row, Demonstration)[0]
+        third = known.get(digest(row.prompt)) or turn_into(row, Demonstration)[0]
         texts = [row.chosen, row.rejected, third.messages[-1]["content"]]
         reasons = (row.finish_reasons or ["stop"] * 2) + (third.finish_reasons or ["stop"])
         coded.append(encode_texts(row, texts, reasons, tokenizer, limit, {}))
@@ -82,14 +82,6 @@ def loss(config: Config) -> Loss:
     return calibration
 
 
-METHOD = Method(
-    name="slic",
-    config=Config,
-    record=Pair,
-    loss=loss,
-    unit="examples",
-    needs="a prompt with a chosen and a rejected response",
-    check=check,
-    check_rows=check_rows,
-    encode=encode_rows,
+METHOD = pair_method(
+    name="slic", config=Config, loss=loss, check=check, check_rows=check_rows, encode=encode_rows
 )

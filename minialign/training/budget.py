@@ -5,7 +5,7 @@ writes or scores. Minutes are those of training steps and sampling; loading, eva
 reference's log-probs, which are computed once and kept, are not among them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from minialign.learn.batch import Example, endless
 from minialign.training.settings import Settings
@@ -20,10 +20,15 @@ def spent(settings: Settings, tokens: float, seconds: float) -> str:
     return ""
 
 
+def order_of(examples: Sequence[Example], settings: Settings) -> Iterator[list[int]]:
+    """The batches of a run, one after the other, as indices of its examples."""
+    return endless([example.length for example in examples], settings.batch_size, settings.seed)
+
+
 def steps_within(examples: Sequence[Example], settings: Settings, most: int) -> int:
     """The updates, at most ``most``, that reach ``max_tokens``: known before the first, since the
     order of the data is, so that the schedule has its end and resuming changes nothing."""
-    order = endless([example.length for example in examples], settings.batch_size, settings.seed)
+    order = order_of(examples, settings)
     tokens = 0
     for step in range(most):
         if tokens >= settings.max_tokens:

@@ -61,10 +61,8 @@ def _read(
             continue
         for item in good_items(files_of(path, split), mapping, bad):
             if item.unlabelled:
-                raise UserError(
-                    f"{item.source}: an unlabelled pair, its answers are in random order",
-                    f"say which is better first: minialign label {path}",
-                )
+                said = f"{item.source}: an unlabelled pair, its answers are in random order"
+                raise UserError(said, f"say which is better first: minialign label {path}")
             found += item.records
     bad.check()
     if bad.problems:
@@ -146,18 +144,14 @@ def load_rows(settings: Settings, method: Method, config: Any, tokenizer: Any) -
     rows.train = _encoded(records, tokenizer, settings, method, config, rows)
     rows.held_out = _encoded(held, tokenizer, settings, method, config, rows)
     if not rows.train:
-        raise UserError(
-            f"nothing to train on: {len(records)} rows, none usable",
-            "; ".join(rows.notes) or f"{method.name} needs {method.needs}",
-        )
+        why = "; ".join(rows.notes) or f"{method.name} needs {method.needs}"
+        raise UserError(f"nothing to train on: {len(records)} rows, none usable", why)
     return rows
 
 
 def _labelled() -> Path:
     file = labels_file()
     if not file.exists() or not file.stat().st_size:
-        raise UserError(
-            "no --data, and no pairs labelled here yet",
-            "give a file: --data pairs.jsonl   (examples/concise/train.jsonl is one)",
-        )
+        fix = "give a file: --data pairs.jsonl   (examples/concise/train.jsonl is one)"
+        raise UserError("no --data, and no pairs labelled here yet", fix)
     return file

@@ -23,7 +23,7 @@ Driver = Callable[[Run, Method, Settings, Any, threading.Event], Iterator[Event]
 
 
 def start_with(
-    driver: Driver,
+    driver_of: Callable[[Method], Driver],
     method: Method,
     settings: Settings,
     config: Any,
@@ -41,8 +41,11 @@ def start_with(
     """
     check(settings)
     method.check(config)
-    if method.rounds:
-        _check_rounds(method, settings)
+    if method.rounds and not settings.data:
+        raise UserError("no prompts", "--data prompts.txt   (or rows with prompts, JSONL…)")
+    for name in method.unused if method.rounds else ():
+        if getattr(settings, name) != getattr(Settings(), name):
+            raise UserError(f"{name} has no meaning for {method.name}", "leave it out")
     settings, config = with_whole_paths(settings, config)
     check_data(settings)
     ensure(settings.model, progress)
@@ -51,11 +54,11 @@ def start_with(
         values["method_file"] = method.file
     out = Path(settings.out) if settings.out else None
     run = Run.create(method.name, values, out, settings.name)
-    return run, _drive(driver, run, (method, settings, config), stop, fresh=True)
+    return run, _drive(driver_of(method), run, (method, settings, config), stop, fresh=True)
 
 
 def resume_with(
-    driver: Callable[[Method], Driver], run: Run, stop: threading.Event | None = None
+    driver_of: Callable[[Method], Driver], run: Run, stop: threading.Event | None = None
 ) -> Iterator[Event]:
     """The events of a run that was stopped or killed, from where it was, to the same weights as if
     it had not been.
@@ -68,23 +71,13 @@ def resume_with(
     if method is None:
         raise UserError(f"run {run.name}: method {stored.get('method')!r} cannot be resumed")
     if run.state().status == "finished":
-        raise UserError(
-            f"run {run.name} is finished",
-            f"to {'go' if method.rounds else 'train'} on from it: minialign {method.command}"
-            f" --adapter {run.name} --data FILE{' --scorer SCORER' if method.on_policy else ''}",
-        )
+        fix = f"to {'go' if method.rounds else 'train'} on from it: minialign {method.command}"
+        fix += f" --adapter {run.name} --data FILE{' --scorer SCORER' * method.on_policy}"
+        raise UserError(f"run {run.name} is finished", fix)
     where = str(run.path / "config.json")
     settings = resolve(Settings, stored, {}, where)
     config = resolve(method.config, stored, {}, where)
-    return _drive(driver(method), run, (method, settings, config), stop, fresh=False)
-
-
-def _check_rounds(method: Method, settings: Settings) -> None:
-    if not settings.data:
-        raise UserError("no prompts", "--data prompts.txt   (or rows with prompts, JSONL…)")
-    for name in method.unused:
-        if getattr(settings, name) != getattr(Settings(), name):
-            raise UserError(f"{name} has no meaning for {method.name}", "leave it out")
+    return _drive(driver_of(method), run, (method, settings, config), stop, fresh=False)
 
 
 def _drive(

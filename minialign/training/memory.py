@@ -18,18 +18,16 @@ import psutil
 from minialign import cpu
 from minialign.errors import UserError
 from minialign.learn import packing
-from minialign.learn.batch import Example
+from minialign.learn.batch import Example, round_up
 from minialign.learn.forward import WORTH
 from minialign.learn.selected_logps import CHUNK
-from minialign.machine.hardware import peak
+from minialign.machine.hardware import peak as peak
 from minialign.methods import Method
 from minialign.models.adapter import Lora, named_arrays
 from minialign.models.load import Model
 from minialign.run_folder import flags
 from minialign.training.reference_logps import TOKENS as REFERENCE_TOKENS
 from minialign.training.settings import Settings
-
-__all__ = ["Need", "available", "describe", "estimate", "peak", "refuse", "resident"]
 
 FLOAT = 4
 # The process beside the weights where the system does not count these (on a GPU), and how much it
@@ -114,21 +112,17 @@ class _Tokens:
     mask: int  # bytes
 
 
-def _padded(length: int) -> int:
-    return -(-length // 16) * 16
-
-
 def _tokens(batch: Sequence[Example], share: bool, method: Method) -> _Tokens:
     rows = sum(len(one.responses) for one in batch)
-    longest = _padded(max(one.length for one in batch))
+    longest = round_up(max(one.length for one in batch), 16)
     trained = 0 if method.reward_head else sum(sum(m) for one in batch for m in one.masks)
     apart = sum(one.tokens for one in batch)
     if cpu.native() and apart <= packing.MOST:  # one row without padding
         once = sum(len(one.prompt) + sum(map(len, one.responses)) for one in batch)
         count = once if share and 1 - once / apart >= WORTH else apart
         return _Tokens(count, 0, 1, longest, trained, 2 * count**2)  # MLX's and NumPy's
-    prompts = len(batch) * _padded(max(len(one.prompt) for one in batch))
-    together = prompts + rows * _padded(max(len(r) for one in batch for r in one.responses))
+    prompts = len(batch) * round_up(max(len(one.prompt) for one in batch), 16)
+    together = prompts + rows * round_up(max(len(r) for one in batch for r in one.responses), 16)
     if share and 1 - together / (rows * longest) >= WORTH:
         return _Tokens(together, prompts, rows, longest, trained, rows * longest**2)
     return _Tokens(rows * longest, 0, rows, longest, trained, longest**2)

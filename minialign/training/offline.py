@@ -13,34 +13,19 @@ from typing import Any
 
 import mlx.core as mx
 
-from minialign.learn.batch import Batch, Example, collate, endless, index_batches
-from minialign.learn.fit import Step, adamw, evaluate, fit, joined, load_state, save_state
-from minialign.learn.policy import Counts, add_reward_head, make_policy
+from minialign.learn.batch import Batch, Example, collate, index_batches
+from minialign.learn.fit import evaluate
+from minialign.learn.policy import add_reward_head, make_policy
 from minialign.methods import Method
 from minialign.models.adapter import adapter_hash, load_adapter
-from minialign.models.head import FILE as HEAD
 from minialign.models.load import load
 from minialign.records import Pair
 from minialign.run_folder import Run
 from minialign.statistics.shares import wilson
-from minialign.training.bookkeeping import Bookkeeping, finish, record_steps
-from minialign.training.budget import steps_ahead, steps_within
-from minialign.training.events import (
-    UNKNOWN,
-    Ended,
-    Evaluated,
-    Evaluating,
-    Event,
-    Note,
-    ReferenceRead,
-)
-from minialign.training.parts import (
-    Parts,
-    attach_adapter,
-    open_parts,
-    prepare_passes,
-    save_result,
-)
+from minialign.training.bookkeeping import Bookkeeping, log_evaluation, log_values, train
+from minialign.training.budget import order_of, steps_ahead, steps_within
+from minialign.training.events import UNKNOWN, Ended, Evaluated, Evaluating, Event, ReferenceRead
+from minialign.training.parts import Parts, attach_adapter, open_parts, prepare_passes
 from minialign.training.reference_logps import reference_logps
 from minialign.training.settings import Settings
 
@@ -59,7 +44,20 @@ def events(
         yield Ended({"status": "stopped"})
         return
     prepare_passes(parts)
-    yield from _train(parts, stop)
+    total = parts.total
+    # Step 0 needs no look at a policy that is its own reference, nor at a fresh reward head.
+    known_at_start = method.reference or (method.reward_head and settings.adapter is None)
+    books = Bookkeeping(
+        parts,
+        batches=partial(_updates, parts),
+        values=lambda step: log_values(step, method.derived(step.metrics)),
+        ahead=lambda step: steps_ahead(settings, step, parts.used["seconds"], total),
+        evaluate=partial(_evaluate, parts),
+        weight=method.weight,
+        looks_first=not known_at_start,
+        before=_before(parts),
+    )
+    yield from train(books, stop)
 
 
 def _plan(parts: Parts) -> tuple[int, str]:
@@ -103,7 +101,7 @@ def _read_reference(parts: Parts, stop: threading.Event) -> Generator[Event, Non
 
 def _visited(examples: list[Example], settings: Settings, total: int) -> list[Example]:
     """The examples that ``total`` updates will see: a short run does not need all."""
-    order = endless([example.length for example in examples], settings.batch_size, settings.seed)
+    order = order_of(examples, settings)
     whole = math.ceil(len(examples) / settings.batch_size)  # the batches of an epoch hold all
     batches = itertools.islice(order, min(total * settings.grad_accumulation_steps, whole))
     return [examples[i] for i in sorted({i for batch in batches for i in batch})]
@@ -120,8 +118,7 @@ def _batch(examples: list[Example], indices: list[int]) -> Batch:
 def _updates(parts: Parts, done: int) -> Iterator[list[Batch]]:
     """Micro-batches of each update, from the one after ``done`` on."""
     settings = parts.settings
-    lengths = [example.length for example in parts.rows.train]
-    order = endless(lengths, settings.batch_size, settings.seed)
+    order = order_of(parts.rows.train, settings)
     each = settings.grad_accumulation_steps
     for _ in range(done * each):
         next(order)
@@ -130,116 +127,39 @@ def _updates(parts: Parts, done: int) -> Iterator[list[Batch]]:
 
 
 def _evaluate(parts: Parts, step: int, total: int) -> Iterator[Event]:
-    """Evaluate on the held-out rows, log it, and keep the adapter if it is the best so far."""
-    rows, method, run = parts.rows.held_out, parts.method, parts.run
+    """Read the held-out rows, and log what they look like."""
+    rows, method = parts.rows.held_out, parts.method
     order = index_batches([example.length for example in rows], 4 * parts.settings.batch_size, 0, 0)
     batches = (_batch(rows, indices) for indices in order)
-    means: dict[str, float] = {}
+    values: dict[str, Any] = {}
     loss = method.loss(parts.config)
-    for done, so_far in evaluate(parts.policy, loss, batches, method.weight):
-        means = so_far
+    for done, means in evaluate(parts.policy, loss, batches, method.weight):
+        values = method.derived(means)
         yield Evaluating(done, len(rows))
-    values: dict[str, Any] = method.derived(means)
     values["rows"] = len(rows)
     if "rewards/accuracies" in values:
         low, high = wilson(values["rewards/accuracies"] * len(rows), len(rows))
         values["accuracy_low"], values["accuracy_high"] = low, high
         values["shorter_wins"] = _shorter_wins(rows)
-    earlier = [row["loss"] for row in run.metrics("eval") if 0 < row["step"] < step]
-    run.log("eval", step, values)
-    if step > 0 and values["loss"] < min(earlier, default=float("inf")):
-        save_result(parts, run.path / "best")
+    log_evaluation(parts, step, values)
     yield Evaluated(step, total, values)
 
 
 def _shorter_wins(rows: list[Example]) -> float:
     """The accuracy of preferring the response with fewer tokens; a draw counts half."""
-    pairs = [
-        (len(row.responses[better]), len(row.responses[worse]))
-        for row in rows
-        for better, worse in _ordered(row)
-    ]
-    return sum((a < b) + 0.5 * (a == b) for a, b in pairs) / max(len(pairs), 1)
-
-
-def _ordered(row: Example) -> list[tuple[int, int]]:
-    """(better, worse): every two responses of an example of which the data say that."""
-    scores = row.meta.get("scores", [1.0, 0.0])
-    places = range(len(scores))
-    return [(i, j) for i in places for j in places if scores[i] > scores[j]]
+    wins = []
+    for row in rows:
+        scored = zip(row.meta.get("scores", [1.0, 0.0]), map(len, row.responses), strict=False)
+        for (score, length), (worse, other) in itertools.permutations(scored, 2):
+            if score > worse:
+                wins.append(1.0 if length < other else 0.5 * (length == other))
+    return sum(wins) / max(len(wins), 1)
 
 
 def _before(parts: Parts) -> dict[str, float] | None:
-    """What the held-out rows looked like before the first step."""
-    if parts.method.reference and parts.method.record is Pair:
-        pairs = [example.meta["reference"] for example in parts.rows.held_out]
-        share = sum(chosen > rejected for chosen, rejected in pairs) / max(len(pairs), 1)
-        return {"logps/accuracies": share} if pairs else None
-    return next((row for row in parts.run.metrics("eval") if row["step"] == 0), None)
-
-
-def _known_at_start(parts: Parts) -> bool:
-    """Whether step 0 needs no look: a policy that is its own reference, a fresh reward head."""
-    fresh_head = parts.method.reward_head and parts.settings.adapter is None
-    return parts.method.reference or fresh_head
-
-
-def _values(step: Step, method: Method) -> dict[str, float]:
-    return {
-        "loss": step.loss,
-        **method.derived(step.metrics),
-        "grad_norm": step.grad_norm,
-        "learning_rate": step.learning_rate,
-        "tokens": step.tokens,
-        "tokens_per_second": step.tokens / step.seconds,
-        "padding": step.padding,
-        "seconds": step.seconds,
-        "peak_memory": mx.get_peak_memory(),
-    }
-
-
-def _train(parts: Parts, stop: threading.Event) -> Iterator[Event]:
-    run, settings, policy, total = parts.run, parts.settings, parts.policy, parts.total
-    optimizer = adamw((settings.betas[0], settings.betas[1]), settings.weight_decay)
-    optimizer.init(joined(policy.trainable.trainable_parameters()))
-    done = 0
-    if checkpoints := run.checkpoints():
-        done = checkpoints[-1]
-        load_state(run.checkpoint_path(done), policy, optimizer)
-        yield Note(f"going on after step {done}", done, total)
-    elif parts.rows.held_out and not _known_at_start(parts):
-        yield from _evaluate(parts, 0, total)
-    logged = [row for row in run.metrics("train") if row["step"] <= done]
-    used = {name: sum(row[name] for row in logged) for name in ("tokens", "seconds")}
-
-    def save(step: int) -> None:
-        run.save_checkpoint(step, lambda folder: save_state(folder, policy, optimizer))
-        save_result(parts, run.path)
-
-    books = Bookkeeping(
-        run,
-        settings,
-        total,
-        done,
-        used,
-        values=lambda step: _values(step, parts.method),
-        ahead=lambda step: steps_ahead(settings, step, used["seconds"], total),
-        evaluate=partial(_evaluate, parts) if parts.rows.held_out else None,
-        save=save,
-        save_result=lambda: save_result(parts, run.path),
-        result=(HEAD,),
-    )
-    policy.counts = Counts()  # the reference's batches are not training's
-    steps = fit(
-        policy,
-        parts.method.loss(parts.config),
-        _updates(parts, done),
-        optimizer,
-        rate=books.rate,
-        weight=parts.method.weight,
-        clip=settings.grad_clip,
-        first=done + 1,
-        seed=settings.seed,
-    )
-    if (yield from record_steps(books, steps, stop)):
-        yield from finish(books, policy.counts.batches() | {"before": _before(parts)})
+    """How often the reference finds the chosen response of held-out pairs likelier, where its
+    log-probs are there."""
+    if not (parts.method.reference and parts.method.record is Pair and parts.rows.held_out):
+        return None
+    pairs = [example.meta["reference"] for example in parts.rows.held_out]
+    return {"logps/accuracies": sum(chosen > rejected for chosen, rejected in pairs) / len(pairs)}

@@ -6,7 +6,7 @@ Methods on rows (``offline``), on the model's own answers (``online``) and the t
 
 import hashlib
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,9 @@ from minialign.errors import UserError
 from minialign.learn.checkpointing import checkpoint_layers
 from minialign.learn.policy import Policy, make_policy, plain_cache
 from minialign.methods import Method
-from minialign.models import control
-from minialign.models.adapter import (
-    WEIGHTS,
-    Lora,
-    attach,
-    check_lora,
-    load_weights,
-    read_lora,
-    resolve_adapter,
-    save_adapter,
-)
-from minialign.models.head import save_head
+from minialign.models import adapter, control
+from minialign.models.adapter import Lora, resolve_adapter
+from minialign.models.head import save_head, save_value_head
 from minialign.models.load import Model, load
 from minialign.run_folder import Run
 from minialign.training import memory
@@ -54,6 +45,8 @@ class Parts:
     rows: Rows
     words: control.Control | None  # that prompts shall have when the result is used
     total: int = UNKNOWN  # steps
+    used: dict[str, float] = field(default_factory=lambda: {"tokens": 0.0, "seconds": 0.0})
+    units: tuple[float, float] | None = None  # of the value head; None: not known yet
 
 
 def open_parts(
@@ -80,11 +73,11 @@ def open_parts(
         words = model.put_control(start_from)
         if words:
             yield Note(f"every prompt says {words.text!r}, as in {settings.adapter}")
-    lora = read_lora(start_from) if start_from else settings.lora()
+    lora = adapter.read_lora(start_from) if start_from else settings.lora()
     if method.on_policy and lora.dropout:
         yield Note("no dropout: the ratio to the old policy would be noise")
         lora = replace(lora, dropout=0.0)
-    check_lora(model.module, lora)
+    adapter.check_lora(model.module, lora)
     rows = load_rows(settings, method, config, model.tokenizer)
     for note in rows.notes:
         yield Note(note)
@@ -93,10 +86,8 @@ def open_parts(
     _check_same_data(run, rows)
     if not rows.held_out and (settings.patience or settings.select == "best"):
         what = "prompts" if method.on_policy else "rows"
-        raise UserError(
-            f"patience and select = best need held-out {what}, and there are none",
-            "--eval-data FILE, or more data and --eval-split 0.1",
-        )
+        said = f"patience and select = best need held-out {what}, and there are none"
+        raise UserError(said, "--eval-data FILE, or more data and --eval-split 0.1")
     policy = make_policy(model, method.reward_head)
     parts = Parts(
         run, method, settings, config, start_from, other, model, policy, lora, rows, words
@@ -116,9 +107,9 @@ def attach_adapter(parts: Parts) -> None:
     from."""
     if parts.start_from is None:
         mx.random.seed(parts.settings.seed)
-    attach(parts.model.module, parts.lora)
+    adapter.attach(parts.model.module, parts.lora)
     if parts.start_from is not None:
-        load_weights(parts.model.module, parts.start_from / WEIGHTS)
+        adapter.load_weights(parts.model.module, parts.start_from / adapter.WEIGHTS)
 
 
 def prepare_passes(parts: Parts) -> None:
@@ -129,11 +120,13 @@ def prepare_passes(parts: Parts) -> None:
 
 
 def save_result(parts: Parts, folder: Path) -> None:
-    """Write the adapter, the reward head if there is one, and the words that its prompts need."""
+    """Write the adapter, its reward or value head, and the words that its prompts need."""
     folder.mkdir(exist_ok=True)
-    save_adapter(folder, parts.model.module, parts.lora, str(parts.model.path))
+    adapter.save_adapter(folder, parts.model.module, parts.lora, str(parts.model.path))
     if parts.policy.reward is not None:
         save_head(folder, parts.policy.reward)
+    if (head := getattr(parts.policy.trainable, "value_head", None)) is not None:
+        save_value_head(folder, head, parts.units or (0.0, 1.0))
     if parts.words:
         write_atomic(folder / control.FILE, control.to_text(parts.words))
 
@@ -161,7 +154,5 @@ def _check_same_data(run: Run, rows: Rows) -> None:
     if not file.exists():
         write_atomic(file, digest.hexdigest() + "\n")
     elif file.read_text(encoding="utf-8").strip() != digest.hexdigest():
-        raise UserError(
-            f"the data of run {run.name} changed since it started",
-            "put the files back as they were, or start a new run",
-        )
+        fix = "put the files back as they were, or start a new run"
+        raise UserError(f"the data of run {run.name} changed since it started", fix)

@@ -3,12 +3,10 @@
 A phase is the answers to some prompts, written by the policy as it was before the updates on them.
 """
 
-import math
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -21,14 +19,14 @@ from minialign.learn.batch import Example, collate, index_batches
 from minialign.learn.policy import Policy
 from minialign.methods import ppo
 from minialign.methods.ppo import Answers, Config
-from minialign.models.head import save_value_head
 from minialign.progress import Pace, Progress
 from minialign.rewards.scorer import Scorer
-from minialign.samples.groups import Group, sample_groups
+from minialign.samples.groups import sample_groups
 from minialign.statistics.bootstrap import mean_interval
+from minialign.training.bookkeeping import log_evaluation
 from minialign.training.budget import READS
 from minialign.training.events import Evaluated, Event, PhaseSampled, Sampled
-from minialign.training.parts import Parts, save_result
+from minialign.training.parts import Parts
 
 SAMPLES = "samples.jsonl"
 SHOWN = 4  # answers a phase that are kept there
@@ -66,18 +64,11 @@ class Learner:
     engine: Engine
     reference: Policy
     scorer: Scorer
-    units: tuple[float, float] | None  # of the value head; None: not known yet
-    used: dict[str, float] = field(default_factory=lambda: {"tokens": 0.0, "seconds": 0.0})
 
     @property
     def config(self) -> Config:
         """The method's own settings."""
         return self.parts.config
-
-    @property
-    def sampling(self) -> Sampling:
-        """How answers are drawn."""
-        return Sampling(temperature=self.config.temperature, max_tokens=self.config.response_length)
 
 
 def chosen_prompts(count: int, size: int, seed: int, number: int) -> list[int]:
@@ -99,27 +90,24 @@ def answers_to(
     """n answers to each prompt with their scores, in order; None when stopped on the way."""
     asked = [one.meta["row"] for one in examples]
     answered: dict[int, Answers] = {}
-    pace, size = Pace(), learner.config.rollout_batch
-    for one in sample_groups(learner.engine, asked, n, learner.sampling, seed, size):
+    pace, config = Pace(), learner.config
+    how = Sampling(temperature=config.temperature, max_tokens=config.response_length)
+    for one in sample_groups(learner.engine, asked, n, how, seed, config.rollout_batch):
         if stop.is_set():
             return None
-        answered[one.index] = _score(one, learner.scorer)
+        answered[one.index] = Answers(
+            prompt=one.index,
+            ids=[sample.ids for sample in one.samples],
+            texts=one.texts,
+            ended=[sample.finish_reason == "stop" for sample in one.samples],
+            scores=learner.scorer.score(one.asked, one.texts),
+        )
         at = Progress(f"{what}: answers", len(answered), len(asked))
         values = {"eta": pace.seconds_left(at), "prompt": one.index}
         yield Sampled(f"{at.what} to {at.done} of {at.total} prompts", at.done, at.total, values)
     answers = [answered[i] for i in range(len(asked))]
     _read(learner, examples, answers)
     return answers
-
-
-def _score(group: Group, scorer: Scorer) -> Answers:
-    return Answers(
-        prompt=group.index,
-        ids=[sample.ids for sample in group.samples],
-        texts=group.texts,
-        ended=[sample.finish_reason == "stop" for sample in group.samples],
-        scores=scorer.score(group.asked, group.texts),
-    )
 
 
 def _read(learner: Learner, examples: Sequence[Example], answers: Sequence[Answers]) -> None:
@@ -170,8 +158,8 @@ def next_phase(
         return None
     tokens = _cost(learner, examples, answers)
     answers = [replace(one, prompt=which[one.prompt]) for one in answers]
-    taught = ppo.targets(answers, config, beta, learner.units)
-    learner.units = taught.units
+    taught = ppo.targets(answers, config, beta, learner.parts.units)
+    learner.parts.units = taught.units
     seconds = time.monotonic() - began
     phase = Phase(number, done, beta, taught.metrics["kl"], taught.units, answers, tokens, seconds)
     _keep_samples(learner, phase)
@@ -222,9 +210,9 @@ def updates(learner: Learner, phase: Phase) -> list[list[list[int]]]:
 
 
 def evaluate(learner: Learner, step: int, total: int, stop: threading.Event) -> Iterator[Event]:
-    """Answer the held-out prompts, the same seeds each time; log the reward, and keep the adapter
-    if it is the best so far. Nothing when stopped on the way."""
-    run, rows = learner.parts.run, learner.parts.rows.held_out
+    """Answer the held-out prompts, the same seeds each time, and log the reward. Nothing when
+    stopped on the way."""
+    rows = learner.parts.rows.held_out
     seed = sample_seed(learner.parts.settings.seed, 0, 1)
     answers = yield from answers_to(learner, rows, learner.config.heldout_n, seed, "held out", stop)
     if answers is None:
@@ -232,20 +220,9 @@ def evaluate(learner: Learner, step: int, total: int, stop: threading.Event) -> 
     mean, low, high = mean_interval([float(np.mean(one.scores)) for one in answers])
     values = ppo.describe(answers, learner.config)
     values |= {"reward/mean": mean, "reward/low": low, "reward/high": high, "rows": len(rows)}
-    earlier = [row["reward/mean"] for row in run.metrics("eval") if 0 < row["step"] < step]
-    run.log("eval", step, values)
-    if step > 0 and mean > max(earlier, default=-math.inf):
-        save(learner, run.path / "best")
+    log_evaluation(learner.parts, step, values)
     text = (
         f"held out, step {step}: reward {mean:.4g} ({low:.4g} to {high:.4g}), "
         f"kl {values['kl']:.3g}, {values['response_length']:.0f} tokens"
     )
     yield Evaluated(step, total, values, text)
-
-
-def save(learner: Learner, folder: Path) -> None:
-    """Write the result of a run, and the value head if there is one."""
-    save_result(learner.parts, folder)
-    head = getattr(learner.parts.policy.trainable, "value_head", None)
-    if head is not None:
-        save_value_head(folder, head, learner.units or (0.0, 1.0))

@@ -95,15 +95,8 @@ class Settings:
 
     def lora(self) -> Lora:
         """The adapter these settings ask for."""
-        return Lora(
-            kind=self.fine_tune_type,
-            rank=self.rank,
-            scale=self.scale,
-            dropout=self.dropout,
-            num_layers=self.num_layers,
-            keys=self.keys,
-            rslora=self.rslora,
-        )
+        shape = self.rank, self.scale, self.dropout, self.num_layers, self.keys, self.rslora
+        return Lora(self.fine_tune_type, *shape)
 
 
 def with_whole_paths(settings: Settings, config: Any) -> tuple[Settings, Any]:
@@ -141,28 +134,22 @@ def _whole_config(config: Any) -> Any:
     return replace(config, **whole)
 
 
+LOWEST = (
+    (1, "rank batch_size grad_accumulation_steps"),
+    (16, "max_seq_length"),
+    (1, "save_every steps_per_report"),
+    (0, "steps_per_eval patience warmup weight_decay grad_clip max_minutes max_tokens seed"),
+    (1, "iters"),
+)
+
+
 def check(settings: Settings) -> None:
     """Raise a UserError for a value that no run can use."""
-    for name, low in (
-        ("rank", 1),
-        ("batch_size", 1),
-        ("grad_accumulation_steps", 1),
-        ("max_seq_length", 16),
-        ("save_every", 1),
-        ("steps_per_report", 1),
-        ("steps_per_eval", 0),
-        ("patience", 0),
-        ("warmup", 0),
-        ("weight_decay", 0),
-        ("grad_clip", 0),
-        ("max_minutes", 0),
-        ("max_tokens", 0),
-        ("seed", 0),
-    ):
-        if getattr(settings, name) < low:
-            raise UserError(f"{name} = {getattr(settings, name)}", f"it must be at least {low}")
-    if settings.iters is not None and settings.iters < 1:
-        raise UserError(f"iters = {settings.iters}", "it must be at least 1")
+    for low, names in LOWEST:
+        for name in names.split():
+            value = getattr(settings, name)
+            if value is not None and value < low:
+                raise UserError(f"{name} = {value}", f"it must be at least {low}")
     if settings.iters is None and settings.epochs <= 0:
         raise UserError(f"epochs = {settings.epochs}", "it must be above 0")
     for name in ("learning_rate", "scale", "memory_limit"):
@@ -175,16 +162,13 @@ def check(settings: Settings) -> None:
         raise UserError("--out and --name both say where the run goes", "leave one of them out")
     if settings.num_layers == 0 or settings.num_layers < -1:
         raise UserError(f"num_layers = {settings.num_layers}", "-1 is all, n the last n blocks")
-    if not 0 <= settings.dropout < 1:
-        raise UserError(f"dropout = {settings.dropout}", "0 <= it < 1")
-    if not 0 <= settings.eval_split < 1:
-        raise UserError(f"eval_split = {settings.eval_split}", "0 <= it < 1")
+    for name in ("dropout", "eval_split"):
+        if not 0 <= getattr(settings, name) < 1:
+            raise UserError(f"{name} = {getattr(settings, name)}", "0 <= it < 1")
     if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
         raise UserError(f"betas = {settings.betas}", "two numbers, each 0 <= it < 1")
     if settings.patience and not settings.steps_per_eval:
         raise UserError("patience needs evaluations to wait for", "--steps-per-eval 20")
     if settings.reference_adapter and settings.adapter == settings.reference_adapter:
-        raise UserError(
-            "--reference-adapter is the adapter that training starts from already",
-            "leave --reference-adapter out",
-        )
+        said = "--reference-adapter is the adapter that training starts from already"
+        raise UserError(said, "leave --reference-adapter out")

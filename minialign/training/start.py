@@ -4,17 +4,12 @@
 command line, a notebook, a test) decides how they look; another process reads the run's files.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
 from minialign.methods import Method
-from minialign.run_folder import Run
 from minialign.training import offline, online
-from minialign.training.events import Event
 from minialign.training.lifecycle import Driver, resume_with, start_with
 from minialign.training.rounds import run as rounds
-from minialign.training.settings import Settings
 
 
 def driver_of(method: Method) -> Driver:
@@ -24,26 +19,5 @@ def driver_of(method: Method) -> Driver:
     return online.events if method.on_policy else offline.events
 
 
-def start(
-    method: Method,
-    settings: Settings,
-    config: Any,
-    stop: threading.Event | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[Run, Iterator[Event]]:
-    """A new run's folder and its events, as ``start_with`` has them.
-
-    Raises:
-        UserError: for settings that no run can use, a model that is not to be had, or a folder
-            that is taken.
-    """
-    return start_with(driver_of(method), method, settings, config, stop, progress)
-
-
-def resume(run: Run, stop: threading.Event | None = None) -> Iterator[Event]:
-    """The events of a run that was stopped or killed, from where it was.
-
-    Raises:
-        UserError: when the run is finished, running, or of something that cannot be resumed.
-    """
-    return resume_with(driver_of, run, stop)
+start = partial(start_with, driver_of)
+resume = partial(resume_with, driver_of)

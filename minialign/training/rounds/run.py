@@ -5,13 +5,12 @@ were selected of them, the training run of each round, and the answers to held-o
 there is never made again, so a run that is killed anywhere goes on where it was.
 """
 
-import json
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from minialign.durable import write_atomic
+from minialign.durable import read_object, write_json
 from minialign.methods import Method
 from minialign.models.adapter import CONFIG, WEIGHTS, resolve_adapter
 from minialign.models.control import FILE as CONTROL
@@ -19,17 +18,8 @@ from minialign.run_folder import Run
 from minialign.training import memory
 from minialign.training.budget import spent
 from minialign.training.events import Ended, Event, Note
-from minialign.training.rounds.candidates import (
-    Job,
-    Row,
-    Stopped,
-    measure,
-    read_asked,
-    reward_text,
-    rewards,
-    sample_candidates,
-)
-from minialign.training.rounds.update import origin, read_demonstrations, select, train
+from minialign.training.rounds import candidates, update
+from minialign.training.rounds.candidates import Job, Row, Stopped, reward_text, rewards
 from minialign.training.settings import Settings
 
 
@@ -56,27 +46,27 @@ def _rounds(job: Job) -> Iterator[Event]:
     budget = settings.max_tokens or settings.max_minutes
     total = plan.rounds or (0 if budget else job.rounds.usual)
     job.run.set_total(total)
-    read_asked(job)
-    read_demonstrations(job)  # what is wrong with them is said before anything is sampled
+    candidates.read_asked(job)
+    update.read_demonstrations(job)  # what is wrong with them is said before anything is sampled
     job.file("").mkdir(exist_ok=True)
     of = f"{total} round{'s' * (total != 1)}" if total else "rounds within the budget"
     held = f", {len(job.held_out)} held out" if job.held_out else ""
     yield Note(f"{len(job.prompts)} prompts{held}; {of}, {plan.n} candidates a prompt")
     k, ended = 0, ""
     while True:
-        yield from measure(job, k)
+        yield from candidates.measure(job, k)
         begun = job.file(f"round-{k + 1}").exists()  # then the budget allowed it
         ended = "" if begun else spent(settings, **job.used())
         if ended or k == total > 0:
             break
-        rows = yield from sample_candidates(job, k + 1)
+        rows = yield from candidates.sample_candidates(job, k + 1)
         ended = "" if begun else spent(settings, **job.used())
-        kept = 0 if ended else select(job, k + 1, rows)
+        kept = 0 if ended else update.select(job, k + 1, rows)
         if not kept:
             ended = ended or f"round {k + 1}: no candidate was selected"
             break
         k += 1
-        yield from train(job, k)
+        yield from update.train(job, k)
         yield from _log(job, k, rows, kept)
     if ended:
         yield Note(f"{ended}: finished")
@@ -111,14 +101,11 @@ def _finish(job: Job, k: int, ended: str) -> Event:
     used = job.used()
     if job.settings.select == "best" and k:
         k = max(evals[1:], key=lambda row: row["reward/mean"])["step"]
-    folder = resolve_adapter(job.policy(k) or origin(job))
+    folder = resolve_adapter(job.policy(k) or update.origin(job))
     for name in (WEIGHTS, CONFIG, CONTROL):
         if (folder / name).exists():
             shutil.copyfile(folder / name, run.path / name)
-    inner = [
-        json.loads((job.file(f"round-{row['step']}") / "summary.json").read_text(encoding="utf-8"))
-        for row in rounds
-    ]
+    inner = [read_object(job.file(f"round-{row['step']}") / "summary.json") for row in rounds]
     summary = {
         "status": "finished",
         "reason": ended or "all rounds done",
@@ -134,7 +121,7 @@ def _finish(job: Job, k: int, ended: str) -> Event:
         "before": evals[0] if evals else None,
         "after": next((row for row in evals if row["step"] == k), None),
     }
-    write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_json(run.path / "summary.json", summary)
     run.set_total(len(rounds))
     run.finish("finished", ended)
     return Ended(summary, len(rounds), len(rounds))

@@ -15,13 +15,14 @@ from minialign import formats
 from minialign.durable import json_line, read_jsonl, write_atomic
 from minialign.errors import UserError
 from minialign.formats.kinds import row_of
+from minialign.methods import Method
 from minialign.models.adapter import CONFIG, attach, save_adapter
 from minialign.models.load import load
 from minialign.records import Demonstration, Ranking, Record, noted
 from minialign.run_folder import Run
 from minialign.training import offline
 from minialign.training.events import Ended, Event
-from minialign.training.lifecycle import resume_with, start_with
+from minialign.training.lifecycle import Driver, resume_with, start_with
 from minialign.training.rounds.candidates import Job, Row, Stopped
 from minialign.training.settings import Settings
 
@@ -43,11 +44,9 @@ def select(job: Job, k: int, rows: Sequence[Row]) -> int:
         chosen += job.rounds.select(ranking, job.config, chance)
     if not chosen and k == 1:
         scores = sorted(score for row in rows for score in row["scores"])
-        raise UserError(
-            f"nothing to learn: in {len(rows)} prompts no candidate was selected; the scores are "
-            f"{scores[0]:g} to {scores[-1]:g}",
-            "more candidates (--n), a higher --temperature, or a scorer that tells them apart",
-        )
+        said = f"nothing to learn: in {len(rows)} prompts no candidate was selected; the scores are"
+        fix = "more candidates (--n), a higher --temperature, or a scorer that tells them apart"
+        raise UserError(f"{said} {scores[0]:g} to {scores[-1]:g}", fix)
     count = len(chosen)
     if count and not path.exists():
         if mixed := read_demonstrations(job):
@@ -68,6 +67,11 @@ def read_demonstrations(job: Job) -> list[Demonstration]:
     return rows
 
 
+def on_rows(method: Method) -> Driver:
+    """What drives the training of a round, whatever its method."""
+    return offline.events
+
+
 def train(job: Job, k: int) -> Iterator[Event]:
     """The training run of round k, to its end."""
     folder, stop = job.file(f"round-{k}"), job.stop
@@ -75,12 +79,12 @@ def train(job: Job, k: int) -> Iterator[Event]:
     job.close()
     if not (folder / "config.json").exists():
         trains, config = job.rounds.trains, job.rounds.train_config(job.config)
-        inner, events = start_with(offline.events, trains, _settings(job, k), config, stop)
+        inner, events = start_with(on_rows, trains, _settings(job, k), config, stop)
     else:
         inner = Run(folder)
         if inner.state().status == "finished":
             return
-        events = resume_with(lambda method: offline.events, inner, stop)
+        events = resume_with(on_rows, inner, stop)
     for event in events:
         if not isinstance(event, Ended):
             yield replace(event, values={**event.values, "round": k})
