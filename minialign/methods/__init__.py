@@ -17,6 +17,18 @@ from minialign.methods import (
 )
 from minialign.methods.method import Method
 
-ON_ROWS = (sft, reward, dpo, slic, rrhf, conditional, kto, orpo, simpo)
-ON_ANSWERS = (expert, rso, online_dpo, ppo)
-METHODS: dict[str, Method] = {one.METHOD.name: one.METHOD for one in (*ON_ROWS, *ON_ANSWERS)}
+METHODS: dict[str, Method] = {
+    "sft": sft.METHOD,
+    "reward": reward.METHOD,
+    "dpo": dpo.METHOD,
+    "slic": slic.METHOD,
+    "rrhf": rrhf.METHOD,
+    "conditional": conditional.METHOD,
+    "kto": kto.METHOD,
+    "orpo": orpo.METHOD,
+    "simpo": simpo.METHOD,
+    "expert": expert.METHOD,
+    "rso": rso.METHOD,
+    "online-dpo": online_dpo.METHOD,
+    "ppo": ppo.METHOD,
+}
