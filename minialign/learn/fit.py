@@ -111,18 +111,38 @@ def _parted(vectors: dict[str, mx.array], like: Any) -> Any:
     return tree_unflatten(named)
 
 
+@dataclass(frozen=True)
+class Updates:
+    """Which updates ``fit`` makes, and how.
+
+    Attributes:
+        rate: learning rate by step (1, 2, …).
+        weight: how many units (trained tokens, pairs) a batch's loss is a sum of.
+        clip: largest global norm of the gradient; 0 clips nothing.
+        first, last: the numbers of the first and last step; a resumed run does not start at 1.
+        seed: of dropout.
+    """
+
+    rate: Callable[[int], float]
+    weight: Callable[[Batch], float]
+    clip: float = 1.0
+    first: int = 1
+    last: int | None = None
+    seed: int = 0
+
+    def numbers(self) -> Iterable[int]:
+        """The numbers of the steps."""
+        return (
+            itertools.count(self.first) if self.last is None else range(self.first, self.last + 1)
+        )
+
+
 def fit(
     policy: Policy,
     loss: Loss,
     batches: Iterator[list[Batch]],
     optimizer: optim.Optimizer,
-    *,
-    rate: Callable[[int], float],
-    weight: Callable[[Batch], float],
-    clip: float = 1.0,
-    first: int = 1,
-    last: int | None = None,
-    seed: int = 0,
+    updates: Updates,
 ) -> Iterator[Step]:
     """Train ``policy.trainable`` in place and yield a ``Step`` after each update.
 
@@ -130,10 +150,6 @@ def fit(
         optimizer: of vectors as ``joined`` makes them.
         batches: lists of micro-batches; each list is one update. Sums are divided by the total
             weight of the list, so accumulation equals one large batch exactly.
-        rate: learning rate by step (1, 2, …).
-        weight: how many units (trained tokens, pairs) a batch's loss is a sum of.
-        clip: largest global norm of the gradient; 0 clips nothing.
-        first, last: the numbers of the first and last step; a resumed run does not start at 1.
 
     Raises:
         Diverged: when the loss or the gradient is not finite. The weights are then untouched, or
@@ -142,18 +158,18 @@ def fit(
     value_and_grad = nn.value_and_grad(policy.trainable, lambda batch: loss(policy, batch))
     kept: list[Any] = []  # the weights before the last update, until it is known to be good
     with cpu.training_memory(lean=checkpointed(policy.module)) as tidy:
-        for step in itertools.count(first) if last is None else range(first, last + 1):
+        for step in updates.numbers():
             policy.trainable.train()
             micro = next(batches)
             start, counts = time.perf_counter(), replace(policy.counts)
             # Dropout depends on the step alone: a resumed run draws what the first would have.
-            mx.random.seed((seed * 1_000_003 + step) % 2**63)
-            units = sum(map(weight, micro))
+            mx.random.seed((updates.seed * 1_000_003 + step) % 2**63)
+            units = sum(map(updates.weight, micro))
             sums, gradient = _summed_gradient(policy, value_and_grad, micro, kept, tidy)
-            mean, norm = _clipped(joined(gradient), units, clip)
+            mean, norm = _clipped(joined(gradient), units, updates.clip)
             del gradient
             _check_finite(policy, sums["loss"], norm, step, kept)
-            optimizer.learning_rate = rate(step)
+            optimizer.learning_rate = rate = updates.rate(step)
             kept.append(_update(policy, optimizer, mean))
             del mean  # not needed while the next step runs
             tidy()
@@ -165,7 +181,7 @@ def fit(
                 tokens=sum(example.tokens for batch in micro for example in batch.examples),
                 padding=policy.counts.padding(since=counts),
                 grad_norm=norm,
-                learning_rate=rate(step),
+                learning_rate=rate,
                 seconds=time.perf_counter() - start,
             )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from minialign.engine import Engine, Sampling
 from minialign.learn.batch import Batch, Example, collate
-from minialign.learn.fit import adamw, fit, joined
+from minialign.learn.fit import Updates, adamw, fit, joined
 from minialign.learn.forward import response_logps
 from minialign.learn.policy import make_policy
 from minialign.machine.hardware import best, peak
@@ -229,8 +229,8 @@ class Measures:
         optimizer = adamw((0.9, 0.999), 0.0)
         optimizer.init(joined(policy.trainable.trainable_parameters()))
         loss, batches = chosen.loss(chosen.config()), itertools.repeat([batch])
-        how: dict[str, Any] = {"weight": chosen.weight, "last": self.sizes.repeats + 1}
-        steps = fit(policy, loss, batches, optimizer, rate=lambda step: 1e-6, **how)
+        updates = Updates(lambda step: 1e-6, chosen.weight, last=self.sizes.repeats + 1)
+        steps = fit(policy, loss, batches, optimizer, updates)
         return min([step.seconds for step in steps][1:])
 
 

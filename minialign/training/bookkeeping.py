@@ -19,7 +19,17 @@ import mlx.optimizers as optim
 from minialign.durable import write_json
 from minialign.errors import UserError
 from minialign.learn.batch import Batch
-from minialign.learn.fit import Diverged, Step, adamw, fit, joined, load_state, save_state, schedule
+from minialign.learn.fit import (
+    Diverged,
+    Step,
+    Updates,
+    adamw,
+    fit,
+    joined,
+    load_state,
+    save_state,
+    schedule,
+)
 from minialign.learn.policy import Counts
 from minialign.machine.hardware import peak
 from minialign.models import head
@@ -120,17 +130,11 @@ def train(books: Bookkeeping, stop: Signal) -> Iterator[Event]:
     elif parts.rows.held_out and books.looks_first:
         yield from books.evaluate(0, parts.total)
     policy.counts = Counts()  # batches that were only read are not training's
-    steps = fit(
-        policy,
-        parts.method.loss(parts.config),
-        books.batches(books.done),
-        books.optimizer,
-        rate=books.rate,
-        weight=books.weight,
-        clip=settings.grad_clip,
-        first=books.done + 1,
-        seed=settings.seed,
+    updates = Updates(
+        books.rate, books.weight, settings.grad_clip, first=books.done + 1, seed=settings.seed
     )
+    loss = parts.method.loss(parts.config)
+    steps = fit(policy, loss, books.batches(books.done), books.optimizer, updates)
     if (yield from _record(books, steps, stop)):
         yield from _finish(books)
 

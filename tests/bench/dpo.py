@@ -34,7 +34,7 @@ def minialign(given, batches: list[list[dict]]) -> None:
 
     from minialign.learn.batch import Batch, Example, collate
     from minialign.learn.checkpointing import checkpoint_layers
-    from minialign.learn.fit import adamw, fit, joined
+    from minialign.learn.fit import Updates, adamw, fit, joined
     from minialign.learn.forward import response_logps
     from minialign.learn.policy import make_policy
     from minialign.methods import METHODS
@@ -83,9 +83,7 @@ def minialign(given, batches: list[list[dict]]) -> None:
         method.loss(method.config()),
         ([collated(batch)] for batch in rows),
         optimizer,
-        rate=lambda step: 1e-5,
-        weight=method.weight,
-        last=len(rows),
+        Updates(lambda step: 1e-5, method.weight, last=len(rows)),
     )
     seconds, losses, start = [], [], time.perf_counter()
     for step in steps:

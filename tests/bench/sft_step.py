@@ -22,7 +22,7 @@ def minialign(given) -> None:
     """Our own step, by the code that every run uses."""
     from minialign.learn.batch import Example, collate
     from minialign.learn.checkpointing import checkpoint_layers
-    from minialign.learn.fit import adamw, fit, joined
+    from minialign.learn.fit import Updates, adamw, fit, joined
     from minialign.learn.policy import make_policy
     from minialign.methods import METHODS
     from minialign.models.adapter import Lora, attach
@@ -43,9 +43,7 @@ def minialign(given) -> None:
         method.loss(method.config()),
         itertools.repeat([batch]),
         optimizer,
-        rate=lambda step: 1e-4,
-        weight=method.weight,
-        last=given.steps + 1,
+        Updates(lambda step: 1e-4, method.weight, last=given.steps + 1),
     )
     done = list(steps)
     report("sft step", min(step.seconds for step in done[1:]), "s/step", loss=done[0].loss)

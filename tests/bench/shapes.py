@@ -105,7 +105,7 @@ def dpo(given, path: Path) -> None:
 
     from minialign.learn.batch import Example, collate
     from minialign.learn.checkpointing import checkpoint_layers
-    from minialign.learn.fit import adamw, fit, joined
+    from minialign.learn.fit import Updates, adamw, fit, joined
     from minialign.learn.policy import make_policy
     from minialign.machine.bench import random_ids
     from minialign.methods import METHODS
@@ -124,8 +124,8 @@ def dpo(given, path: Path) -> None:
     optimizer = adamw((0.9, 0.999), 0.0)
     optimizer.init(joined(policy.trainable.trainable_parameters()))
     start = time.perf_counter()
-    for step in fit(policy, method.loss(method.config()), iter([[batch]]), optimizer,
-                    rate=lambda step: 1e-5, weight=method.weight, last=1):  # fmt: skip
+    loss, updates = method.loss(method.config()), Updates(lambda step: 1e-5, method.weight, last=1)
+    for step in fit(policy, loss, iter([[batch]]), optimizer, updates):
         seconds = time.perf_counter() - start
         report(f"{given.shape} dpo step", seconds, "s/step", loss=step.loss)
 

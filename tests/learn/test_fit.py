@@ -16,6 +16,7 @@ from minialign.errors import UserError
 from minialign.learn.batch import collate
 from minialign.learn.fit import (
     Diverged,
+    Updates,
     adamw,
     evaluate,
     fit,
@@ -92,10 +93,8 @@ def trained(policy, batches, method="dpo", steps=2):
     optimizer = adamw((0.9, 0.999), 0.01)
     chosen = METHODS[method]
     loss = chosen.loss(chosen.config())
-    done = list(
-        fit(policy, loss, iter(batches), optimizer, rate=lambda _: 1e-2, weight=chosen.weight,
-            last=steps)
-    )  # fmt: skip
+    updates = Updates(lambda _: 1e-2, chosen.weight, last=steps)
+    done = list(fit(policy, loss, iter(batches), optimizer, updates))
     return done, dict(tree_flatten(policy.trainable.trainable_parameters()))
 
 
@@ -141,8 +140,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tiny_model, pairs, ho
         return value * float("nan"), metrics
 
     before = [mx.array(v) for _, v in tree_flatten(policy.trainable.trainable_parameters())]
-    steps = fit(policy, bad, iter([[batch]]), adamw((0.9, 0.999), 0), rate=lambda _: 1.0,
-                weight=lambda batch: batch.size)  # fmt: skip
+    updates = Updates(lambda _: 1.0, lambda batch: batch.size)
+    steps = fit(policy, bad, iter([[batch]]), adamw((0.9, 0.999), 0), updates)
     with pytest.raises(Diverged):
         next(steps)
     after = [v for _, v in tree_flatten(policy.trainable.trainable_parameters())]
@@ -330,8 +329,8 @@ def test_evaluation_leaves_training_as_it_was(tiny_model, pairs, home):
         chosen = METHODS["dpo"]
         loss, optimizer = chosen.loss(config), adamw((0.9, 0.999), 0.0)
         batches = iter([[batch_of(rows[:4])] for _ in range(3)])
-        for _ in fit(policy, loss, batches, optimizer, rate=lambda _: 1e-2,
-                     weight=chosen.weight, last=3):  # fmt: skip
+        updates = Updates(lambda _: 1e-2, chosen.weight, last=3)
+        for _ in fit(policy, loss, batches, optimizer, updates):
             if looks:
                 list(evaluate(policy, loss, [batch_of(rows[8:12])], chosen.weight))
         results.append(dict(tree_flatten(policy.trainable.trainable_parameters())))
