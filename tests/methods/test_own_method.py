@@ -4,9 +4,9 @@ import mlx.core as mx
 import pytest
 from support.method_rows import close, finished, settings
 from support.places import ROOT
-from support.processes import command, ended
 
 from minialign.chat.turns import Conversation, reply
+from minialign.cli import main
 from minialign.data.prompts import as_prompts, prompt_ids
 from minialign.engine import Engine, Sampling
 from minialign.engine.open import open_engine
@@ -109,17 +109,21 @@ def test_a_run_of_an_own_method_resumes(rows, tiny_model, home):
     assert list(resume(Run(run.path)))[-1].values["status"] == "finished"
 
 
-def test_train_runs_a_file_from_the_command_line(rows, tiny_model, home):
+def test_train_runs_a_file_from_the_command_line(rows, tiny_model, home, capsys):
     flags = ["--model", str(tiny_model), "--data", str(rows / "pairs.jsonl"), "--iters", "1"]
     flags += ["--max-seq-length", "200", "--strength", "0.2", "--name", "own"]
-    code, _, err = ended(command(home, "train", OWN, *flags))
-    assert code == 0, err
+    assert main(["train", str(OWN), *flags]) == 0
     assert Run.open("own").config["strength"] == 0.2
-    _, text, _ = ended(command(home, "train", OWN, "--help"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["train", str(OWN), "--help"])
+    text = capsys.readouterr().out
     assert "margin moves" not in text
     assert "--strength" in text
     assert "margin (0 where it has none)" in " ".join(text.split())
-    assert ended(command(home, "train", OWN, "--strenght", "1"))[0] == 2
+    with pytest.raises(SystemExit) as end:
+        main(["train", str(OWN), "--strenght", "1"])
+    assert end.value.code == 2
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import random
 import threading
 from dataclasses import replace
 
@@ -82,7 +81,7 @@ def phases(events):
 @pytest.mark.parametrize("kind", ["gae", "rloo", "group"])
 def test_the_reward_rises(tiny_model, prompts, home, kind):
     own = config(prompts, advantage=kind, n=8, beta=0.01, rollout_prompts=6)
-    chosen = settings(tiny_model, prompts, iters=72, batch_size=3, eval_split=0.25)
+    chosen = settings(tiny_model, prompts, iters=48, batch_size=3, eval_split=0.25)
     run, events = finished(chosen, own)
     rewards = [values["reward/mean"] for values in phases(events)]
     early, late = rewards[:4], rewards[-4:]
@@ -94,7 +93,7 @@ def test_the_reward_rises(tiny_model, prompts, home, kind):
     if kind == "gae":
         assert load_value_head(run.path, 64)[1] != (0.0, 1.0)
         # While rewards still differ: in the end nearly all answers get the most there is.
-        explained = [row["explained_variance"] for row in run.metrics("train")[:36]]
+        explained = [row["explained_variance"] for row in run.metrics("train")[:24]]
         assert np.mean(explained) > 0.005, explained
 
 
@@ -129,9 +128,9 @@ def test_a_huge_beta_keeps_the_policy_at_the_reference(tiny_model, prompts, home
         last = {}
         for beta in (0.0, 10.0):
             own = config(prompts, advantage=kind, beta=beta, n=8)
-            chosen = settings(tiny_model, prompts, iters=36, learning_rate=0.003)
+            chosen = settings(tiny_model, prompts, iters=20, learning_rate=0.003)
             _, events = finished(chosen, own)
-            last[beta] = np.mean([values["kl"] for values in phases(events)[-3:]])
+            last[beta] = phases(events)[-1]["kl"]
         assert abs(last[10.0]) < 0.1 * last[0.0], (kind, last)
 
 
@@ -222,20 +221,20 @@ def test_stopping_while_answers_are_written_keeps_what_was_trained(tiny_model, p
     assert len(run.metrics("train")) == 8
 
 
-def test_killed_at_random_a_resumed_run_ends_with_the_same_hash(tiny_model, prompts, home):
-    chosen = settings(tiny_model, prompts, iters=40, save_every=3)
+def test_killed_in_a_phase_a_resumed_run_ends_with_the_same_hash(tiny_model, prompts, home):
+    """Killed at step 5: the answers of the second phase are on disk, the last checkpoint is of
+    step 3, in the first. That a resumed run can be killed too is shown with DPO."""
+    chosen = settings(tiny_model, prompts, iters=12, save_every=3)
     own = config(prompts)
     whole, _ = finished(replace(chosen, name="whole"), own)
-    chance = random.Random(0)
     flags = [
         "ppo", "--name", "part", "--model", str(tiny_model), "--data",
         str(prompts / "prompts.jsonl"), "--scorer", own.scorer, "--n", "4", "--rollout-prompts",
         "4", "--response-length", "8", "--eos-penalty", "0", "--eval-split", "0",
-        "--learning-rate", "0.01", "--iters", "40", "--batch-size", "2", "--max-seq-length", "128",
+        "--learning-rate", "0.01", "--iters", "12", "--batch-size", "2", "--max-seq-length", "128",
         "--save-every", "3",
     ]  # fmt: skip
-    for words in (flags, ["runs", "resume", "part"], ["runs", "resume", "part"]):
-        assert killed(home, chance.randint(1, 9), chance.random() * 0.03, *words)
+    assert killed(home, 5, 0.0, *flags)
     part = Run(home / "runs" / "part")
     assert part.state().status == "interrupted"
     list(resume(part))
@@ -243,8 +242,7 @@ def test_killed_at_random_a_resumed_run_ends_with_the_same_hash(tiny_model, prom
     assert hashlib.sha256(ours).hexdigest() == hashlib.sha256(theirs).hexdigest()
     samples = [json.loads(line)["phase"] for line in
                (part.path / "samples.jsonl").read_text().split("\n") if line]  # fmt: skip
-    assert samples == sorted(samples)
-    assert len(samples) == 4 * 10
+    assert samples == [0] * 4 + [1] * 4 + [2] * 4
 
 
 # -- what the user got wrong ----------------------------------------------------------------------
