@@ -8,6 +8,7 @@ from minialign.methods import METHODS
 from minialign.models.adapter import WEIGHTS
 from minialign.training.settings import Settings
 from minialign.training.start import start
+from support.flag_runs import parser_of
 
 WORDS = [*"abcdefg", "quick", "brown", "lazy", "dog", "over"]
 SCORER = """
@@ -54,13 +55,7 @@ def words(files, tiny_model, flags):
 
 def made(name, files, tiny_model, flags=""):
     """A run that is not begun, and its events."""
-    import argparse
-
-    from minialign.cli.train import add_arguments
-
-    parser, method = argparse.ArgumentParser(), METHODS[name]
-    add_arguments(parser, name)
-    typed = vars(parser.parse_args(words(files, tiny_model, flags)))
+    method, typed = METHODS[name], vars(parser_of(name).parse_args(words(files, tiny_model, flags)))
     settings, config = (resolve(kind, {}, typed, "") for kind in (Settings, method.config))
     stop = threading.Event()
     return *start(method, settings, config, stop), stop

@@ -16,8 +16,8 @@ from minialign.methods.rounds import RoundSettings
 # flag of RoundSettings: (what is typed, what both runs are told)
 COMMON = {
     "scorer": ("--scorer length", ""),
-    "n": ("--n 3", ""),
-    "rounds": ("--rounds 1", ""),
+    "n": ("--n 8", ""),
+    "rounds": ("--rounds 2", ""),
     "prompts_per_round": ("--prompts-per-round 5", ""),
     "heldout_n": ("--heldout-n 2", ""),
     "system": ("--system aeiou", ""),
@@ -35,7 +35,7 @@ OWN = {
     "expert": {
         "keep": ("--keep above-threshold --threshold 0.1", ""),
         "threshold": ("--threshold 0.3", "--keep above-threshold --threshold 0.1"),
-        "train_from": ("--train-from start", ""),
+        "train_from": ("--train-from start", "--rounds 2"),
         "mix": ("--mix {f}/mix.jsonl", ""),
         "mix_share": ("--mix-share 0.2", "--mix {f}/mix.jsonl"),
     },
@@ -47,7 +47,7 @@ OWN = {
         "beta": ("--beta 2", "--accept 4"),
     },
     "online-dpo": {
-        "reference": ("--reference start", ""),
+        "reference": ("--reference start", "--rounds 2"),
         "loss": ("--loss ipo", ""),
         "beta": ("--beta 2", ""),
         "nll_weight": ("--nll-weight 1", ""),
@@ -60,7 +60,7 @@ LOOP = {
     "eval_split": ("--eval-split 0.5", ""),
     "seed": ("--seed 1", ""),
     "iters": ("--iters 1", ""),
-    "select": ("--select best", "--scorer python:{f}/score.py:worse"),
+    "select": ("--select best", "--rounds 2 --scorer python:{f}/score.py:worse"),
 }
 ROWS = [("expert", name, *row) for name, row in {**COMMON, **LOOP}.items()]
 ROWS += [(loop, name, *row) for loop, own in OWN.items() for name, row in own.items()]
@@ -82,7 +82,7 @@ def seen(files, tiny_model, tmp_path_factory):
 
         def look(name, flags):
             if (name, flags) not in known:
-                run, _ = ran(name, files, tiny_model, f"--eval-split 0.25 {flags}")
+                run, _ = ran(name, files, tiny_model, f"--eval-split 0.25 --rounds 1 {flags}")
                 batch = run.config["rollout_batch"]
                 held = [row["reward/mean"] for row in run.metrics("eval")]
                 known[name, flags] = adapter(run), held, batch
