@@ -19,6 +19,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 
+# Each process that a test starts would compile the whole program again (0.3 s).
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Started in the background of a script, Ctrl-C would be ignored, here and in every child.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,5 +1,7 @@
 """The quantized products against dequantized float32 matmuls."""
 
+import itertools
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -104,9 +106,17 @@ def test_lora_linear(bits: int, rows: int, rank: int) -> None:
     )
 
 
-@pytest.mark.parametrize("bits", [(4, 4, 4), (8, 8), (4, 8, 4), (32, 4)])
-@pytest.mark.parametrize("groups", [(32, 32, 32), (64, 64, 64), (64, 32, 128)])
-@pytest.mark.parametrize("rows", [1, 2, 5, 40, 1030])
+TOGETHER = list(
+    itertools.product(
+        [(4, 4, 4), (8, 8), (4, 8, 4), (32, 4)],
+        [(32, 32, 32), (64, 64, 64), (64, 32, 128)],
+        [1, 2, 5, 40],
+    )
+)
+TOGETHER.append(((4, 8, 4), (64, 32, 128), 1030))  # more rows than a block has, once
+
+
+@pytest.mark.parametrize(("bits", "groups", "rows"), TOGETHER)
 def test_layers_of_one_input_together_equal_each_alone(
     bits: tuple, groups: tuple, rows: int
 ) -> None:

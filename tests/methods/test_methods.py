@@ -1,191 +1,34 @@
-"""Methods besides SFT, DPO and the reward head: losses against NumPy, hand cases, learning,
-flags that do something, rows that are refused, and a method of the user's own."""
+"""Methods besides SFT, DPO and the reward head on a tiny model: their formulas, every flag,
+learning, rows and settings that are refused."""
 
 import dataclasses
 import json
 import math
-import random
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_map
 from support import numpy_losses as reference
-from support.places import ROOT, written
-from support.processes import command, ended
+from support.method_rows import finished, settings
+from support.places import written
 
-from minialign.chat.turns import Conversation, reply
-from minialign.data.prompts import as_prompts, prompt_ids
-from minialign.engine import Engine, Sampling
-from minialign.engine.open import open_engine
 from minialign.errors import UserError
-from minialign.learn import losses
-from minialign.learn.batch import collate, encode_prompt
+from minialign.learn.batch import collate
 from minialign.learn.forward import response_logps
 from minialign.learn.policy import make_policy
 from minialign.methods import METHODS
-from minialign.methods.own import load_method
-from minialign.models import control
 from minialign.models.adapter import attach
-from minialign.models.control import Control
 from minialign.models.load import load
 from minialign.models.tokens.tokenizer import Tokenizer
 from minialign.records import Pair, Ranking, Rated
-from minialign.run_folder import Run
 from minialign.training.examples import load_rows
 from minialign.training.settings import Settings
-from minialign.training.start import resume, start
 
-WORDS = ["fox", "dog", "quick", "lazy", "brown", "over", "jumps", "yes"]
 NEW = ("slic", "rrhf", "conditional", "kto", "orpo", "simpo")
-OWN = ROOT / "examples" / "own_method.py"
-
-
-def user(text):
-    return [{"role": "user", "content": text}]
-
-
-def close(values, expected):
-    np.testing.assert_allclose(np.array(values, np.float64), expected, rtol=1e-5, atol=1e-5)
-
-
-# ---- losses -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
-@pytest.mark.parametrize(("name", "arguments"), [("slic_rank", (1.5,)), ("simpo", (2.0, 1.0))])
-def test_pair_losses_equal_the_numpy_copy(name, arguments, scale):
-    chosen, rejected = -np.abs(np.random.default_rng(0).normal(size=(2, 64))) * scale
-    expected, slope = getattr(reference, name)(chosen, rejected, *arguments)
-    loss = getattr(losses, name)
-    both = mx.array(chosen, mx.float32), mx.array(rejected, mx.float32)
-    close(loss(*both, *arguments), expected)
-    by = mx.grad(lambda a, b: loss(a, b, *arguments).sum(), argnums=(0, 1))(*both)
-    close(by[0], slope)
-    close(by[1], -slope)
-
-
-@pytest.mark.parametrize("scale", [0.1, 1.0, 8.0])
-def test_orpo_equals_the_numpy_copy(scale):
-    chosen, rejected = -np.abs(np.random.default_rng(0).normal(size=(2, 64))) * scale - 0.01
-    chosen, rejected = chosen.astype(np.float32), rejected.astype(np.float32)
-    expected = reference.orpo_odds_ratio(chosen.astype(np.float64), rejected.astype(np.float64))
-    both = mx.array(chosen), mx.array(rejected)
-    close(losses.orpo_odds_ratio(*both), expected[0])
-    by = mx.grad(lambda a, b: losses.orpo_odds_ratio(a, b).sum(), argnums=(0, 1))(*both)
-    for found, slope in zip(by, expected[1:], strict=True):
-        close(found, slope)
-
-
-@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.33, 0.5)])
-def test_kto_equals_the_numpy_copy(weights):
-    random = np.random.default_rng(0)
-    ratios, good = random.normal(size=64) * 20, random.integers(0, 2, 64)
-    expected, slope = reference.kto(ratios, good, 0.7, 0.3, *weights)
-    h, labels = mx.array(ratios, mx.float32), mx.array(good, mx.float32)
-    close(losses.kto(h, labels, 0.7, 0.3, *weights), expected)
-    close(mx.grad(lambda h: losses.kto(h, labels, 0.7, 0.3, *weights).sum())(h), slope)
-
-
-def test_rrhf_equals_the_numpy_copy():
-    random = np.random.default_rng(0)
-    for counts in ([2, 2, 2], [4, 2, 7, 3], [5]):
-        owners = np.repeat(np.arange(len(counts)), counts)
-        p, scores = -random.random(len(owners)) * 5, random.integers(0, 4, len(owners))
-        expected, slope = reference.rrhf_rank(p, scores, owners)
-        worse = losses.worse(mx.array(scores.astype(np.float32)), mx.array(owners))
-        means = mx.array(p, mx.float32)
-        close(losses.rrhf_rank(means, worse), expected)
-        close(mx.grad(lambda p, worse=worse: losses.rrhf_rank(p, worse).sum())(means), slope)
-
-
-def test_by_hand():
-    zero, one = mx.array([0.0]), mx.array([1.0])
-    # SLiC: nothing is left beyond the margin, and all of it at equal log-probs
-    assert losses.slic_rank(3 * one, one, 2.0).item() == 0
-    assert losses.slic_rank(3 * one, one, 2.5).item() == 0.5
-    assert losses.slic_rank(zero, zero, 1.5).item() == 1.5
-    # RRHF: zero when the order agrees; else each gap of a wrong pair, ties and other prompts not
-    scores, owners = mx.array([3.0, 2.0, 1.0, 5.0]), mx.array([0, 0, 0, 1])
-    worse = losses.worse(scores, owners)
-    assert losses.rrhf_rank(mx.array([-1.0, -2.0, -3.0, -9.0]), worse).sum().item() == 0
-    assert losses.rrhf_rank(mx.array([-3.0, -2.0, -1.0, -9.0]), worse).tolist() == [0, 1, 3, 0]
-    tied = losses.worse(mx.array([1.0, 1.0]), mx.array([0, 0]))
-    assert losses.rrhf_rank(mx.array([-1.0, -5.0]), tied).sum().item() == 0
-    # KTO at the reference point is half its weight
-    assert losses.kto(zero, one, 0.0, 0.1, 1.5, 1.0).item() == pytest.approx(0.75)
-    assert losses.kto(zero, zero, 0.0, 0.1, 1.5, 0.5).item() == pytest.approx(0.25)
-    assert losses.kto(50 * one, one, 0.0, 1.0).item() == pytest.approx(0)
-    assert losses.kto(50 * one, zero, 0.0, 1.0).item() == pytest.approx(1)
-    # ORPO, SimPO at equal log-probs
-    assert losses.orpo_odds_ratio(-one, -one).item() == pytest.approx(math.log(2))
-    assert losses.log_odds(mx.array([math.log(0.75)])).item() == pytest.approx(math.log(3), 1e-5)
-    assert losses.simpo(-one, -one, 2.0, 0.0).item() == pytest.approx(math.log(2))
-    assert losses.simpo(-one, -2 * one, 2.0, 2.0).item() == pytest.approx(math.log(2))
-
-
-def test_extreme_log_probs_stay_finite():
-    far = mx.array([-1e4, -1e-9, 0.0])
-    for loss in (
-        lambda a, b: losses.orpo_odds_ratio(a, b),
-        lambda a, b: losses.simpo(a, b, 10.0, 5.0),
-        lambda a, b: losses.kto(a - b, mx.array([1.0, 0.0, 1.0]), 0.0, 1.0),
-    ):
-        assert mx.isfinite(loss(far, far[::-1])).all().item()
-        for grad in mx.grad(lambda a, b, loss=loss: loss(a, b).sum(), argnums=(0, 1))(
-            far, far[::-1]
-        ):
-            assert mx.isfinite(grad).all().item()
-
-
-# ---- methods on a tiny model ------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """Files of pairs, rankings of three, ratings, and demonstrations on 32 prompts: a good answer
-    says yes, a bad one no."""
-    folder = tmp_path_factory.mktemp("rows")
-    chance = random.Random(0)
-    kinds = {name: [] for name in ("pairs", "rankings", "ratings", "demonstrations")}
-    for i in range(32):
-        prompt = " ".join(chance.choices(WORDS, k=chance.randint(3, 12))) + f" {i}"
-        tail = [" ".join(chance.choices(WORDS, k=chance.randint(1, 5))) for _ in range(3)]
-        yes, perhaps, no = f"yes {tail[0]}", f"fox {tail[1]}", f"no {tail[2]} dog"
-        kinds["pairs"].append({"prompt": prompt, "chosen": yes, "rejected": no, "margin": i % 3})
-        kinds["rankings"].append(
-            {"prompt": prompt, "responses": [perhaps, yes, no], "scores": [0.5, 1, 0]}
-        )
-        kinds["ratings"] += [
-            {"prompt": prompt, "completion": yes, "label": True},
-            {"prompt": prompt, "completion": no, "label": False},
-        ]
-        kinds["demonstrations"].append({"prompt": prompt, "completion": "over lazy brown"})
-    for name, found in kinds.items():
-        written(folder / f"{name}.jsonl", found)
-    return folder
 
 
 FILES = {Pair: "pairs", Ranking: "rankings", Rated: "ratings"}
-
-
-def settings(tiny_model, file, **changes):
-    return Settings(
-        **{
-            "model": str(tiny_model),
-            "data": (str(file),),
-            "learning_rate": 1e-2,
-            "max_seq_length": 200,
-            "eval_split": 0.25,
-            "seed": 1,
-            **changes,
-        }
-    )
-
-
-def finished(method, chosen, **config):
-    run, events = start(method, chosen, method.config(**config))
-    return run, list(events)
 
 
 @pytest.fixture(scope="module")
@@ -426,116 +269,3 @@ def test_settings_outside_the_domain_are_refused(name, change, said):
     with pytest.raises(UserError, match=said):
         METHODS[name].check(METHODS[name].config(**change))
     METHODS[name].check(METHODS[name].config())
-
-
-# ---- control text -----------------------------------------------------------------------------
-
-
-def test_control_text_goes_where_it_belongs():
-    turns = [*user("one"), {"role": "assistant", "content": "two"}, *user("three")]
-    assert Control("Be good.").apply(turns) == [*turns[:2], *user("Be good.\nthree")]
-    system = {"role": "system", "content": "Be good."}
-    assert Control("Be good.", "system").apply(turns) == [system, *turns]
-    before = {"role": "system", "content": "Speak English."}
-    both = {"role": "system", "content": "Be good.\nSpeak English."}
-    assert Control("Be good.", "system").apply([before, *turns]) == [both, *turns]
-    assert turns[2]["content"] == "three"
-
-
-def test_the_good_words_are_stored_and_used_by_themselves(rows, tiny_model, home):
-    method = METHODS["conditional"]
-    chosen = settings(tiny_model, rows / "ratings.jsonl", iters=60, name="mine")
-    run, _ = finished(method, chosen, good="fox", bad="dog")
-    assert control.read(run.path) == Control("fox", "user")
-    assert control.FILE in {path.name for path in run.path.iterdir()}
-    engine = open_engine(str(tiny_model), "mine")
-    bare = Tokenizer.load(tiny_model)
-    (asked,) = as_prompts(["quick brown"])
-    assert prompt_ids(asked, engine.tokenizer) == encode_prompt(user("fox\nquick brown"), bare)
-    (raw,) = as_prompts(["quick brown"], raw=True)
-    assert prompt_ids(raw, engine.tokenizer) == prompt_ids(raw, bare)
-    conversation = Conversation()
-    conversation.ask("quick brown")
-    seen = []
-    stream = engine.stream
-    engine.stream = lambda ids, *rest: seen.append(ids) or stream(ids, *rest)
-    list(reply(engine, conversation, Sampling(max_tokens=3)))
-    assert seen == [encode_prompt(user("fox\nquick brown"), bare)]
-    assert conversation.messages[0]["content"] == "quick brown"
-    # what was learned: after the good words a good answer is likelier than after the bad ones
-    plain = Engine(load(str(tiny_model), "mine"))
-    good, bad = (
-        plain.logps(
-            encode_prompt(user(f"{words}\nquick brown 7"), bare),
-            [bare.encode("yes"), bare.encode("no")],
-        )
-        for words in ("fox", "dog")
-    )
-    assert good[0] - good[1] > bad[0] - bad[1] + 1
-    assert control.read(run.path / "checkpoints") is None
-    (run.path / "control.json").write_text("{}")
-    with pytest.raises(UserError, match=r"control\.json"):
-        open_engine(str(tiny_model), "mine")
-
-
-# ---- a method of the user's own ---------------------------------------------------------------
-
-
-def test_the_example_of_an_own_method_trains(rows, tiny_model, home):
-    assert len(OWN.read_text().splitlines()) <= 90
-    method = load_method(OWN)
-    run, events = finished(method, settings(tiny_model, rows / "pairs.jsonl", iters=12))
-    first = next(event.values for event in events if event.kind == "step")
-    assert 25 <= first["loss"] <= 100  # h = 0: the target squared, 5 to 10
-    held = [event.values for event in events if event.kind == "eval"][-1]
-    assert held["rewards/accuracies"] >= 0.9
-    assert run.config["method"] == "margin-ipo"
-    close(
-        method.loss.__globals__["gap_loss"](mx.array([0.0, 7.5]), mx.array([0.0, 1.0]), 0.1, 0.5),
-        [25.0, 0.0],
-    )
-
-
-def test_a_run_of_an_own_method_resumes(rows, tiny_model, home):
-    import threading
-
-    method, stop = load_method(OWN), threading.Event()
-    chosen = settings(tiny_model, rows / "pairs.jsonl", iters=4)
-    run, events = start(method, chosen, method.config(strength=0.1), stop)
-    for event in events:
-        if event.kind == "step" and event.step == 2:
-            stop.set()
-    assert run.state().status == "stopped"
-    assert list(resume(Run(run.path)))[-1].values["status"] == "finished"
-
-
-def test_train_runs_a_file_from_the_command_line(rows, tiny_model, home):
-    flags = ["--model", str(tiny_model), "--data", str(rows / "pairs.jsonl"), "--iters", "1"]
-    flags += ["--max-seq-length", "200", "--strength", "0.2", "--name", "own"]
-    code, _, err = ended(command(home, "train", OWN, *flags))
-    assert code == 0, err
-    assert Run.open("own").config["strength"] == 0.2
-    _, text, _ = ended(command(home, "train", OWN, "--help"))
-    assert "margin moves" not in text
-    assert "--strength" in text
-    assert "margin (0 where it has none)" in " ".join(text.split())
-    assert ended(command(home, "train", OWN, "--strenght", "1"))[0] == 2
-
-
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("x = 1", "defines no METHOD"),
-        ("METHOD = 3", "METHOD is of type"),
-        ("METHOD = (", "never closed"),
-        ("import nothing_of_this_name", "nothing_of_this_name"),
-        ("from minialign.methods.dpo import METHOD", "like a built-in one"),
-    ],
-)
-def test_files_without_a_method_are_refused(source, said, tmp_path):
-    file = tmp_path / "mine.py"
-    file.write_text(source)
-    with pytest.raises(UserError, match=said):
-        load_method(file)
-    with pytest.raises(UserError, match="no such Python file"):
-        load_method(tmp_path / "absent.py")

@@ -62,10 +62,10 @@ def test_asking_the_same_prompts_four_times_makes_no_interval_narrower():
 def test_intervals_cover_the_truth_as_often_as_they_say():
     generator = np.random.default_rng(2)
     inside = 0
-    for trial in range(200):
+    for trial in range(120):
         _, low, high = mean_interval(generator.random(80) < 0.7, seed=trial)
         inside += low <= 0.7 <= high
-    assert 178 <= inside <= 199  # 190 expected
+    assert 106 <= inside <= 119  # 114 expected
 
 
 def test_all_wins_are_not_certainty():
@@ -229,11 +229,11 @@ def test_the_length_controlled_rate_recovers_the_truth(theta: float, phi: float)
 
 def test_the_interval_of_the_length_controlled_rate_covers():
     truth, inside = float(logistic.sigmoid(0.4)), 0
-    for seed in range(25):
+    for seed in range(12):
         wins, ours, theirs = judged_by_length(200, 0.4, 1.2, 0.5, seed)
         found = length_controlled(wins, ours, theirs, seed=seed)
         inside += found.low <= truth <= found.high
-    assert inside >= 21  # 23.75 expected
+    assert inside >= 10  # 11.4 expected
 
 
 def test_length_control_where_there_is_nothing_to_control():

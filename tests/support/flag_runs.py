@@ -1,6 +1,8 @@
 """What is seen of a training run, so that each flag can be shown to change something of it."""
 
+import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import operator
@@ -10,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from minialign.cli.train import add_arguments
 from minialign.errors import UserError
 from minialign.models.adapter import WEIGHTS
 from minialign.run_folder import Run
@@ -46,6 +49,14 @@ class Outcome:
     saved: list[int] = field(default_factory=list)
     memory: float = 0.0
     shared: int = 0
+
+
+@functools.cache
+def parser_of(method: str) -> argparse.ArgumentParser:
+    """The parser of a method's command line; it takes longer to make than a small run's step."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, method)
+    return parser
 
 
 def outcome(start: Callable[[], tuple[Run, Iterator[Any]]]) -> Outcome:

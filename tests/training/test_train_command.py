@@ -49,9 +49,9 @@ FILES = {
 
 
 @pytest.mark.parametrize("method", ["sft", "reward", "dpo"])
-def test_a_run_from_end_to_end(home, flags, method):
-    code, out, err = ended(command(home, method, *flags))
-    assert code == 0
+def test_a_run_from_end_to_end(home, flags, method, capsys):
+    assert main([method, *flags]) == 0
+    out, err = capsys.readouterr()
     assert out == ""  # without --json all is narration
     folder = home / "runs" / f"{method}-1"
     assert names(folder) - FILES == ({"reward_head.safetensors"} if method == "reward" else set())
@@ -81,9 +81,10 @@ def test_a_run_from_end_to_end(home, flags, method):
     assert summary["tokens"] == sum(row["tokens"] for row in run.metrics("train"))
 
 
-def test_events_as_json_are_all_of_stdout(home, flags):
-    code, out, err = ended(command(home, "dpo", *flags, "--json", "--name", "mine"))
-    assert (code, err) == (0, "")
+def test_events_as_json_are_all_of_stdout(home, flags, capsys):
+    assert main(["dpo", *flags, "--json", "--name", "mine"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
     events = [json.loads(line) for line in out.splitlines()]
     kinds = [event["kind"] for event in events]
     assert kinds[-1] == "end"
@@ -95,7 +96,7 @@ def test_events_as_json_are_all_of_stdout(home, flags):
     assert (home / "runs" / "mine" / WEIGHTS).exists()
 
 
-def test_ctrl_c_saves_and_prints_the_command_that_goes_on(home, flags):
+def test_ctrl_c_saves_and_prints_the_command_that_goes_on(home, flags, monkeypatch, capsys):
     go, folder = home / "go", home / "runs" / "mine"
     process = held(home, 3, go, "dpo", *flags, "--iters", "12", "--name", "mine")
     wait_until(process, lambda: folder.exists() and len(Run(folder).metrics("train")) == 3)
@@ -110,9 +111,9 @@ def test_ctrl_c_saves_and_prints_the_command_that_goes_on(home, flags):
     assert Run(folder).checkpoints()[-1] == state.step
     assert (folder / WEIGHTS).exists()
     (told,) = re.findall(r"go on with: minialign (.*)", err)
-    # from another folder: the paths in the run are whole
-    code, _, err = ended(command(home, *told.split(), cwd=home))
-    assert code == 0
+    monkeypatch.chdir(home)  # another folder: the paths in the run are whole
+    assert main(told.split()) == 0
+    err = capsys.readouterr().err
     assert f"going on after step {state.step}" in err
     assert "step 12/12" in err
     assert Run(folder).state().status == "finished"
