@@ -9,6 +9,11 @@ from minialign.engine.mlx_thread import Cancelled, ModelThread, Work
 from minialign.progress import Progress
 
 
+def share_of(progress: Progress, otherwise: str) -> str:
+    """ " 40 %"; or something else, when nobody knows."""
+    return f" {100 * progress.done // progress.total} %" if progress.total else otherwise
+
+
 class Job:
     """Work on a model thread; iterate over it for its items. Create it inside the app's loop.
 

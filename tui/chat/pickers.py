@@ -30,19 +30,17 @@ async def choose_conversation(
     """
 
     def find(words: str) -> list[Choice]:
-        entries = store.search(words)
         listed = []
-        for entry in entries:
-            title, note = _cut(entry.title), f"{entry.turns} turns, {_age(entry.updated)}"
+        for entry in store.search(words):
+            note = f"{entry.turns} turns, {_age(entry.updated)}"
             mark = "▸" if entry.id == current().id else " "
-            listed.append(Choice(entry.id, title or "(no title)", note, mark))
-        if len(entries) == LISTED:
+            listed.append(Choice(entry.id, _cut(entry.title) or "(no title)", note, mark))
+        if len(listed) == LISTED:
             listed.append(Choice(None, "… older ones: type what they are about"))
         return listed
 
     async def rename(number: int) -> None:
-        title = await app.push_screen_wait(Ask("Rename", store.load(number).title))
-        if title:
+        if title := await app.push_screen_wait(Ask("Rename", store.load(number).title)):
             store.rename(number, title)
             if number == current().id:
                 current().title = title
@@ -57,11 +55,8 @@ async def choose_conversation(
             if number == current().id:
                 await show(None)
 
-    extra: dict[str, tuple[str, Callable[[Any], Awaitable[None]]]] = {
-        "ctrl+r": ("rename", rename),
-        "ctrl+e": ("export", write),
-        "ctrl+d": ("delete", remove),
-    }
+    extra = {"ctrl+r": ("rename", rename), "ctrl+e": ("export", write)}
+    extra["ctrl+d"] = ("delete", remove)
     pick = Pick("Conversations", find, extra, "search in titles and texts")
     number = await app.push_screen_wait(pick)
     if number is not None and number != current().id:
@@ -71,10 +66,8 @@ async def choose_conversation(
 async def export_talk(app: App[Any], talk: Talk) -> None:
     """Write a conversation to a file that the user names."""
     name = "".join(c if c.isalnum() else "-" for c in talk.title.lower()).strip("-")[:40]
-    path = await app.push_screen_wait(
-        Ask("Export to (.md to read, .jsonl to train on)", f"{name or 'chat'}.md")
-    )
-    if path:
+    ask = Ask("Export to (.md to read, .jsonl to train on)", f"{name or 'chat'}.md")
+    if path := await app.push_screen_wait(ask):
         export(talk, Path(path))
         app.notify(f"Written: {path}", timeout=4)
 

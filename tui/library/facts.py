@@ -7,7 +7,7 @@ from textual.content import Content
 
 from minialign.data.known_files import Facts
 from minialign.errors import UserError
-from tui.widgets.text import printable
+from tui.widgets.text import one_line, printable
 
 PROBLEMS = 50  # that are written out
 CUT = 300  # letters of a prompt or an answer
@@ -90,7 +90,7 @@ def describe_data(path: Path, facts: Facts | UserError) -> Content:
 
 
 def _cut(text: str) -> str:
-    text = " ".join(printable(text).split())
+    text = one_line(text)
     return text if len(text) <= CUT else text[: CUT - 1] + "…"
 
 

@@ -1,13 +1,20 @@
 """What every screen of the app has: the line at the top, the keys at the bottom, its help."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from tui.services import Services, services_of
 from tui.widgets.bar import Keys, TopBar
+
+
+def bind(*keys: BindingType) -> list[BindingType]:
+    """The keys of a screen or a widget."""
+    return list(keys)
 
 
 def key(keys: str, action: str, label: str, id: str, tooltip: str = "", **options: Any) -> Binding:
@@ -53,6 +60,14 @@ class AppScreen(Screen[None]):
     def model_changed(self) -> None:
         """Another model answers from now on."""
         self.show_model()
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tell what goes wrong inside; the app goes on after it."""
+        try:
+            yield
+        except Exception as error:
+            self.services.show_error(error)
 
     def scroll_by(self, lines: int, *selectors: str) -> None:
         """Move what these show."""

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.dom import DOMNode
 from textual.widgets import Static
 
-from tui.widgets.app_screen import AppScreen
+from tui.widgets.app_screen import AppScreen, bind
 from tui.widgets.bar import PLACES
 from tui.widgets.dialogs import Dialog
 from tui.widgets.text import plain
@@ -59,7 +59,7 @@ def read_page(mode: str) -> Page:
 class HelpScreen(Dialog[None]):
     """The help of the screen below, with the keys as the user's config has them."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss", "Close")]
+    BINDINGS = bind(Binding("escape,q,question_mark", "dismiss", "Close"))
 
     def __init__(self, below: AppScreen):
         self.page = read_page(below.MODE)
