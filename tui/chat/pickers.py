@@ -12,8 +12,9 @@ from minialign.chat.store import LISTED, Conversations, Talk, export
 from minialign.engine.mlx_thread import ModelChoice
 from tui.known_models import list_models
 from tui.widgets.dialogs import Ask, Choice, Pick, Sure
+from tui.widgets.text import cut
 
-TITLE = 46  # letters
+TITLE = 46  # letters: how old the conversation is stands beside it, at 80 columns too
 
 
 async def choose_conversation(
@@ -34,7 +35,7 @@ async def choose_conversation(
         for entry in store.search(words):
             note = f"{entry.turns} turns, {_age(entry.updated)}"
             mark = "▸" if entry.id == current().id else " "
-            listed.append(Choice(entry.id, _cut(entry.title) or "(no title)", note, mark))
+            listed.append(Choice(entry.id, cut(entry.title, TITLE) or "(no title)", note, mark))
         if len(listed) == LISTED:
             listed.append(Choice(None, "… older ones: type what they are about"))
         return listed
@@ -88,12 +89,7 @@ async def choose_model(app: App[Any], title: str, here: ModelChoice | None, none
         return matching
 
     hint = "type to search, or a hub id, folder or GGUF file"
-    return await app.push_screen_wait(Pick(title, find, placeholder=hint))
-
-
-def _cut(title: str) -> str:
-    """So much of it that how old the conversation is stands beside it, at 80 columns too."""
-    return title if len(title) <= TITLE else title[: TITLE - 1] + "…"
+    return await app.push_screen_wait(Pick(title, find, hint=hint))
 
 
 def _age(when: float) -> str:

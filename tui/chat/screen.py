@@ -265,12 +265,7 @@ class ChatScreen(AppScreen):
         await self.show()
 
     async def action_again(self) -> None:
-        """Answer the last question again."""
-        if self.sides:
-            return
-        if not self.talk.turns or self.talk.turns[-1].role != "assistant":
-            self.notify("There is no answer to draw again", timeout=3)
-            return
+        """Answer the last question again; its key is off when nothing can be drawn again."""
         last = self.talk.turns.pop()
         transcript = self.query_one(Transcript)
         await transcript.drop(len(self.talk.turns))
@@ -285,6 +280,7 @@ class ChatScreen(AppScreen):
             await self._do(event.on, event.what)
 
     async def _do(self, bubble: Bubble, what: str) -> None:
+        turn = next(iter(self.talk.turns[bubble.place :]), None)  # None: it is being written
         match what:
             case "copy":
                 self.app.copy_to_clipboard(bubble.text)
@@ -300,10 +296,10 @@ class ChatScreen(AppScreen):
                     self.notify("Only the last answer; edit the question (e) instead", timeout=4)
             case "edit":
                 self._edit(bubble)
-            case "pair":
-                self._pair(bubble)
-            case "good" | "bad":
-                self._rate(bubble, what == "good")
+            case "pair" if turn is not None:
+                self._pair(bubble, turn)
+            case "good" | "bad" if turn is not None:
+                self._rate(bubble, turn, what == "good")
 
     @work(group="dialog", exclusive=True)
     async def _edit(self, bubble: Bubble) -> None:
@@ -318,16 +314,9 @@ class ChatScreen(AppScreen):
             await self.show(talk)
             await self.ask(text.strip())
 
-    def _turn(self, bubble: Bubble) -> Turn | None:
-        """The kept turn of a bubble; None while it is being written."""
-        return next(iter(self.talk.turns[bubble.place :]), None)
-
-    def _rate(self, bubble: Bubble, good: bool) -> None:
+    def _rate(self, bubble: Bubble, turn: Turn, good: bool) -> None:
         from minialign.labels.votes import rate
 
-        turn = self._turn(bubble)
-        if turn is None:
-            return
         origin = turn.origin["beside"] if bubble.side else turn.origin
         value = None if origin.get("good") is good else good
         prompt = self.talk.messages(bubble.place, beside=bool(bubble.side))
@@ -352,13 +341,10 @@ class ChatScreen(AppScreen):
             self.notify("Code copied", timeout=2)
 
     @work(group="pairs")
-    async def _pair(self, bubble: Bubble) -> None:
+    async def _pair(self, bubble: Bubble, turn: Turn) -> None:
         """Set the answer aside with another one, to be labelled."""
         from tui.chat.pair_to_label import set_aside
 
-        turn = self._turn(bubble)
-        if turn is None:
-            return
         if "beside" not in turn.origin:
             self.notify("Drawing a second answer …", timeout=3)
         asked = self._asked(self.services.choice, bubble.place, beside=bool(bubble.side))

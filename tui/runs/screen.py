@@ -119,10 +119,14 @@ class RunsScreen(AppScreen):
         return [self.check_action(name, ()) for name in ("stop", "resume", "chat", "overlay")]
 
     def _draw(self, name: str | None) -> None:
-        self.query_one("#runs").display = bool(self.seen.runs)
-        self.query_one("#no-runs").display = not self.seen.runs
-        self._draw_list()
-        current, looker = self.current, self.looker
+        runs, looker, wanted = self.seen.runs, self.looker, self.list.current
+        self.query_one("#runs").display = bool(runs)
+        self.query_one("#no-runs").display = not runs
+        if any(run.name == self._wanted for run in runs):  # it was just started
+            wanted, self._wanted = self._wanted, None
+        lines = [Option(line_of(run, run.name in looker.overlaid), id=run.name) for run in runs]
+        self.list.fill(lines, wanted)
+        current = self.current
         if current is None or current.name != name:
             return
         self.query_one("#about", Static).update(describe(current, looker.smoothing))
@@ -134,14 +138,6 @@ class RunsScreen(AppScreen):
         if self.view == "samples":
             self.query_one("#answered", Static).update(list_answers(self.seen.samples))
         self._draw_log()
-
-    def _draw_list(self) -> None:
-        """The runs; the same stays highlighted, or the run that was just started is."""
-        runs, overlaid, wanted = self.seen.runs, self.looker.overlaid, self.list.current
-        if any(run.name == self._wanted for run in runs):
-            wanted, self._wanted = self._wanted, None
-        lines = [Option(line_of(run, run.name in overlaid), id=run.name) for run in runs]
-        self.list.fill(lines, wanted)
 
     def _draw_log(self) -> None:
         """The last lines; with ``l`` they are whole and fill the screen."""

@@ -142,6 +142,10 @@ class Choice:
         return Content.assemble(f"{self.mark} ", self.text, (note, "$text-muted"))
 
 
+Find = Callable[[str], Sequence[Choice]]
+Extra = Mapping[str, tuple[str, Callable[[Any], Awaitable[None]]]]
+
+
 class Pick(Dialog[Any]):
     """A list that typing narrows; gives the chosen value, or None.
 
@@ -154,13 +158,9 @@ class Pick(Dialog[Any]):
     BINDINGS = bind(*scroll_keys({"down": 1, "up": -1, "pagedown": 10, "pageup": -10}, "move"))
 
     def __init__(
-        self,
-        title: str,
-        find: Callable[[str], Sequence[Choice]],
-        extra: Mapping[str, tuple[str, Callable[[Any], Awaitable[None]]]] | None = None,
-        placeholder: str = "type to search",
+        self, title: str, find: Find, extra: Extra | None = None, hint: str = "type to search"
     ):
-        self.find, self.extra, self.placeholder = find, extra or {}, placeholder
+        self.find, self.extra, self.hint = find, extra or {}, hint
         named = [f"Ctrl-{key[-1].upper()} {what}" for key, (what, _) in self.extra.items()]
         super().__init__(title, "  ".join(["Enter choose", *named, "Esc"]), "medium")
         self.choices: list[Choice] = []
@@ -168,7 +168,7 @@ class Pick(Dialog[Any]):
             self._bindings.bind(key, f"extra('{key}')", what, priority=True)
 
     def body(self) -> ComposeResult:
-        yield Input(placeholder=self.placeholder)
+        yield Input(placeholder=self.hint)
         choices = OptionList(markup=False)
         choices.can_focus = False
         yield choices

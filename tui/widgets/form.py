@@ -16,6 +16,8 @@ from tui.widgets.app_screen import bind
 from tui.widgets.dialogs import Dialog, Given
 from tui.widgets.text import label, plain
 
+Options = Sequence[tuple[str, str]]
+
 
 class Form(Dialog[Given]):
     """Settings to fill in; ``fields`` are its rows and ``read`` is what it gives.
@@ -57,7 +59,7 @@ class Form(Dialog[Given]):
         name: str,
         value: Any,
         note: str,
-        options: Sequence[tuple[str, str]] = (),
+        options: Options = (),
         title: str = "",
         hint: str = "",
     ) -> Horizontal:

@@ -1,9 +1,7 @@
 """F1: what the screen is for, and its keys as they are bound now."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -76,16 +74,14 @@ class HelpScreen(Dialog[None]):
             yield plain(self.page.about, "about")
             for heading, keys in {**self.page.keys, "Everywhere": EVERYWHERE}.items():
                 yield plain(heading, "heading")
-                yield Static(self._table(keys))
+                shown = [(shown_key(self.changed.get(key, key)), text) for key, text in keys]
+                width = max(len(key) for key, _ in shown)
+                rows = [
+                    Content.assemble(("  " + key.ljust(width), "bold $accent"), f"  {text}")
+                    for key, text in shown
+                ]
+                yield Static(Content("\n").join(rows))
             yield plain('Keys are changed in config.toml: [tui.keys], then name = "key".', "hint")
-
-    def _table(self, keys: Sequence[tuple[str, str]]) -> Content:
-        shown = [(shown_key(self.changed.get(key, key)), text) for key, text in keys]
-        width = max(len(key) for key, _ in shown)
-        parts: list[Any] = []
-        for key, text in shown:
-            parts += [("  " + key.ljust(width), "bold $accent"), f"  {text}\n"]
-        return Content.assemble(*parts).rstrip()
 
 
 def shown_key(key: str) -> str:

@@ -28,6 +28,11 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
+def cut(text: str, most: int) -> str:
+    """At most so many letters of it."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def prompt_text(prompt: Sequence[Message]) -> str:
     """A prompt as it is shown: of several turns, each with its role."""
     if len(prompt) == 1:
