@@ -10,6 +10,7 @@ from textual.widgets import Label, Static
 
 from minialign.judge.verdict_files import SIDES
 from minialign.records import Verdict
+from tui.judge.table import SAID as SHORT
 from tui.judge.table import VerdictTable
 from tui.widgets.app_screen import SCROLL_KEYS, bind, scroll_keys
 from tui.widgets.dialogs import Dialog
@@ -87,12 +88,8 @@ class VerdictView(Dialog[None]):
 def _explain(verdict: Verdict) -> str:
     lines = []
     for order, first in zip(verdict.orders, "AB", strict=False):
-        names = {side: "tie" if side == "tie" else side.upper() for side in SIDES}
-        shares = [
-            f"{names[side]} {order[side]:.2f}"
-            for side in SIDES
-            if isinstance(order.get(side), int | float)
-        ]
+        said_of = [side for side in SIDES if isinstance(order.get(side), int | float)]
+        shares = [f"{SHORT[side]} {order[side]:.2f}" for side in said_of]
         said = "  ".join(shares) or f"“{printable(str(order.get('unparsed', '')))[:80]}”"
         lines.append(f"{first} first: {said}")
     if verdict.explanation:

@@ -39,6 +39,7 @@ class LabelScreen(AppScreen):
     """One pair after the other."""
 
     MODE = "label"
+    SCROLLED = "#answers VerticalScroll"
     BOUNCE = 0.3  # seconds after a pair is drawn in which no vote counts: a key that is held down
     BINDINGS = bind(
         key("a,left", "vote('a')", "A", "vote-a", key_display="a/←"),
@@ -340,8 +341,5 @@ class LabelScreen(AppScreen):
             preferences.keep(label_order=order or None)
             self.open_source(preferences.label_source or STARTERS)
 
-    def action_scroll(self, by: int) -> None:
-        self.scroll_by(by, "#side-a VerticalScroll", "#side-b VerticalScroll")
-
     def action_scroll_prompt(self, by: int) -> None:
-        self.scroll_by(by, "#prompt")
+        self.action_scroll(by, "#prompt")

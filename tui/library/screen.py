@@ -61,6 +61,7 @@ class LibraryScreen(AppScreen):
     """A list, and closely what is highlighted."""
 
     MODE = "library"
+    SCROLLED = "#thing"
     BINDINGS = bind(
         key("c", "chat", "Chat", "library-chat", "Chat with this model"),
         key("p", "pull", "Pull", "library-pull", "Fetch this model"),
@@ -279,8 +280,7 @@ class LibraryScreen(AppScreen):
     @work(group="dialog", exclusive=True)
     async def action_add(self) -> None:
         """Put a data file on the list."""
-        hint = "pairs.jsonl, prompts.txt …"
-        ask = Ask("Add a data file or a folder of them", placeholder=hint)
+        ask = Ask("Add a data file or a folder of them", placeholder="pairs.jsonl, prompts.txt …")
         if text := await self.app.push_screen_wait(ask):
             path = Path(text).expanduser().resolve()
             known_files.remember(path)
@@ -317,9 +317,6 @@ class LibraryScreen(AppScreen):
 
             await asyncio.to_thread(remove, entry.name)
             self.look()
-
-    def action_scroll(self, by: int) -> None:
-        self.scroll_by(by, "#thing")
 
 
 def _line(entry: Entry) -> Content:

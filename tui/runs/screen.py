@@ -35,6 +35,7 @@ class RunsScreen(AppScreen):
     """All runs, and one of them closely."""
 
     MODE = "runs"
+    SCROLLED = "#samples, #plots"
     BINDINGS = bind(
         key("n", "new", "New", "run-new", "Start a training run"),
         key("s", "stop", "Stop", "run-stop", "Stop this run; it saves"),
@@ -239,9 +240,6 @@ class RunsScreen(AppScreen):
         self.query_one("#samples").scroll_home(animate=False)
         self.query_one("#plots").display = self.view == "plots"  # it has a size when it is drawn
         self.call_after_refresh(self.look)
-
-    def action_scroll(self, by: int) -> None:
-        self.scroll_by(by, "#samples" if self.view == "samples" else "#plots")
 
     def action_overlay(self) -> None:
         if (run := self.current) is not None:

@@ -34,6 +34,7 @@ class AppScreen(Screen[None]):
     """A screen with ``body`` between the two lines; ``MODE`` is its name in the app."""
 
     MODE: ClassVar[str]
+    SCROLLED: ClassVar[str] = ""  # what its keys scroll
     HELP_ALSO: ClassVar[tuple[type, ...]] = ()  # whose keys it names too
 
     @property
@@ -69,7 +70,8 @@ class AppScreen(Screen[None]):
         except Exception as error:
             self.services.show_error(error)
 
-    def scroll_by(self, lines: int, *selectors: str) -> None:
-        """Move what these show."""
-        for selector in selectors:
-            self.query_one(selector).scroll_relative(y=lines, animate=False)
+    def action_scroll(self, by: int, selector: str = "") -> None:
+        """Move what is shown of these by some lines."""
+        for widget in self.query(selector or self.SCROLLED):
+            if widget.display:
+                widget.scroll_relative(y=by, animate=False)
