@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import App, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.screen import Screen
 from textual.theme import Theme
 from textual.worker import WorkerFailed
@@ -19,7 +19,7 @@ from minialign.home import settings
 from tui.chat.bubble import Bubble
 from tui.chat.screen import ChatScreen
 from tui.preferences import Preferences
-from tui.widgets.app_screen import AppScreen
+from tui.widgets.app_screen import AppScreen, bind
 from tui.widgets.bar import PLACES
 from tui.widgets.dialogs import Dialog, ErrorDialog
 
@@ -66,7 +66,7 @@ class MinialignApp(App[None]):
     DEFAULT_MODE = "chat"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]  # noqa: RUF012
-    BINDINGS: ClassVar[list[BindingType]] = [
+    BINDINGS = bind(
         Binding("f1", "help", "Help", id="help", priority=True),
         *(
             Binding(one.key, f"go('{one.name}')", one.short, id=one.name, show=False, priority=True)
@@ -74,7 +74,7 @@ class MinialignApp(App[None]):
         ),
         Binding("ctrl+q", "quit", "Quit", id="quit", priority=True),
         Binding("question_mark", "help", show=False),  # where no text is written
-    ]
+    )
 
     def __init__(
         self,
@@ -101,14 +101,15 @@ class MinialignApp(App[None]):
 
     def on_mount(self) -> None:
         """After the first frame: keys of the user's config, the model, the welcome."""
-        self.theme_changed_signal.subscribe(self, self._remember_theme)
+        remember = self.preferences.keep
+        self.theme_changed_signal.subscribe(self, lambda theme: remember(theme=theme.name))
         try:
             keys = settings().get("tui", {}).get("keys", {})
             self.set_keymap({str(name): str(key) for name, key in keys.items()})
-        except (UserError, AttributeError) as error:
-            if not isinstance(error, UserError):
-                problem = "config.toml: tui.keys is not a table"
-                error = UserError(problem, '[tui.keys]\nhelp = "f12"')
+        except AttributeError:
+            problem = "config.toml: tui.keys is not a table"
+            self.show_error(UserError(problem, '[tui.keys]\nhelp = "f12"'))
+        except UserError as error:
             self.show_error(error)
         if self.wrong_theme:
             problem = f"there is no theme {self.wrong_theme!r}"
@@ -116,17 +117,12 @@ class MinialignApp(App[None]):
         if self.preferences.place != "chat" and self.preferences.place in self.MODES:
             self.action_go(self.preferences.place)
 
-    def _remember_theme(self, theme: Theme) -> None:
-        self.preferences.theme = theme.name
-        self.preferences.save()
-
     def choose(self, choice: ModelChoice) -> None:
         """Make a model the one that answers, and remember it."""
         self.choice = choice
-        self.preferences.model, self.preferences.adapter = choice.model, choice.adapter
-        self.preferences.save()
-        for name in self.MODES:
-            for screen in self._screen_stacks.get(name, [])[:1]:
+        self.preferences.keep(model=choice.model, adapter=choice.adapter)
+        for stack in self._screen_stacks.values():
+            for screen in stack[:1]:
                 if isinstance(screen, AppScreen):
                     screen.model_changed()
 
@@ -135,13 +131,12 @@ class MinialignApp(App[None]):
         if isinstance(self.screen, Dialog) and self.screen.gives_way:
             self.screen.dismiss(None)
             self.call_after_refresh(self.action_go, mode)
-            return
-        if self.screen.is_modal:
+        elif self.screen.is_modal:
             self.bell()
-            return
-        self.switch_mode(mode)
-        self.preferences.place = mode
-        self.run_worker(asyncio.to_thread(self.preferences.save), group="preferences")
+        else:
+            self.switch_mode(mode)
+            self.preferences.place = mode
+            self.run_worker(asyncio.to_thread(self.preferences.save), group="preferences")
 
     def chat_with(self, choice: ModelChoice) -> None:
         """Choose a model, and write to it."""
@@ -162,9 +157,8 @@ class MinialignApp(App[None]):
 
     def action_still(self) -> None:
         """Animations off, or on again; TEXTUAL_ANIMATIONS=none has them off from the start."""
-        self.preferences.still = not self.preferences.still
+        self.preferences.keep(still=not self.preferences.still)
         self.animation_level = "none" if self.preferences.still else "full"
-        self.preferences.save()
         self.notify(f"Animations {'off' if self.preferences.still else 'on'}", timeout=2)
 
     def notify(self, message: str, **options: Any) -> None:  # type: ignore[override]
@@ -194,10 +188,8 @@ class MinialignApp(App[None]):
 
     def _handle_exception(self, error: Exception) -> None:
         """What a user can mend is a dialog, and so is whatever a worker failed with."""
-        if isinstance(error, WorkerFailed):
-            self.show_error(error.error)
-        elif isinstance(error, UserError):
-            self.show_error(error)
+        if isinstance(error, WorkerFailed | UserError):
+            self.show_error(error.error if isinstance(error, WorkerFailed) else error)
         else:
             super()._handle_exception(error)
 

@@ -8,6 +8,13 @@ from typing import Any
 from minialign.engine.mlx_thread import Cancelled, ModelThread, Work
 from minialign.progress import Progress
 
+Told = Callable[[Progress], None]
+
+
+def share_of(progress: Progress, otherwise: str) -> str:
+    """ " 40 %"; or something else, when nobody knows."""
+    return f" {100 * progress.done // progress.total} %" if progress.total else otherwise
+
 
 class Job:
     """Work on a model thread; iterate over it for its items. Create it inside the app's loop.
@@ -23,7 +30,7 @@ class Job:
         work: Work,
         *,
         ahead: bool = False,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_progress: Told | None = None,
     ):
         self._items: asyncio.Queue[tuple[bool, Any]] = asyncio.Queue()
         self._on_progress = on_progress
@@ -55,10 +62,10 @@ class Job:
                 if error is not None and not isinstance(error, Cancelled):
                     raise error
                 return
-            if isinstance(item, Progress):
-                self._on_progress(item)
-            else:
+            if not isinstance(item, Progress):
                 yield item
+            elif self._on_progress is not None:
+                self._on_progress(item)
 
     async def result(self) -> Any:
         """The last item; None when cancelled."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from minialign.durable import write_atomic
@@ -33,12 +33,16 @@ class Preferences:
         except (OSError, ValueError):
             return Preferences()
         preferences = Preferences()
-        if isinstance(values, dict):
-            for each in fields(Preferences):
-                value, default = values.get(each.name), getattr(preferences, each.name)
-                if value is None or default is None or isinstance(value, type(default)):
-                    setattr(preferences, each.name, default if value is None else value)
+        for name, default in asdict(preferences).items():
+            value = values.get(name) if isinstance(values, dict) else None
+            if value is not None and (default is None or isinstance(value, type(default))):
+                setattr(preferences, name, value)
         return preferences
+
+    def keep(self, **values: Any) -> None:
+        """Change some, and write them."""
+        vars(self).update(values)
+        self.save()
 
     def save(self) -> None:
         """Write them; a full disk only means that they are not remembered."""

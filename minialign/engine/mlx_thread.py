@@ -6,16 +6,15 @@ waits for goes round robin, what is made in advance runs only when nobody waits.
 imported before the first job asks for a model.
 """
 
-import contextlib
 import gc
 import os
 import queue
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from minialign.progress import Progress, Tell
@@ -48,32 +47,31 @@ class ModelChoice:
 
 
 Work = Callable[["Engines", "Ticket"], Iterator[Any]]
+OnItem = Callable[[Any], None]
 Load = Callable[[ModelChoice, Tell], "Engine"]
 
 
+@dataclass(eq=False)
 class Ticket:
     """A piece of work that was handed in. ``future`` gets its last item, or its error."""
 
-    def __init__(
-        self, thread: "ModelThread", work: Work, on_item: Callable[[Any], None], ahead: bool
-    ):
-        self.thread = thread
-        self.work = work
-        self.on_item = on_item
-        self.ahead = ahead  # made in advance: whoever waits goes first
-        self.future: Future[Any] = Future()
-        self._cancelled = threading.Event()
-        self._items: Iterator[Any] | None = None
-        self._last: Any = None
+    thread: "ModelThread"
+    work: Work
+    on_item: OnItem
+    ahead: bool  # made in advance: whoever waits goes first
+    future: Future[Any] = field(default_factory=Future)
+    _cancelled: bool = False
+    _items: Iterator[Any] | None = None
+    _last: Any = None
 
     def cancel(self) -> None:
         """Ask for the work to end; items that are already on their way may still come."""
-        self._cancelled.set()
+        self._cancelled = True
 
     @property
     def cancelled(self) -> bool:
         """Whether the work is no longer wanted."""
-        return self._cancelled.is_set() or self.thread.closing
+        return self._cancelled or self.thread.closing
 
     def check(self, *_: Any) -> None:
         """Raise ``Cancelled`` when the work is no longer wanted: a progress callback."""
@@ -102,14 +100,14 @@ class Ticket:
         except StopIteration:
             self.future.set_result(self._last)
         except BaseException as reason:  # of a job, never of the model thread
-            self._close()
-            self.future.set_exception(reason)
+            self._end(reason)
         return False
 
-    def _close(self) -> None:
-        close = getattr(self._items, "close", lambda: None)
-        with contextlib.suppress(Exception):  # it ends either way; the first error is told
-            close()
+    def _end(self, reason: BaseException) -> None:
+        with suppress(Exception):  # it ends either way; the first error is the one that is told
+            getattr(self._items, "close", lambda: None)()
+        self._items = None
+        self.future.set_exception(reason)
 
 
 class Engines:
@@ -117,7 +115,7 @@ class Engines:
 
     def __init__(self, load: Load):
         self._load = load
-        self._held: OrderedDict[ModelChoice, Engine] = OrderedDict()
+        self._held: dict[ModelChoice, Engine] = {}  # in the order of their last use
 
     def get(self, choice: ModelChoice, progress: Tell | None = None) -> "Engine":
         """The engine of a model and adapter, loaded when it is not held.
@@ -125,12 +123,11 @@ class Engines:
         Raises:
             UserError: when it cannot be loaded.
         """
-        if choice in self._held:
-            self._held.move_to_end(choice)
-            return self._held[choice]
-        while len(self._held) >= KEPT:
-            self._held.popitem(last=False)
-        engine = self._load(choice, progress or (lambda what, done, total: None))
+        engine = self._held.pop(choice, None)
+        if engine is None:
+            while len(self._held) >= KEPT:
+                del self._held[next(iter(self._held))]
+            engine = self._load(choice, progress or (lambda what, done, total: None))
         self._held[choice] = engine
         return engine
 
@@ -161,7 +158,7 @@ class ModelThread:
         self._thread.start()
 
     def submit(
-        self, work: Work, on_item: Callable[[Any], None] = lambda item: None, *, ahead: bool = False
+        self, work: Work, on_item: OnItem = lambda item: None, *, ahead: bool = False
     ) -> Ticket:
         """Hand in work; ``on_item`` is called on the model thread with each item."""
         ticket = Ticket(self, work, on_item, ahead)
@@ -174,12 +171,7 @@ class ModelThread:
 
     def forget(self, choice: ModelChoice) -> None:
         """Drop a model when its turn comes, for instance because its adapter was trained anew."""
-
-        def work(engines: Engines, ticket: Ticket) -> Iterator[None]:
-            engines.forget(choice)
-            yield
-
-        self.submit(work)
+        self.call(lambda: self._engines.forget(choice))
 
     @property
     def somebody_waits(self) -> bool:
@@ -196,29 +188,22 @@ class ModelThread:
 
     def _take(self, *, block: bool) -> None:
         """Move what was handed in to its list; only ever called on the model thread."""
-        while True:
-            try:
+        with suppress(queue.Empty):
+            while True:
                 ticket = self._fresh.get(block=block)
-            except queue.Empty:
-                return
-            block = False
-            if ticket is not None:
-                (self._ahead if ticket.ahead else self._waiting).append(ticket)
+                block = False
+                if ticket is not None:
+                    (self._ahead if ticket.ahead else self._waiting).append(ticket)
 
     def _run(self) -> None:
         while not self.closing:
             self._take(block=not self._waiting and not self._ahead)
             line = self._waiting or self._ahead
-            if not line:
-                continue
-            ticket = line.pop(0)
-            if ticket._step(self._engines):
+            if line and (ticket := line.pop(0))._step(self._engines):
                 line.append(ticket)
         self._take(block=False)
         for ticket in [*self._waiting, *self._ahead]:
-            ticket._close()
-            ticket._items = None
-            ticket.future.set_exception(Cancelled())
+            ticket._end(Cancelled())
         # Arrays die on the thread that made them: elsewhere MLX finds no stream and aborts.
         self._engines.clear()
         gc.collect()

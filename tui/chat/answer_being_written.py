@@ -8,7 +8,7 @@ from minialign.engine.mlx_thread import ModelThread
 from minialign.progress import Progress
 from tui.chat.bubble import Bubble
 from tui.chat.transcript import ENDS
-from tui.model_job import Job
+from tui.model_job import Job, share_of
 from tui.model_work import Asked, write_answer
 
 
@@ -25,8 +25,7 @@ class Side:
         self.error: Exception | None = None
 
     def _progress(self, progress: Progress) -> None:
-        share = f" {100 * progress.done // progress.total} %" if progress.total else " …"
-        self.progress = progress.what + share
+        self.progress = progress.what + share_of(progress, " …")
 
     async def follow(self) -> None:
         """Show the pieces as they come; an error is kept in ``error``."""

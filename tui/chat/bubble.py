@@ -1,16 +1,15 @@
 """A turn of a conversation on the screen: who spoke, what, and how it ended."""
 
 import re
-from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
-from tui.widgets.app_screen import key
+from tui.widgets.app_screen import bind, key, scroll_keys
 from tui.widgets.text import markdown, plain, printable
 
 CODE = re.compile(r"^(?:```|~~~)[^\n]*\n(.*?)^(?:```|~~~)\s*$", re.MULTILINE | re.DOTALL)
@@ -22,7 +21,7 @@ THUMBS = {True: "👍 good", False: "👎 bad"}
 class Bubble(Vertical, can_focus=True):
     """One turn. ``place`` is its place among the turns, ``side`` 1 for the second answer."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
+    BINDINGS = bind(
         key("c", "do('copy')", "Copy", "copy"),
         key("k", "do('code')", "Copy code", "copy-code"),
         key("r", "do('again')", "Again", "again"),
@@ -31,12 +30,10 @@ class Bubble(Vertical, can_focus=True):
         key("plus,equals_sign", "do('good')", "Good", "good", key_display="+"),
         key("minus", "do('bad')", "Bad", "bad", key_display="-"),
         key("escape", "leave", "Write", "write", "Back to writing"),
-        Binding("up", "near(-1)", "Up", show=False),
-        Binding("down", "near(1)", "Down", show=False),
-        Binding("left", "beside(-1)", show=False),
-        Binding("right", "beside(1)", show=False),
+        *scroll_keys({"up": -1, "down": 1}, "near"),
+        *scroll_keys({"left": -1, "right": 1}, "beside"),
         Binding("enter", "do('write')", "Write", show=False),
-    ]
+    )
 
     class Asked(Message):
         """A key on a turn."""
@@ -92,8 +89,8 @@ class Bubble(Vertical, can_focus=True):
     async def end(self, note: str = "") -> None:
         """The answer is complete."""
         if self._stream is not None:
-            stream, self._stream = self._stream, None
-            await stream.stop()
+            await self._stream.stop()
+            self._stream = None
         self.foot(note)
 
     def foot(self, note: str) -> None:
@@ -101,13 +98,6 @@ class Bubble(Vertical, can_focus=True):
         foot = self.query_one(".foot", Static)
         foot.update(note)
         foot.display = bool(note)
-
-    def on_mount(self) -> None:
-        self.query_one(".foot").display = False
-
-    def code(self) -> list[str]:
-        """The blocks of code."""
-        return CODE.findall(self.text)
 
     def action_do(self, what: str) -> None:
         self.post_message(self.Asked(self, what))
@@ -128,5 +118,5 @@ class Bubble(Vertical, can_focus=True):
     def action_beside(self, by: int) -> None:
         """Focus the other model's answer."""
         for bubble in self.screen.query(Bubble):
-            if bubble.place == self.place and bubble.side == self.side + by:
+            if (bubble.place, bubble.side) == (self.place, self.side + by):
                 bubble.focus()

@@ -12,8 +12,9 @@ from minialign.chat.store import LISTED, Conversations, Talk, export
 from minialign.engine.mlx_thread import ModelChoice
 from tui.known_models import list_models
 from tui.widgets.dialogs import Ask, Choice, Pick, Sure
+from tui.widgets.text import cut
 
-TITLE = 46  # letters
+TITLE = 46  # letters: how old the conversation is stands beside it, at 80 columns too
 
 
 async def choose_conversation(
@@ -30,19 +31,17 @@ async def choose_conversation(
     """
 
     def find(words: str) -> list[Choice]:
-        entries = store.search(words)
         listed = []
-        for entry in entries:
-            title, note = _cut(entry.title), f"{entry.turns} turns, {_age(entry.updated)}"
+        for entry in store.search(words):
+            note = f"{entry.turns} turns, {_age(entry.updated)}"
             mark = "▸" if entry.id == current().id else " "
-            listed.append(Choice(entry.id, title or "(no title)", note, mark))
-        if len(entries) == LISTED:
+            listed.append(Choice(entry.id, cut(entry.title, TITLE) or "(no title)", note, mark))
+        if len(listed) == LISTED:
             listed.append(Choice(None, "… older ones: type what they are about"))
         return listed
 
     async def rename(number: int) -> None:
-        title = await app.push_screen_wait(Ask("Rename", store.load(number).title))
-        if title:
+        if title := await app.push_screen_wait(Ask("Rename", store.load(number).title)):
             store.rename(number, title)
             if number == current().id:
                 current().title = title
@@ -57,11 +56,8 @@ async def choose_conversation(
             if number == current().id:
                 await show(None)
 
-    extra: dict[str, tuple[str, Callable[[Any], Awaitable[None]]]] = {
-        "ctrl+r": ("rename", rename),
-        "ctrl+e": ("export", write),
-        "ctrl+d": ("delete", remove),
-    }
+    extra = {"ctrl+r": ("rename", rename), "ctrl+e": ("export", write)}
+    extra["ctrl+d"] = ("delete", remove)
     pick = Pick("Conversations", find, extra, "search in titles and texts")
     number = await app.push_screen_wait(pick)
     if number is not None and number != current().id:
@@ -71,10 +67,8 @@ async def choose_conversation(
 async def export_talk(app: App[Any], talk: Talk) -> None:
     """Write a conversation to a file that the user names."""
     name = "".join(c if c.isalnum() else "-" for c in talk.title.lower()).strip("-")[:40]
-    path = await app.push_screen_wait(
-        Ask("Export to (.md to read, .jsonl to train on)", f"{name or 'chat'}.md")
-    )
-    if path:
+    ask = Ask("Export to (.md to read, .jsonl to train on)", f"{name or 'chat'}.md")
+    if path := await app.push_screen_wait(ask):
         export(talk, Path(path))
         app.notify(f"Written: {path}", timeout=4)
 
@@ -95,12 +89,7 @@ async def choose_model(app: App[Any], title: str, here: ModelChoice | None, none
         return matching
 
     hint = "type to search, or a hub id, folder or GGUF file"
-    return await app.push_screen_wait(Pick(title, find, placeholder=hint))
-
-
-def _cut(title: str) -> str:
-    """So much of it that how old the conversation is stands beside it, at 80 columns too."""
-    return title if len(title) <= TITLE else title[: TITLE - 1] + "…"
+    return await app.push_screen_wait(Pick(title, find, hint=hint))
 
 
 def _age(when: float) -> str:

@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import random
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import BindingType
 
 from minialign.chat.store import Conversations, Talk, Turn, title_of
 from minialign.engine.mlx_thread import ModelChoice
@@ -16,12 +15,12 @@ from minialign.errors import UserError
 from minialign.progress import Progress
 from tui.chat import pickers
 from tui.chat.answer_being_written import Side
-from tui.chat.bubble import Bubble
+from tui.chat.bubble import CODE, Bubble
 from tui.chat.composer import Composer
 from tui.chat.transcript import Transcript, foot
 from tui.model_job import Job
 from tui.model_work import Asked, load_model
-from tui.widgets.app_screen import AppScreen, key
+from tui.widgets.app_screen import AppScreen, bind, key
 from tui.widgets.bar import Line, TopBar
 from tui.widgets.dialogs import Ask, Choice, Edit, Pick
 
@@ -34,7 +33,7 @@ class ChatScreen(AppScreen):
 
     MODE = "chat"
     HELP_ALSO = (Bubble,)
-    BINDINGS: ClassVar[list[BindingType]] = [
+    BINDINGS = bind(
         key("escape", "stop", "Stop", "stop"),
         key("escape", "leave", "Answers", "answers"),
         key("ctrl+n", "new", "New", "new", "A new conversation"),
@@ -45,7 +44,7 @@ class ChatScreen(AppScreen):
         key("ctrl+r", "again", "Again", "again-last", "Answer the last question again", show=False),
         key("ctrl+e", "export", "Export", "export", EXPORT, show=False, priority=True),
         key("ctrl+t", "rename", "Rename", "rename", RENAME, show=False),
-    ]
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,10 +75,10 @@ class ChatScreen(AppScreen):
         self.run_worker(self.query_one(Transcript).warm())
         preferences = self.services.preferences
         if not preferences.welcomed and preferences.place == "chat":
-            self.run_worker(self._welcome())
+            self._welcome()
 
     def on_unmount(self) -> None:
-        self.stop()
+        self.action_stop()
         if self.store is not None:
             with contextlib.suppress(UserError):  # there is no screen to tell it on
                 if self._keep(self.talk, self.sides):
@@ -87,12 +86,12 @@ class ChatScreen(AppScreen):
             self.store.close()
         self.sides = []
 
+    @work
     async def _welcome(self) -> None:
         from tui.chat.welcome import Welcome
 
         question = await self.app.push_screen_wait(Welcome())
-        self.services.preferences.welcomed = True
-        self.services.preferences.save()
+        self.services.preferences.keep(welcomed=True)
         if question:
             await self.ask(question)
 
@@ -109,33 +108,27 @@ class ChatScreen(AppScreen):
     def model_changed(self) -> None:
         """Another model answers from now on; it is loaded while the question is written."""
         super().model_changed()
-        self.run_worker(self._warm(self.services.choice), group="warm", exclusive=True)
+        self._warm()
 
-    async def _warm(self, choice: ModelChoice) -> None:
+    @work(group="warm", exclusive=True)
+    async def _warm(self) -> None:
         def tell(progress: Progress) -> None:
             self._ready = f"{progress.what} …"
 
-        load = partial(load_model, choice)
+        load, here = partial(load_model, self.services.choice), None
         job = Job(self.services.model_thread, load, ahead=True, on_progress=tell)
-        try:
-            async for here in job:
-                self._ready = "" if here else "the model is fetched with the first question"
-        except UserError as error:
-            self._ready = ""
-            self.services.show_error(error)
+        with self.telling():
+            here = await job.result()
+        self._ready = "the model is fetched with the first question" if here is False else ""
 
     def _tick(self) -> None:
         """The line above the composer."""
-        lines = [side.describe() for side in self.sides]
-        status = self.query_one("#status", Line)
-        if lines:
-            status.tell("● " + "  |  ".join(lines) + "   Esc stops")
-        else:
-            status.tell(self._ready or self._idle())
-
-    def _idle(self) -> str:
         title = self.talk.title or "a new conversation"
-        return f"{title}{' · with a system prompt' if self.talk.system else ''}"
+        status = self._ready or title + (" · with a system prompt" if self.talk.system else "")
+        if self.sides:
+            lines = "  |  ".join(side.describe() for side in self.sides)
+            status = f"● {lines}   Esc stops"
+        self.query_one("#status", Line).tell(status)
 
     def fresh(self) -> Talk:
         """A new conversation."""
@@ -144,11 +137,9 @@ class ChatScreen(AppScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Stop is only shown while there is something to stop."""
-        if action in ("stop", "leave"):
-            return bool(self.sides) == (action == "stop")
-        if action == "again":
-            return any(turn.role == "assistant" for turn in self.talk.turns[-1:])
-        return True
+        ended = any(turn.role == "assistant" for turn in self.talk.turns[-1:])
+        can = {"stop": bool(self.sides), "leave": not self.sides, "again": ended}
+        return can.get(action, True)
 
     @on(Composer.Sent)
     async def send(self, event: Composer.Sent) -> None:
@@ -172,11 +163,11 @@ class ChatScreen(AppScreen):
     async def _answer(self, attempts: int, before: Turn | None = None) -> None:
         """Answer the last question, with one model or two; ``before`` comes back when nothing is
         said."""
-        choices = [self.services.choice] + ([self.beside] if self.beside else [])
+        thread, place = self.services.model_thread, len(self.talk.turns)
         sides = []
-        for number, choice in enumerate(choices):
+        for number, choice in enumerate(filter(None, [self.services.choice, self.beside])):
             asked = self._asked(choice, attempts=attempts, beside=number == 1)
-            sides.append(Side(self.services.model_thread, asked, len(self.talk.turns), number))
+            sides.append(Side(thread, asked, place, number))
         self.sides, self._ready = sides, ""
         await self.query_one(Transcript).put([side.bubble for side in sides])
         self.refresh_bindings()
@@ -198,9 +189,9 @@ class ChatScreen(AppScreen):
         await asyncio.gather(*(side.follow() for side in sides))
         if self.talk is talk:
             self.sides = []
-        for error in [side.error for side in sides if side.error is not None][:1]:
-            self.services.show_error(error)
-        first = sides[0]
+        first, errors = sides[0], [side.error for side in sides if side.error is not None]
+        if errors:
+            self.services.show_error(errors[0])
         if not first.bubble.text and (first.error is not None or first.reason == "cancelled"):
             await self._take_back(talk, before)
         elif self._keep(talk, sides):
@@ -224,10 +215,10 @@ class ChatScreen(AppScreen):
             talk.turns.append(before)
         if self.talk is not talk:
             return  # an open question of another conversation waits there
-        transcript = self.query_one(Transcript)
+        transcript, last = self.query_one(Transcript), len(talk.turns) - 1
         if before is not None:
-            await transcript.drop(len(talk.turns) - 1)
-            await transcript.say(before, len(talk.turns) - 1)
+            await transcript.drop(last)
+            await transcript.say(before, last)
             return
         question = talk.turns.pop()
         if talk.turns:
@@ -235,7 +226,7 @@ class ChatScreen(AppScreen):
         elif talk.id is not None and self.store is not None:
             self.store.remove(talk.id)
             talk.id, talk.title = None, ""
-        for place in (len(talk.turns) + 1, len(talk.turns)):
+        for place in (last + 1, last):
             await transcript.drop(place)
         composer = self.query_one(Composer)
         if not composer.text:
@@ -244,21 +235,13 @@ class ChatScreen(AppScreen):
         self.query_one("#empty").display = not talk.turns
 
     def _save(self, talk: Talk) -> None:
-        try:
+        with self.telling():
             if self.store is not None:
                 self.store.save(talk)
-        except UserError as error:
-            self.services.show_error(error)
-
-    def stop(self) -> bool:
-        """Stop what is being written; False when nothing is."""
-        for side in self.sides:
-            side.job.cancel()
-        return bool(self.sides)
 
     async def show(self, talk: Talk | None = None) -> None:
         """Show a conversation; a new one by default."""
-        self.stop()
+        self.action_stop()
         self.sides = []
         self.talk = talk = talk or self.fresh()
         if talk.turns and talk.turns[-1].role == "user":  # the app was killed before the answer
@@ -268,8 +251,9 @@ class ChatScreen(AppScreen):
         self.refresh_bindings()
 
     def action_stop(self) -> None:
-        """Stop the answer that is being written."""
-        self.stop()
+        """Stop the answers that are being written."""
+        for side in self.sides:
+            side.job.cancel()
 
     @on(Composer.Left)
     def action_leave(self) -> None:
@@ -281,12 +265,7 @@ class ChatScreen(AppScreen):
         await self.show()
 
     async def action_again(self) -> None:
-        """Answer the last question again."""
-        if self.sides:
-            return
-        if not self.talk.turns or self.talk.turns[-1].role != "assistant":
-            self.notify("There is no answer to draw again", timeout=3)
-            return
+        """Answer the last question again; its key is off when nothing can be drawn again."""
         last = self.talk.turns.pop()
         transcript = self.query_one(Transcript)
         await transcript.drop(len(self.talk.turns))
@@ -297,18 +276,17 @@ class ChatScreen(AppScreen):
     @on(Bubble.Asked)
     async def act_on_turn(self, event: Bubble.Asked) -> None:
         """A key on a turn; an error must not end the screen's message loop."""
-        try:
+        with self.telling():
             await self._do(event.on, event.what)
-        except UserError as error:
-            self.services.show_error(error)
 
     async def _do(self, bubble: Bubble, what: str) -> None:
+        turn = next(iter(self.talk.turns[bubble.place :]), None)  # None: it is being written
         match what:
             case "copy":
                 self.app.copy_to_clipboard(bubble.text)
                 self.notify("Copied", timeout=2)
             case "code":
-                self._copy_code(bubble.code())
+                self._copy_code(CODE.findall(bubble.text))
             case "write":
                 self.query_one(Composer).focus()
             case "again":
@@ -318,36 +296,27 @@ class ChatScreen(AppScreen):
                     self.notify("Only the last answer; edit the question (e) instead", timeout=4)
             case "edit":
                 self._edit(bubble)
-            case "pair":
-                self._pair(bubble)
-            case "good" | "bad":
-                self._rate(bubble, what == "good")
+            case "pair" if turn is not None:
+                self._pair(bubble, turn)
+            case "good" | "bad" if turn is not None:
+                self._rate(bubble, turn, what == "good")
 
     @work(group="dialog", exclusive=True)
     async def _edit(self, bubble: Bubble) -> None:
         """Change a question and ask it again; what came after it goes."""
         if self.sides:
             return
-        text = await self.app.push_screen_wait(
-            Edit("Edit and ask again", bubble.text, keys="Ctrl-S ask   Esc cancel")
-        )
+        edit = Edit("Edit and ask again", bubble.text, keys="Ctrl-S ask   Esc cancel")
+        text = await self.app.push_screen_wait(edit)
         if text and text.strip():
             talk = self.talk
             del talk.turns[bubble.place :]
             await self.show(talk)
             await self.ask(text.strip())
 
-    def _turn(self, bubble: Bubble) -> Turn | None:
-        """The kept turn of a bubble; None while it is being written."""
-        turns = self.talk.turns
-        return turns[bubble.place] if bubble.place < len(turns) else None
-
-    def _rate(self, bubble: Bubble, good: bool) -> None:
+    def _rate(self, bubble: Bubble, turn: Turn, good: bool) -> None:
         from minialign.labels.votes import rate
 
-        turn = self._turn(bubble)
-        if turn is None:
-            return
         origin = turn.origin["beside"] if bubble.side else turn.origin
         value = None if origin.get("good") is good else good
         prompt = self.talk.messages(bubble.place, beside=bool(bubble.side))
@@ -363,9 +332,8 @@ class ChatScreen(AppScreen):
         """Copy a block of code; of several the one that is chosen."""
         if len(blocks) > 1:
             listed = [Choice(block, block.strip().partition("\n")[0]) for block in blocks]
-            block = await self.app.push_screen_wait(
-                Pick("Which block?", lambda words: [c for c in listed if words in c.value])
-            )
+            pick = Pick("Which block?", lambda words: [c for c in listed if words in c.value])
+            block = await self.app.push_screen_wait(pick)
         else:
             block = blocks[0]
         if block is not None:
@@ -373,21 +341,16 @@ class ChatScreen(AppScreen):
             self.notify("Code copied", timeout=2)
 
     @work(group="pairs")
-    async def _pair(self, bubble: Bubble) -> None:
+    async def _pair(self, bubble: Bubble, turn: Turn) -> None:
         """Set the answer aside with another one, to be labelled."""
         from tui.chat.pair_to_label import set_aside
 
-        turn = self._turn(bubble)
-        if turn is None:
-            return
         if "beside" not in turn.origin:
             self.notify("Drawing a second answer …", timeout=3)
         asked = self._asked(self.services.choice, bubble.place, beside=bool(bubble.side))
         failed = await set_aside(self.services.model_thread, turn, asked)
-        if failed:
-            self.notify(failed, severity="warning")
-        else:
-            self.notify("A pair waits for your vote: F3", timeout=5)
+        told = failed or "A pair waits for your vote: F3"
+        self.notify(told, severity="warning" if failed else "information", timeout=5)
 
     @work(group="dialog", exclusive=True)
     async def action_open(self) -> None:
@@ -403,8 +366,7 @@ class ChatScreen(AppScreen):
     @work(group="dialog", exclusive=True)
     async def action_rename(self) -> None:
         """Give this conversation another title."""
-        title = await self.app.push_screen_wait(Ask("Rename", self.talk.title))
-        if title:
+        if title := await self.app.push_screen_wait(Ask("Rename", self.talk.title)):
             self.talk.title = title
             if self.talk.id is not None:
                 self._save(self.talk)
@@ -423,9 +385,8 @@ class ChatScreen(AppScreen):
         title = "Which model answers beside it?"
         choice = await pickers.choose_model(self.app, title, self.beside, none=True)
         if choice is not None:
-            preferences = self.services.preferences
-            preferences.beside = None if choice == "off" else [choice.model, choice.adapter]
-            preferences.save()
+            beside = None if choice == "off" else [choice.model, choice.adapter]
+            self.services.preferences.keep(beside=beside)
             self.model_changed()
 
     @work(group="dialog", exclusive=True)
@@ -438,8 +399,7 @@ class ChatScreen(AppScreen):
         given = await self.app.push_screen_wait(SamplingDialog(system, preferences.sampling))
         if given is None:
             return
-        self.talk.system, preferences.sampling = given
-        preferences.system = self.talk.system
-        preferences.save()
+        self.talk.system, sampling = given
+        preferences.keep(system=self.talk.system, sampling=sampling)
         if self.talk.id is not None:
             self._save(self.talk)

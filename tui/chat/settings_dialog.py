@@ -5,12 +5,12 @@ from typing import Any
 
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
-from textual.widgets import Input, TextArea
+from textual.widgets import TextArea
 
 from minialign.config import field_help, field_type
 from minialign.errors import UserError
 from minialign.sampling import Sampling
-from tui.widgets.form import Form, field, text_of, value_of
+from tui.widgets.form import Form, value_of
 from tui.widgets.text import plain
 
 
@@ -29,9 +29,9 @@ class SamplingDialog(Form[tuple[str, dict[str, Any]] | None]):
             yield TextArea(self.system, id="system", soft_wrap=True, compact=True,
                            placeholder="none: the model as it is")  # fmt: skip
             for one in fields(Sampling):
-                value = text_of(self.values.get(one.name, one.default))
-                entry = Input(value, id=f"s-{one.name}", compact=True)
-                yield field(one.name, entry, self.meanings[one.name] or "most tokens of an answer")
+                value = self.values.get(one.name, one.default)
+                meaning = self.meanings[one.name] or "most tokens of an answer"
+                yield self.row(one.name, value, meaning)
         yield plain(id="meaning")
 
     async def read(self) -> tuple[str, dict[str, Any]]:

@@ -78,8 +78,7 @@ class Transcript(VerticalScroll, can_focus=False):
         """A conversation, as far as it has been written."""
         await self.query(".bubble, .pair, .earlier").remove()
         self.query_one("#empty").display = not talk.turns
-        hidden = max(0, len(talk.turns) - SHOWN)
-        if hidden:
+        if hidden := max(0, len(talk.turns) - SHOWN):
             text = f"… {hidden} earlier turns; an export (Ctrl-E) holds all"
             await self.mount(plain(text, "earlier"))
         for place in range(hidden, len(talk.turns)):

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.widgets import OptionList, Static
@@ -41,8 +41,9 @@ class Welcome(Dialog[str | None]):
     def on_mount(self) -> None:
         self.query_one(OptionList).highlighted = 0
         self.query_one(OptionList).focus()
-        self.run_worker(self._look())
+        self._look()
 
+    @work
     async def _look(self) -> None:
         choice = services_of(self).choice
 

@@ -1,18 +1,17 @@
 """The form of a judging: who judges, which pairs, and how."""
 
 import asyncio
-from typing import Any
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Input, Label, Select
+from textual.widgets import Label, Select
 
 from minialign.errors import UserError
 from minialign.judge.plans import LABELS, Plan, read_planned
 from tui.known_models import list_models, list_reward_heads
-from tui.widgets.form import Form, Tick, field
+from tui.widgets.form import Form, Tick
 
 URL, FILE, USUAL = "an endpoint …", "a file …", "the usual one"
 ASKED = "what the judge is asked"
@@ -20,11 +19,8 @@ ASKED = "what the judge is asked"
 
 def list_judges() -> list[tuple[str, str]]:
     """(what is shown, the judge's name) of all that can judge here. Runs in a thread."""
-    models = [
-        (choice.label, choice.adapter or choice.model or "")
-        for choice, _, here in list_models()
-        if here
-    ]
+    here = [choice for choice, _, here in list_models() if here]
+    models = [(choice.label, choice.adapter or choice.model or "") for choice in here]
     return [*models, *((f"reward:{name}",) * 2 for name in list_reward_heads()), (URL, URL)]
 
 
@@ -57,26 +53,28 @@ class JudgeForm(Form[Plan | None]):
         pairs = [("your labels", LABELS), (FILE, FILE)]
         server = "of an OpenAI-compatible server"
         with VerticalScroll(classes="body", can_focus=False):
-            yield _select("judge", [("looking …", "")], "", "who says which is better")
-            yield _input("url", before.url, server, "address", "http://localhost:8080/v1")
+            yield self.row("judge", "", "who says which is better", [("looking …", "")])
+            url = "http://localhost:8080/v1"
+            yield self.row("url", before.url, server, title="address", hint=url)
             model = before.judge if before.url else ""
-            yield _input("model", model, "as the server calls it", "its model")
-            yield _select("pairs", pairs, FILE if file else LABELS, "which answers are compared")
-            yield _input("file", file, "pairs of answers", placeholder="pairs.jsonl")
-            yield _select("template", [(USUAL, "")], "", ASKED)
-            yield _input("criteria", before.criteria, "for templates that take one")
-            yield _tick("explain", before.explain, "a reason first: slower")
-            yield _tick("debias", before.debias, "the mean of both orders decides")
+            yield self.row("model", model, "as the server calls it", title="its model")
+            chosen = FILE if file else LABELS
+            yield self.row("pairs", chosen, "which answers are compared", pairs)
+            yield self.row("file", file, "pairs of answers", hint="pairs.jsonl")
+            yield self.row("template", "", ASKED, [(USUAL, "")])
+            yield self.row("criteria", before.criteria, "for templates that take one")
+            yield self.row("explain", before.explain, "a reason first: slower")
+            yield self.row("debias", before.debias, "the mean of both orders decides")
 
-    async def on_mount(self) -> None:
+    def on_mount(self) -> None:
         self._choose_fields()
-        self.query_one("#j-judge").focus()
-        self.run_worker(self._look())
+        self.entry("judge", Select).focus()
+        self._look()
 
+    @work
     async def _look(self) -> None:
-        judges, self.abouts = await asyncio.gather(
-            asyncio.to_thread(list_judges), asyncio.to_thread(list_templates)
-        )
+        self.abouts = await asyncio.to_thread(list_templates)
+        judges = await asyncio.to_thread(list_judges)
         if not self.is_attached:
             return
         known = [value for _, value in judges]
@@ -123,32 +121,13 @@ class JudgeForm(Form[Plan | None]):
         pairs = typed["file"] if pairs == FILE else LABELS
         if judge.startswith("reward:"):  # it is asked nothing
             return Plan(judge, pairs, url)
-        return Plan(
-            judge,
-            pairs,
-            url,
-            template=str(self.entry("template", Select).value or "") or None,
-            explain=self.entry("explain", Tick).value,
-            debias=self.entry("debias", Tick).value,
-            criteria=self.entry("criteria").value.strip() or None,
-        )
+        how = {name: self.entry(name, Tick).value for name in ("explain", "debias")}
+        template = str(self.entry("template", Select).value or "") or None
+        criteria = self.entry("criteria").value.strip() or None
+        return Plan(judge, pairs, url, template=template, criteria=criteria, **how)
 
     async def read(self) -> Plan:
         """A plan whose pairs can be read."""
         plan = self.plan()
         await asyncio.to_thread(read_planned, plan)
         return plan
-
-
-def _input(name: str, value: str | None, note: str, title: str = "", placeholder: str = "") -> Any:
-    entry = Input(value or "", id=f"j-{name}", compact=True, placeholder=placeholder)
-    return field(title or name, entry, note)
-
-
-def _select(name: str, options: list[tuple[str, str]], value: str, note: str) -> Any:
-    entry = Select(options, value=value, allow_blank=False, id=f"j-{name}", compact=True)
-    return field(name, entry, note)
-
-
-def _tick(name: str, value: bool, note: str) -> Any:
-    return field(name, Tick(value=value, id=f"j-{name}", compact=True), note)

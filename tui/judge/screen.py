@@ -8,11 +8,9 @@ own. Every verdict is in its file before it is shown, so closing the app loses n
 import asyncio
 import threading
 from functools import partial
-from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import BindingType
 from textual.widgets import DataTable, Static
 
 from minialign.engine.mlx_thread import ModelThread
@@ -21,11 +19,11 @@ from minialign.judge.plans import Plan
 from minialign.progress import Progress
 from minialign.records import Verdict
 from tui.judge.state import Judged
-from tui.judge.table import VerdictTable
+from tui.judge.table import SAID, VerdictTable
 from tui.judge.verdict import VerdictView
 from tui.model_job import Job
 from tui.model_work import judge_pairs
-from tui.widgets.app_screen import AppScreen, key
+from tui.widgets.app_screen import AppScreen, bind, key
 from tui.widgets.dialogs import Choice, pick_from
 from tui.widgets.text import plain
 
@@ -41,7 +39,7 @@ class JudgeScreen(AppScreen):
     """One judging: how it stands, and its verdicts in a table."""
 
     MODE = "judge"
-    BINDINGS: ClassVar[list[BindingType]] = [
+    BINDINGS = bind(
         key("n", "new", "New", "judge-new", "Choose a judge and pairs"),
         key("s", "stop", "Stop", "judge-stop", "Stop judging; it is kept"),
         key("r", "resume", "Resume", "judge-resume", "Judge the rest"),
@@ -52,7 +50,7 @@ class JudgeScreen(AppScreen):
         key("t", "overrule('tie')", "Tie", "judge-tie", "Overrule: a tie"),
         key("u", "undo", "Undo", "judge-undo", "Take your last vote here back"),
         key("f", "train", "Train", "judge-train", "Train on the verdicts"),
-    ]
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +67,6 @@ class JudgeScreen(AppScreen):
         yield plain(NOTHING, id="no-verdicts")
 
     def on_mount(self) -> None:
-        self.table.display = False
         self.set_interval(EVERY, self._tick)
         self._begin()
 
@@ -130,27 +127,24 @@ class JudgeScreen(AppScreen):
         work_ = partial(judge_pairs, plan, judged.pairs, self.stop)
         self.job = job = Job(thread, work_, ahead=True, on_progress=self._tell_progress)
         self._draw()
-        self.refresh_bindings()
-        try:
+        with self.telling():  # what is judged is kept
             async for verdict in job:
                 if isinstance(verdict, Verdict):
                     judged.add(verdict)
                     self._tell_progress(Progress("", 0, 0))
-        except Exception as error:  # told; what is judged is kept
-            self.services.show_error(error)
         if self.job is job:
             self.job = None
             self._draw()
-            self.refresh_bindings()
 
     def _tell_progress(self, progress: Progress) -> None:
         self.progress, self._changed = progress.what, True
 
     def _tick(self) -> None:
         if self._changed and self.is_current:
-            self._draw()
+            self._draw(False)
 
-    def _draw(self) -> None:
+    def _draw(self, keys: bool = True) -> None:
+        """Draw it; whether other ``keys`` can be used now is for the caller to know."""
         self._changed = False
         there = self.judged.plan is not None
         self.table.display = self.query_one("#standing").display = there
@@ -159,25 +153,20 @@ class JudgeScreen(AppScreen):
             self.table.draw()
             standing = self.judged.describe(None if self.job is None else self.progress)
             self.query_one("#standing", Static).update(standing)
-
-    @on(VerdictTable.Changed)
-    def _show_change(self) -> None:
-        self._draw()
-        self.refresh_bindings()
+        if keys:
+            self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done now."""
         judged = self.judged
-        if action == "stop":
-            return self.job is not None
-        if action == "resume":
-            rest = len(judged.verdicts) < judged.total
-            return judged.plan is not None and self.job is None and rest
-        if action in ("details", "overrule", "train"):
-            return bool(judged.verdicts)
-        if action == "undo":
-            return bool(judged.overruled)
-        return True
+        rest = judged.plan is not None and len(judged.verdicts) < judged.total
+        can = {
+            "stop": self.job is not None,
+            "resume": rest and self.job is None,
+            "undo": bool(judged.overruled),
+            **dict.fromkeys(("details", "overrule", "train"), bool(judged.verdicts)),
+        }
+        return can.get(action, True)
 
     def _is_busy(self) -> bool:
         if self.job is not None:
@@ -213,28 +202,31 @@ class JudgeScreen(AppScreen):
         if not known:
             self.notify("Nothing was judged yet: n begins")
             return
-        choices = [
-            Choice(plan, f"{plan.judge} on {plan.pairs}", plan.template or "") for plan in known
-        ]
-        pick = pick_from("Which judging?", choices, self.judged.plan)
+        listed = [Choice(one, f"{one.judge} on {one.pairs}", one.template or "") for one in known]
+        pick = pick_from("Which judging?", listed, self.judged.plan)
         plan = await self.app.push_screen_wait(pick)
         if plan is not None:
             await self.show(plan)
-            self.refresh_bindings()
 
     @on(DataTable.RowSelected)
     def action_details(self) -> None:
         """Both answers of the highlighted verdict."""
         if self.table.current is not None and self.app.screen is self:
-            self.app.push_screen(VerdictView(self.table))
+            view = VerdictView(self.table, self.action_overrule, self.action_undo)
+            self.app.push_screen(view)
 
     def action_overrule(self, choice: str) -> None:
         """The user's own vote on the highlighted pair."""
-        self.table.overrule(choice)
+        if (verdict := self.table.current) is not None and self.judged.votes is not None:
+            self.judged.overrule(verdict, choice)
+            self.notify(f"Your vote: {SAID[choice]}; u takes it back", timeout=3)
+            self._draw()
 
     def action_undo(self) -> None:
         """Take the last vote given here back; what it replaced is there again."""
-        self.table.undo()
+        if self.judged.undo():
+            self.notify("Taken back", timeout=2)
+            self._draw()
 
     @work(group="train", exclusive=True)
     async def action_train(self) -> None:

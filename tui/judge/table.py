@@ -1,13 +1,12 @@
 """The verdicts in a table, those first where the judge says something else than the user."""
 
 from rich.text import Text
-from textual.message import Message
 from textual.widgets import DataTable
 
 from minialign.judge import plans
 from minialign.records import Verdict, Vote
 from tui.judge.state import Judged
-from tui.widgets.text import printable
+from tui.widgets.text import one_line
 
 SAID = {"a": "A", "b": "B", "tie": "tie", "unparsed": "?", "both_bad": "both bad"}
 APART = {0: "=", 1: "~", 2: "≠", None: " "}
@@ -16,10 +15,7 @@ WIDTHS = {"apart": 1, "judge": 5, "A first": 7, "B first": 7, "you": 8, "prompt"
 
 
 class VerdictTable(DataTable[Text]):
-    """``judged`` drawn; a verdict can be overruled."""
-
-    class Changed(Message):
-        """A vote was given or taken back."""
+    """``judged`` drawn."""
 
     def __init__(self) -> None:
         super().__init__(id="verdicts", cursor_type="row", zebra_stripes=True)
@@ -66,34 +62,13 @@ class VerdictTable(DataTable[Text]):
         else:
             self.move_cursor(row=self.get_row_index(current.comparison.key), animate=False)
 
-    def move(self, by: int) -> None:
-        """Highlight another verdict."""
-        self.move_cursor(row=max(0, min(self.cursor_row + by, self.row_count - 1)))
-
-    def overrule(self, choice: str) -> None:
-        """The user's own vote on the highlighted pair."""
-        if (verdict := self.current) is not None and self.judged.votes is not None:
-            self.judged.overrule(verdict, choice)
-            self.notify(f"Your vote: {SAID[choice]}; u takes it back", timeout=3)
-            self._change()
-
-    def undo(self) -> None:
-        """Take the last vote given here back."""
-        if self.judged.undo():
-            self.notify("Taken back", timeout=2)
-            self._change()
-
-    def _change(self) -> None:
-        self.draw()
-        self.post_message(self.Changed())
-
 
 def _cells(verdict: Verdict, vote: Vote | None) -> list[Text]:
     apart = plans.measure_distance(verdict, vote)
     orders = [plans.read_order(order) for order in verdict.orders[:2]]
     shares = [f"{SAID[one[0]]} {one[1]:.2f}" if one else "?" for one in [*orders, None, None][:2]]
     said = SAID[vote.choice] if vote is not None and not vote.edited else "own" if vote else ""
-    prompt = " ".join(printable(verdict.prompt[-1]["content"]).split())[:200]
+    prompt = one_line(verdict.prompt[-1]["content"])[:200]
     style = "bold" if apart == 2 else ""
     cells = [APART[apart], SAID.get(verdict.choice, "?"), *shares, said]
     return [*(Text(cell, no_wrap=True, style=style) for cell in cells), Text(prompt, no_wrap=True)]

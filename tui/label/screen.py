@@ -3,11 +3,10 @@
 import asyncio
 import time
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from textual import work
 from textual.app import ComposeResult
-from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Static
 
@@ -19,15 +18,14 @@ from minialign.labels.votes import Votes
 from minialign.progress import Progress
 from minialign.records import Comparison, Prompt
 from tui.label.queue import CHAT_ONLY, STARTERS, choose_order, choose_source
-from tui.model_job import Job
+from tui.model_job import Job, share_of
 from tui.model_work import Asked, measure_doubt, write_pair
-from tui.widgets.app_screen import SCROLL_KEYS, AppScreen, key, scroll_keys
+from tui.widgets.app_screen import SCROLL_KEYS, AppScreen, bind, key, scroll_keys
 from tui.widgets.bar import Line
 from tui.widgets.dialogs import Ask, Edit
-from tui.widgets.text import AnswerPane, plain, printable, prompt_text
+from tui.widgets.text import WORDS, AnswerPane, plain, printable, prompt_text
 
-SAID = {"a": "A is better", "b": "B is better", "tie": "a tie", "both_bad": "both bad"}
-SAID["skip"] = "skipped"
+SAID = WORDS | {"skip": "skipped"}
 LEAST_SURE = "Pairs first of which a reward head or a judge is least sure"
 NOTHING = """\
 Nothing to label here.
@@ -41,8 +39,9 @@ class LabelScreen(AppScreen):
     """One pair after the other."""
 
     MODE = "label"
+    SCROLLED = "#answers VerticalScroll"
     BOUNCE = 0.3  # seconds after a pair is drawn in which no vote counts: a key that is held down
-    BINDINGS: ClassVar[list[BindingType]] = [
+    BINDINGS = bind(
         key("a,left", "vote('a')", "A", "vote-a", key_display="a/←"),
         key("b,right", "vote('b')", "B", "vote-b", key_display="b/→"),
         key("t", "vote('tie')", "Tie", "vote-tie"),
@@ -55,7 +54,7 @@ class LabelScreen(AppScreen):
         key("l", "least_sure", "Least sure first", "least-sure", LEAST_SURE, show=False),
         *SCROLL_KEYS,
         *scroll_keys({"shift+down": 2, "shift+up": -2}, "scroll_prompt"),
-    ]
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,8 +81,6 @@ class LabelScreen(AppScreen):
 
     def on_mount(self) -> None:
         self.query_one("#prompt").border_title = "prompt"
-        for name in ("#nothing", "#answers", "#prompt"):
-            self.query_one(name).display = False
         self.set_interval(0.5, self._tick)
         self.open_source(self.services.preferences.label_source or STARTERS)
 
@@ -107,11 +104,10 @@ class LabelScreen(AppScreen):
             return list(self.sitting.votes.all) if self.sitting is not None else []
 
         try:
-            while True:
+            before: list[Any] | None = None
+            while before != voted():  # else a vote was given meanwhile, which it does not know of
                 before = voted()
                 sitting, chat_keys = await asyncio.to_thread(read)
-                if voted() == before:
-                    break  # else: a vote was given meanwhile, which it does not know of
         except UserError as error:
             self.services.show_error(error)
             if self.sitting is None and source != CHAT_ONLY:
@@ -121,8 +117,7 @@ class LabelScreen(AppScreen):
         if votes.unreadable:
             told = f"{votes.unreadable} lines of {votes.path} are no votes; they stay as they are"
             self.notify(told, severity="warning", timeout=8)
-        preferences.label_source = source
-        preferences.save()
+        preferences.keep(label_source=source)
         self._stop_writing()  # a vote while the source was read may have asked for more
         if self.sitting is not None:
             sitting.go_on_from(self.sitting)
@@ -201,9 +196,8 @@ class LabelScreen(AppScreen):
                 self._follow(job, prompt)
 
     def _tell_progress(self, progress: Progress) -> None:
-        what, done, total = progress.what, progress.done, progress.total
-        steps = f", {done} tokens" if done else ""
-        self.progress = what + (f" {100 * done // total} %" if total else steps)
+        steps = f", {progress.done} tokens" if progress.done else ""
+        self.progress = progress.what + share_of(progress, steps)
 
     @work(group="pairs")
     async def _follow(self, job: Job, prompt: Prompt) -> None:
@@ -233,24 +227,21 @@ class LabelScreen(AppScreen):
 
     async def _draw(self) -> None:
         async with self.drawing:
-            await self._draw_pair(self.sitting.show() if self.sitting is not None else None)
-
-    async def _draw_pair(self, pair: Comparison | None) -> None:
-        self._tick()
-        there = pair is not None
-        self.query_one("#answers").display = there
-        self.query_one("#prompt").display = there
-        self.query_one("#nothing").display = not there and self.writing is None
-        if pair is self.drawn:
-            return
-        if pair is not None:
-            self.query_one("#asked", Static).update(prompt_text(pair.prompt))
-            self.query_one("#prompt").scroll_home(animate=False)
-            for name, text in (("a", pair.a), ("b", pair.b)):
-                await self.query_one(f"#side-{name}", AnswerPane).show(name.upper(), text)
-        self.drawn = pair
-        self.drawn_at = time.monotonic()
-        self.refresh_bindings()
+            pair = self.sitting.show() if self.sitting is not None else None
+            self._tick()
+            there = pair is not None
+            self.query("#answers, #prompt").set(display=there)
+            self.query_one("#nothing").display = not there and self.writing is None
+            if pair is self.drawn:
+                return
+            if pair is not None:
+                self.query_one("#asked", Static).update(prompt_text(pair.prompt))
+                self.query_one("#prompt").scroll_home(animate=False)
+                for name, text in (("a", pair.a), ("b", pair.b)):
+                    await self.query_one(f"#side-{name}", AnswerPane).show(name.upper(), text)
+            self.drawn = pair
+            self.drawn_at = time.monotonic()
+            self.refresh_bindings()
 
     def _tick(self) -> None:
         """Counts, pace, what is being written."""
@@ -259,12 +250,12 @@ class LabelScreen(AppScreen):
             return
         counts = sitting.counts
         votes = f"{counts.votes} vote{'' if counts.votes == 1 else 's'}"
-        parts = [votes, f"{counts.pairs} to train on"]
+        parts, left = [votes, f"{counts.pairs} to train on"], sitting.left
         if (pace := sitting.pace()) is not None:
-            parts.append(f"{pace:.0f} s each")
-            parts.append(f"{sitting.left} left ≈ {max(1, round(pace * sitting.left / 60))} min")
+            rest = f"{left} left ≈ {max(1, round(pace * left / 60))} min"
+            parts += [f"{pace:.0f} s each", rest]
         else:
-            parts.append(f"{sitting.left} to go")
+            parts.append(f"{left} to go")
         if counts.again:
             parts.append(f"same again {counts.same}/{counts.again}")
         if self.measured:
@@ -279,18 +270,12 @@ class LabelScreen(AppScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Votes need a pair."""
-        if action in ("vote", "edit", "note"):
-            return self.drawn is not None
-        return True
+        return action not in ("vote", "edit", "note") or self.drawn is not None
 
     def _ready(self) -> bool:
-        sitting = self.sitting
-        return (
-            sitting is not None
-            and sitting.current is not None
-            and self.drawn is sitting.current
-            and time.monotonic() - self.drawn_at >= self.BOUNCE
-        )
+        if self.sitting is None or self.drawn is None or self.drawn is not self.sitting.current:
+            return False
+        return time.monotonic() - self.drawn_at >= self.BOUNCE
 
     async def action_vote(self, choice: str) -> None:
         """Keep a vote, then show the next pair."""
@@ -322,9 +307,8 @@ class LabelScreen(AppScreen):
         pair = self.drawn
         if pair is None or not self._ready():
             return
-        text = await self.app.push_screen_wait(
-            Edit("Write the better answer (it begins with A)", pair.a, pair.b)
-        )
+        edit = Edit("Write the better answer (it begins with A)", pair.a, pair.b)
+        text = await self.app.push_screen_wait(edit)
         if text is None or self.drawn is not pair:
             return
         if text.strip() in ("", pair.a.strip(), pair.b.strip()):
@@ -344,23 +328,18 @@ class LabelScreen(AppScreen):
     async def action_source(self) -> None:
         """What is labelled."""
         here = self.services.preferences.label_source or STARTERS
-        source = await choose_source(self.app, here)
-        if source:
+        if source := await choose_source(self.app, here):
             self.open_source(source)
 
     @work(group="dialog", exclusive=True)
     async def action_least_sure(self) -> None:
         """In which order pairs come."""
         preferences = self.services.preferences
-        here = preferences.label_order or ""
-        order = await choose_order(self.app, here, self.services.choice)
+        here, choice = preferences.label_order or "", self.services.choice
+        order = await choose_order(self.app, here, choice)
         if order is not None:
-            preferences.label_order = order or None
-            preferences.save()
+            preferences.keep(label_order=order or None)
             self.open_source(preferences.label_source or STARTERS)
 
-    def action_scroll(self, by: int) -> None:
-        self.scroll_by(by, "#side-a VerticalScroll", "#side-b VerticalScroll")
-
     def action_scroll_prompt(self, by: int) -> None:
-        self.scroll_by(by, "#prompt")
+        self.action_scroll(by, "#prompt")

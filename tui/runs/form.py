@@ -15,7 +15,7 @@ from textual.widgets import Collapsible, Input, Label, Select
 from minialign.config import field_help, field_type, parts, resolve
 from minialign.engine.mlx_thread import ModelChoice
 from minialign.errors import UserError
-from tui.widgets.form import Form, Tick, field, text_of, value_of
+from tui.widgets.form import Form, value_of
 from tui.widgets.text import label, plain
 
 FIRST = ["data", "model", "adapter", "name", "iters", "epochs", "learning_rate"]
@@ -61,9 +61,7 @@ class RunForm(Form[tuple[str, dict[str, Any]] | None]):
 
     async def on_mount(self) -> None:
         await self._fill()
-        for entry in self.query("#fields Input").results(Input):
-            entry.focus()
-            break
+        self.query("#fields Input").first().focus()
 
     @on(Select.Changed, "#method")
     async def change_method(self, event: Select.Changed) -> None:
@@ -79,14 +77,13 @@ class RunForm(Form[tuple[str, dict[str, Any]] | None]):
         self.query_one("#needs", Label).update(Content(needs))
         holder = self.query_one("#fields")
         await holder.remove_children()
-        every = {
-            one.name: one for one in dataclasses.fields(Settings) if one.name not in method.unused
-        }
+        fields = dataclasses.fields(Settings)
+        every = {one.name: one for one in fields if one.name not in method.unused}
         self._rest = [one for name, one in every.items() if name not in FIRST + HIDDEN]
         rows: list[Widget] = [self._row(Settings, every[name]) for name in FIRST if name in every]
-        for title, config, fields in _parts(method):
-            if fields:
-                rows += [plain(title, "heading"), *(self._row(config, one) for one in fields)]
+        for title, config, own in _parts(method):
+            if own:
+                rows += [plain(title, "heading"), *(self._row(config, one) for one in own)]
         await holder.mount(*rows, Collapsible(title="everything else", collapsed=True))
 
     @on(Collapsible.Expanded)
@@ -102,17 +99,10 @@ class RunForm(Form[tuple[str, dict[str, Any]] | None]):
         kind, words, many = field_type(config, one.name)
         self.meanings[one.name] = meaning = field_help(config)[one.name]
         value = self.known.get(one.name) or self._default(one)
-        options: dict[str, Any] = {"id": f"f-{one.name}", "compact": True}
-        entry: Widget
-        if kind is bool:
-            entry = Tick(value=bool(value), **options)
-        elif words and not many and value in words:
-            listed = [(word, word) for word in words]
-            entry = Select(listed, value=value, allow_blank=False, **options)
-        else:
-            hint = "your votes" if one.name == "data" else ""
-            entry = Input(text_of(value), validate_on=(), placeholder=hint, **options)
-        return field(one.name, entry, meaning)
+        options = [(word, word) for word in words] if value in words and not many else []
+        hint = "your votes" if one.name == "data" else ""
+        value = bool(value) if kind is bool else value
+        return self.row(one.name, value, meaning, options, hint=hint)
 
     def _default(self, one: Any) -> Any:
         return load_methods()[self.method].defaults.get(one.name, one.default)

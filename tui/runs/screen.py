@@ -2,14 +2,12 @@
 
 import asyncio
 from textwrap import wrap
-from typing import ClassVar
 
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import OptionList, Static
+from textual.widgets import Static
 from textual.widgets.option_list import Option
 
 from minialign.engine.mlx_thread import ModelChoice
@@ -19,8 +17,9 @@ from minialign.runs import launch
 from minialign.runs.summary import Summary
 from tui.runs.look import Look, Looker
 from tui.runs.texts import describe, line_of, list_answers
-from tui.widgets.app_screen import AppScreen, key, scroll_keys
+from tui.widgets.app_screen import AppScreen, bind, key, scroll_keys
 from tui.widgets.dialogs import Sure
+from tui.widgets.named_list import NamedList
 from tui.widgets.text import plain, printable
 
 EVERY = 1.5  # seconds between two looks
@@ -36,7 +35,8 @@ class RunsScreen(AppScreen):
     """All runs, and one of them closely."""
 
     MODE = "runs"
-    BINDINGS: ClassVar[list[BindingType]] = [
+    SCROLLED = "#samples, #plots"
+    BINDINGS = bind(
         key("n", "new", "New", "run-new", "Start a training run"),
         key("s", "stop", "Stop", "run-stop", "Stop this run; it saves"),
         key("r", "resume", "Resume", "run-resume", "Go on with this run"),
@@ -48,10 +48,11 @@ class RunsScreen(AppScreen):
         key("space", "overlay", "Overlay", "run-overlay", "Keep this run's lines on the plots"),
         key("delete", "remove", "Delete", "run-delete", "Delete this run's folder", show=False),
         *scroll_keys({"shift+down": 3, "shift+up": -3}),
-    ]
+    )
 
     def __init__(self) -> None:
         super().__init__()
+        self.list = NamedList("list")
         self.looker = Looker()
         self.seen = Look()
         self.view = "plots"  # or "log", "samples"
@@ -60,7 +61,7 @@ class RunsScreen(AppScreen):
 
     def body(self) -> ComposeResult:
         with Horizontal(id="runs"):
-            yield OptionList(id="list", markup=False)
+            yield self.list
             with Vertical(id="closely"):
                 yield plain(id="about")
                 with VerticalScroll(id="plots", can_focus=False):
@@ -71,9 +72,8 @@ class RunsScreen(AppScreen):
         yield plain(NOTHING, id="no-runs")
 
     def on_mount(self) -> None:
-        self.query_one("#no-runs").display = False
         self.query_one("#log").border_title = "log"
-        self.query_one(OptionList).focus()
+        self.list.focus()
         self.set_interval(EVERY, self.look)
 
     def on_screen_resume(self) -> None:
@@ -86,11 +86,10 @@ class RunsScreen(AppScreen):
     @property
     def current(self) -> Summary | None:
         """The run that is highlighted."""
-        at = self.query_one(OptionList).highlighted
-        runs = self.seen.runs
-        return runs[at] if at is not None and at < len(runs) else None
+        name = self.list.current
+        return next((run for run in self.seen.runs if run.name == name), None)
 
-    @on(OptionList.OptionHighlighted)
+    @on(NamedList.OptionHighlighted)
     def show_current(self) -> None:
         self.look()
         self.refresh_bindings()
@@ -121,10 +120,14 @@ class RunsScreen(AppScreen):
         return [self.check_action(name, ()) for name in ("stop", "resume", "chat", "overlay")]
 
     def _draw(self, name: str | None) -> None:
-        self.query_one("#runs").display = bool(self.seen.runs)
-        self.query_one("#no-runs").display = not self.seen.runs
-        self._draw_list(name)
-        current, looker = self.current, self.looker
+        runs, looker, wanted = self.seen.runs, self.looker, self.list.current
+        self.query_one("#runs").display = bool(runs)
+        self.query_one("#no-runs").display = not runs
+        if any(run.name == self._wanted for run in runs):  # it was just started
+            wanted, self._wanted = self._wanted, None
+        lines = [Option(line_of(run, run.name in looker.overlaid), id=run.name) for run in runs]
+        self.list.fill(lines, wanted)
+        current = self.current
         if current is None or current.name != name:
             return
         self.query_one("#about", Static).update(describe(current, looker.smoothing))
@@ -136,26 +139,6 @@ class RunsScreen(AppScreen):
         if self.view == "samples":
             self.query_one("#answered", Static).update(list_answers(self.seen.samples))
         self._draw_log()
-
-    def _draw_list(self, name: str | None) -> None:
-        """The runs; ``name`` stays highlighted, or the run that was just started is."""
-        listed, runs = self.query_one(OptionList), self.seen.runs
-        overlaid = self.looker.overlaid
-        options = [Option(line_of(run, run.name in overlaid), id=run.name) for run in runs]
-        names = [run.name for run in runs]
-        if [option.id for option in listed.options] == names:
-            for index, option in enumerate(options):
-                listed.replace_option_prompt_at_index(index, option.prompt)
-        else:
-            listed.clear_options()
-            listed.add_options(options)
-            wanted = self._wanted if self._wanted in names else name
-            if runs:
-                listed.highlighted = names.index(wanted) if wanted in names else 0
-            if self._wanted in names:
-                self._wanted = None
-        if runs and listed.highlighted is None:
-            listed.highlighted = 0
 
     def _draw_log(self) -> None:
         """The last lines; with ``l`` they are whole and fill the screen."""
@@ -179,8 +162,7 @@ class RunsScreen(AppScreen):
     def _check_launched(self) -> None:
         """Tell of a process that ended without making a run, or failed."""
         for one in list(self.launched):
-            code = one.code
-            if code is None:
+            if (code := one.code) is None:
                 continue
             self.launched.remove(one)
             if code == 0:
@@ -198,13 +180,12 @@ class RunsScreen(AppScreen):
         if run is None:
             needs_run = ["stop", "resume", "chat", "metric", "view", "smooth", "overlay", "remove"]
             return action not in needs_run
-        if action == "stop":
-            return run.status == "running"
-        if action == "resume":
-            return run.status in ("stopped", "interrupted", "failed", "new")
-        if action == "chat":
-            return run.step > 0 and run.method != "reward" and run.status != "broken"
-        return True
+        can = {
+            "stop": run.status == "running",
+            "resume": run.status in ("stopped", "interrupted", "failed", "new"),
+            "chat": run.step > 0 and run.method != "reward" and run.status != "broken",
+        }
+        return can.get(action, True)
 
     @work(group="dialog", exclusive=True)
     async def action_new(self, method: str = "dpo", data: tuple[str, ...] = ()) -> None:
@@ -212,8 +193,7 @@ class RunsScreen(AppScreen):
         from tui.runs.form import RunForm, load_methods
 
         await asyncio.to_thread(load_methods)
-        form = RunForm(self.services.choice, method, data)
-        given = await self.app.push_screen_wait(form)
+        given = await self.app.push_screen_wait(RunForm(self.services.choice, method, data))
         if given is None:
             return
         started = launch.start(*given)
@@ -238,9 +218,8 @@ class RunsScreen(AppScreen):
         if (run := self.current) is None:
             return
         if not (Run.open(run.name).path / "adapters.safetensors").exists():
-            raise UserError(
-                f"run {run.name} has no adapter yet", "it is there after its first save"
-            )
+            problem = f"run {run.name} has no adapter yet"
+            raise UserError(problem, "it is there after its first save")
         choice = ModelChoice(run.model, run.name)
         self.services.model_thread.forget(choice)
         self.services.chat_with(choice)
@@ -261,9 +240,6 @@ class RunsScreen(AppScreen):
         self.query_one("#samples").scroll_home(animate=False)
         self.query_one("#plots").display = self.view == "plots"  # it has a size when it is drawn
         self.call_after_refresh(self.look)
-
-    def action_scroll(self, by: int) -> None:
-        self.scroll_by(by, "#samples" if self.view == "samples" else "#plots")
 
     def action_overlay(self) -> None:
         if (run := self.current) is not None:

@@ -6,7 +6,7 @@ from typing import Any
 from textual.content import Content
 
 from minialign.runs.summary import Sample, Summary
-from tui.widgets.text import printable
+from tui.widgets.text import one_line, printable
 
 SAMPLES = 100  # that are shown
 SIGNS = {
@@ -48,7 +48,7 @@ def list_answers(samples: list[Sample]) -> Content:
             facts.append(f"reward {sample.reward:.3g}")
         if sample.kl is not None:
             facts.append(f"kl {sample.kl:.3g}")
-        prompt = " ".join(printable(sample.prompt).split())[:300]
+        prompt = one_line(sample.prompt)[:300]
         parts += ["\n" if at else "", (" · ".join(facts) + "\n", "bold $primary")]
         parts += [(prompt + "\n", "$text-muted"), printable(sample.response.strip()) + "\n"]
     return Content.assemble(*parts)

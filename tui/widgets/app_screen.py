@@ -1,13 +1,20 @@
 """What every screen of the app has: the line at the top, the keys at the bottom, its help."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from tui.services import Services, services_of
 from tui.widgets.bar import Keys, TopBar
+
+
+def bind(*keys: BindingType) -> list[BindingType]:
+    """The keys of a screen or a widget."""
+    return list(keys)
 
 
 def key(keys: str, action: str, label: str, id: str, tooltip: str = "", **options: Any) -> Binding:
@@ -27,6 +34,7 @@ class AppScreen(Screen[None]):
     """A screen with ``body`` between the two lines; ``MODE`` is its name in the app."""
 
     MODE: ClassVar[str]
+    SCROLLED: ClassVar[str] = ""  # what its keys scroll
     HELP_ALSO: ClassVar[tuple[type, ...]] = ()  # whose keys it names too
 
     @property
@@ -54,7 +62,16 @@ class AppScreen(Screen[None]):
         """Another model answers from now on."""
         self.show_model()
 
-    def scroll_by(self, lines: int, *selectors: str) -> None:
-        """Move what these show."""
-        for selector in selectors:
-            self.query_one(selector).scroll_relative(y=lines, animate=False)
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tell what goes wrong inside; the app goes on after it."""
+        try:
+            yield
+        except Exception as error:
+            self.services.show_error(error)
+
+    def action_scroll(self, by: int, selector: str = "") -> None:
+        """Move what is shown of these by some lines."""
+        for widget in self.query(selector or self.SCROLLED):
+            if widget.display:
+                widget.scroll_relative(y=by, animate=False)

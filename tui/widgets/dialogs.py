@@ -1,13 +1,13 @@
 """Small windows: an error, a line of text, a choice, a text to edit, a yes or no."""
 
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -15,6 +15,8 @@ from textual.widgets import Input, OptionList, TextArea
 from textual.widgets.option_list import Option
 
 from minialign.errors import UserError
+from tui.services import services_of
+from tui.widgets.app_screen import bind, scroll_keys
 from tui.widgets.text import label, plain
 
 Given = TypeVar("Given")
@@ -27,8 +29,8 @@ class Dialog(ModalScreen[Given]):
         look: the CSS classes that say how wide it is.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]
-    gives_way: ClassVar[bool] = False  # whether another screen's key leaves it
+    BINDINGS = bind(Binding("escape", "dismiss(None)", "Cancel"))
+    gives_way = False  # whether another screen's key leaves it
 
     def __init__(self, title: str, keys: str, look: str = "small"):
         super().__init__()
@@ -48,10 +50,7 @@ class Dialog(ModalScreen[Given]):
 class ErrorDialog(Dialog[None]):
     """What went wrong, what to do, and a key that copies both."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,enter,q", "dismiss", "Close"),
-        Binding("c", "copy", "Copy"),
-    ]
+    BINDINGS = bind(Binding("escape,enter,q", "dismiss", "Close"), Binding("c", "copy", "Copy"))
 
     def __init__(self, error: BaseException):
         if isinstance(error, UserError):
@@ -93,10 +92,9 @@ class Ask(Dialog[str | None]):
 class Sure(Dialog[bool]):
     """A question with yes and no; no is the default."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y", "dismiss(True)", "Yes"),
-        Binding("n,escape,enter", "dismiss(False)", "No"),
-    ]
+    BINDINGS = bind(
+        Binding("y", "dismiss(True)", "Yes"), Binding("n,escape,enter", "dismiss(False)", "No")
+    )
 
     def __init__(self, question: str, detail: str = ""):
         super().__init__(question, "y yes   n no")
@@ -110,10 +108,7 @@ class Sure(Dialog[bool]):
 class Edit(Dialog[str | None]):
     """A text to change; ``other`` is put in its place by Ctrl-O."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "save", "Save"),
-        Binding("ctrl+o", "other", "Other answer"),
-    ]
+    BINDINGS = bind(Binding("ctrl+s", "save", "Save"), Binding("ctrl+o", "other", "Other answer"))
 
     def __init__(self, title: str, text: str, other: str | None = None, keys: str = ""):
         more = "" if other is None else "   Ctrl-O begin with the other answer"
@@ -141,6 +136,15 @@ class Choice:
     note: str = ""
     mark: str = " "
 
+    @property
+    def line(self) -> Content:
+        note = "  " + self.note if self.note else ""
+        return Content.assemble(f"{self.mark} ", self.text, (note, "$text-muted"))
+
+
+Find = Callable[[str], Sequence[Choice]]
+Extra = Mapping[str, tuple[str, Callable[[Any], Awaitable[None]]]]
+
 
 class Pick(Dialog[Any]):
     """A list that typing narrows; gives the chosen value, or None.
@@ -151,21 +155,12 @@ class Pick(Dialog[Any]):
             drawn anew after.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down", "move(1)", show=False),
-        Binding("up", "move(-1)", show=False),
-        Binding("pagedown", "move(10)", show=False),
-        Binding("pageup", "move(-10)", show=False),
-    ]
+    BINDINGS = bind(*scroll_keys({"down": 1, "up": -1, "pagedown": 10, "pageup": -10}, "move"))
 
     def __init__(
-        self,
-        title: str,
-        find: Callable[[str], Sequence[Choice]],
-        extra: dict[str, tuple[str, Callable[[Any], Awaitable[None]]]] | None = None,
-        placeholder: str = "type to search",
+        self, title: str, find: Find, extra: Extra | None = None, hint: str = "type to search"
     ):
-        self.find, self.extra, self.placeholder = find, extra or {}, placeholder
+        self.find, self.extra, self.hint = find, extra or {}, hint
         named = [f"Ctrl-{key[-1].upper()} {what}" for key, (what, _) in self.extra.items()]
         super().__init__(title, "  ".join(["Enter choose", *named, "Esc"]), "medium")
         self.choices: list[Choice] = []
@@ -173,7 +168,7 @@ class Pick(Dialog[Any]):
             self._bindings.bind(key, f"extra('{key}')", what, priority=True)
 
     def body(self) -> ComposeResult:
-        yield Input(placeholder=self.placeholder)
+        yield Input(placeholder=self.hint)
         choices = OptionList(markup=False)
         choices.can_focus = False
         yield choices
@@ -187,14 +182,13 @@ class Pick(Dialog[Any]):
             self.choices = list(self.find(words))
         except UserError as error:
             self.choices = []
-            self.app.push_screen(ErrorDialog(error))
+            services_of(self).show_error(error)
         listed = self.query_one(OptionList)
         listed.clear_options()
-        listed.add_options([Option(_line(choice)) for choice in self.choices])
-        if not self.choices:
-            listed.add_option(Option("nothing found", disabled=True))
-        else:
-            listed.highlighted = min(keep, len(self.choices) - 1)
+        lines = [Option(one.line) for one in self.choices]
+        listed.add_options(lines or [Option("nothing found", disabled=True)])
+        if lines:
+            listed.highlighted = min(keep, len(lines) - 1)
 
     @on(Input.Changed)
     def search(self, event: Input.Changed) -> None:
@@ -207,8 +201,7 @@ class Pick(Dialog[Any]):
 
     @on(OptionList.OptionSelected)
     def click(self, event: OptionList.OptionSelected) -> None:
-        if event.option_index < len(self.choices):
-            self.dismiss(self.choices[event.option_index].value)
+        self.dismiss(self.choices[event.option_index].value)
 
     @property
     def highlighted(self) -> Choice | None:
@@ -221,11 +214,10 @@ class Pick(Dialog[Any]):
             at = (listed.highlighted or 0) + by
             listed.highlighted = max(0, min(at, len(self.choices) - 1))
 
+    @work
     async def action_extra(self, key: str) -> None:
-        if (choice := self.highlighted) is not None and choice.value is not None:
-            self.run_worker(self._extra(key, choice))
-
-    async def _extra(self, key: str, choice: Choice) -> None:
+        if (choice := self.highlighted) is None or choice.value is None:
+            return
         try:
             await self.extra[key][1](choice.value)
         except UserError as error:
@@ -237,8 +229,3 @@ def pick_from(title: str, choices: Sequence[Choice], here: Any = None) -> Pick:
     """A list of these lines, the one of ``here`` marked; typing keeps those that hold the words."""
     marked = [replace(one, mark="▸") if one.value == here else one for one in choices]
     return Pick(title, lambda words: [one for one in marked if words.lower() in one.text.lower()])
-
-
-def _line(choice: Choice) -> Content:
-    note = "  " + choice.note if choice.note else ""
-    return Content.assemble(f"{choice.mark} ", choice.text, (note, "$text-muted"))

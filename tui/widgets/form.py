@@ -1,18 +1,22 @@
 """What the forms share: a row a setting, its help, what is wrong, and Ctrl-S that accepts."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from textual import events
+from textual import events, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.containers import Horizontal
 from textual.widget import Widget
-from textual.widgets import Checkbox, Input, Static
+from textual.widgets import Checkbox, Input, Select, Static
 
 from minialign.errors import UserError
+from tui.widgets.app_screen import bind
 from tui.widgets.dialogs import Dialog, Given
 from tui.widgets.text import label, plain
+
+Options = Sequence[tuple[str, str]]
 
 
 class Form(Dialog[Given]):
@@ -21,7 +25,7 @@ class Form(Dialog[Given]):
     Each entry's id is the form's ``PREFIX`` and its name.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+s", "accept", "Accept", priority=True)]
+    BINDINGS = bind(Binding("ctrl+s", "accept", "Accept", priority=True))
     PREFIX: ClassVar[str]
 
     def __init__(self, title: str, verb: str, look: str = "large form"):
@@ -50,15 +54,38 @@ class Form(Dialog[Given]):
         for place in self.query("#meaning").results(Static):
             place.update(self.meanings.get(name, ""))
 
+    def row(
+        self,
+        name: str,
+        value: Any,
+        note: str,
+        options: Options = (),
+        title: str = "",
+        hint: str = "",
+    ) -> Horizontal:
+        """What is set (or ``title``), its entry, and a word about it.
+
+        Args:
+            options: (what is shown, its value) of those there are to choose from.
+        """
+        look: dict[str, Any] = {"id": f"{self.PREFIX}{name}", "compact": True}
+        entry: Widget
+        if options:
+            entry = Select(options, value=value, allow_blank=False, **look)
+        elif isinstance(value, bool):
+            entry = Tick(value=value, **look)
+        else:
+            entry = Input(text_of(value), validate_on=(), placeholder=hint, **look)
+        named = label((title or name).replace("_", " "), "name")
+        return Horizontal(named, entry, label(note, "note"), classes="field")
+
     def entry(self, name: str, kind: type[Widget] = Input) -> Any:
         """The entry of a setting."""
         return self.query_one(f"#{self.PREFIX}{name}", kind)
 
-    def action_accept(self) -> None:
+    @work(exclusive=True)
+    async def action_accept(self) -> None:
         """Check what was typed, and give it to whoever asked."""
-        self.run_worker(self._accept(), exclusive=True)
-
-    async def _accept(self) -> None:
         try:
             self.dismiss(await self.read())
         except UserError as error:
@@ -76,13 +103,6 @@ class Tick(Checkbox):
     def BUTTON_INNER(self) -> str:  # type: ignore[override]
         """The letter in the box."""
         return "✓" if self.value else " "
-
-
-def field(name: str, entry: Widget, note: str) -> Horizontal:
-    """A row: what is set, the entry, and a word about it."""
-    return Horizontal(
-        label(name.replace("_", " "), "name"), entry, label(note, "note"), classes="field"
-    )
 
 
 def text_of(value: Any) -> str:

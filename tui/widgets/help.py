@@ -1,18 +1,16 @@
 """F1: what the screen is for, and its keys as they are bound now."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.dom import DOMNode
 from textual.widgets import Static
 
-from tui.widgets.app_screen import AppScreen
+from tui.widgets.app_screen import AppScreen, bind
 from tui.widgets.bar import PLACES
 from tui.widgets.dialogs import Dialog
 from tui.widgets.text import plain
@@ -59,7 +57,7 @@ def read_page(mode: str) -> Page:
 class HelpScreen(Dialog[None]):
     """The help of the screen below, with the keys as the user's config has them."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss", "Close")]
+    BINDINGS = bind(Binding("escape,q,question_mark", "dismiss", "Close"))
 
     def __init__(self, below: AppScreen):
         self.page = read_page(below.MODE)
@@ -76,16 +74,14 @@ class HelpScreen(Dialog[None]):
             yield plain(self.page.about, "about")
             for heading, keys in {**self.page.keys, "Everywhere": EVERYWHERE}.items():
                 yield plain(heading, "heading")
-                yield Static(self._table(keys))
+                shown = [(shown_key(self.changed.get(key, key)), text) for key, text in keys]
+                width = max(len(key) for key, _ in shown)
+                rows = [
+                    Content.assemble(("  " + key.ljust(width), "bold $accent"), f"  {text}")
+                    for key, text in shown
+                ]
+                yield Static(Content("\n").join(rows))
             yield plain('Keys are changed in config.toml: [tui.keys], then name = "key".', "hint")
-
-    def _table(self, keys: Sequence[tuple[str, str]]) -> Content:
-        shown = [(shown_key(self.changed.get(key, key)), text) for key, text in keys]
-        width = max(len(key) for key, _ in shown)
-        parts: list[Any] = []
-        for key, text in shown:
-            parts += [("  " + key.ljust(width), "bold $accent"), f"  {text}\n"]
-        return Content.assemble(*parts).rstrip()
 
 
 def shown_key(key: str) -> str:

@@ -12,6 +12,7 @@ from textual.widgets import Label, Markdown, Static
 
 from minialign.records import Message
 
+WORDS = {"a": "A is better", "b": "B is better", "tie": "a tie", "both_bad": "both bad"}
 # Control characters would act on the terminal; line and paragraph separators, and the marks that
 # turn the direction of what follows, would move what stands beside the text.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -20,6 +21,16 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u206
 def printable(text: str) -> str:
     """The text without what would act on the terminal or on its neighbours."""
     return CONTROL.sub("�", text).replace("\t", "    ")
+
+
+def one_line(text: str) -> str:
+    """The text without its line ends."""
+    return " ".join(printable(text).split())
+
+
+def cut(text: str, most: int) -> str:
+    """At most so many letters of it."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def prompt_text(prompt: Sequence[Message]) -> str:
