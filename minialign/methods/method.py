@@ -29,8 +29,8 @@ def encode_texts(
 ) -> Example | TooLong:  # fmt: skip
     """An example of any texts behind a row's prompt, with the reason why each of them ended."""
     record = Ranking(row.prompt, texts, [], row.source, finish_reasons)
-    found = encode(record, tokenizer, limit)
-    return replace(found, meta=meta) if isinstance(found, Example) else found
+    coded = encode(record, tokenizer, limit)
+    return replace(coded, meta=meta) if isinstance(coded, Example) else coded
 
 
 def require(config: Any, above_0: Sequence[str] = (), from_0: Sequence[str] = ()) -> None:

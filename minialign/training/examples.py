@@ -35,13 +35,13 @@ def check_data(settings: Settings) -> None:
     for spec in (*settings.data, *settings.eval_data):
         check_spec(spec)
     if not settings.data:
-        _labelled()
+        _labels_file()
 
 
-def _local(path: str) -> Path:
-    found = Path(path).expanduser()
-    if found.exists():
-        return found
+def _fetch(path: str) -> Path:
+    here = Path(path).expanduser()
+    if here.exists():
+        return here
     from minialign.data.hub import fetch_dataset
 
     return fetch_dataset(path)
@@ -52,25 +52,25 @@ def _read(
 ) -> list[Record]:
     bad = BadRows(keep=settings.skip_bad)
     mapping = parse_map(settings.map)
-    found: list[Record] = []
+    read: list[Record] = []
     for path in paths:
         if path.suffix == ".txt" and method.record is Prompted:
             from minialign.data.prompts import read_prompts
 
-            found += read_prompts(path)
+            read += read_prompts(path)
             continue
         for item in good_items(files_of(path, split), mapping, bad):
             if item.unlabelled:
                 said = f"{item.source}: an unlabelled pair, its answers are in random order"
                 raise UserError(said, f"say which is better first: minialign label {path}")
-            found += item.records
+            read += item.records
     bad.check()
     if bad.problems:
         files = ", ".join(map(str, bad.files.values()))
         rows.notes.append(f"{len(bad.problems)} bad rows left out, kept in {files}")
     if method.record is Prompted:
-        found = [_answered(record) for record in found]
-    records, unused = formats.as_kind(found, method.record)
+        read = [_keep_answer(record) for record in read]
+    records, unused = formats.as_kind(read, method.record)
     if unused:
         rows.notes.append(f"{unused} rows left out: {method.name} needs {method.needs}")
     same = [r for r in records if isinstance(r, Pair) and r.chosen.strip() == r.rejected.strip()]
@@ -83,7 +83,7 @@ def _read(
     return list(records)
 
 
-def _answered(record: Record) -> Record:
+def _keep_answer(record: Record) -> Record:
     """A demonstration as a prompt that keeps its answer, for scorers that compare with one."""
     if not isinstance(record, Demonstration) or record.messages[-1]["role"] != "assistant":
         return record
@@ -91,18 +91,14 @@ def _answered(record: Record) -> Record:
     return Prompted(record.messages[:-1], record.source, extra)
 
 
-def _encoded(
-    records: Sequence[Record], tokenizer: Any, settings: Settings, method: Method, config: Any,
-    rows: Rows,
-) -> list[Example]:  # fmt: skip
-    coded = method.encode(records, tokenizer, settings.max_seq_length, config)
+def _note_examples(coded: Sequence[Example | TooLong], limit: int, rows: Rows) -> list[Example]:
+    """The examples among these; what is left out, or cut, is noted."""
     long = [row for row in coded if isinstance(row, TooLong)]
     examples = [row for row in coded if isinstance(row, Example)]
     if long:
         named = ", ".join(row.source for row in long[:3]) + (" …" if len(long) > 3 else "")
         rows.notes.append(
-            f"{len(long)} rows left out: a response does not fit into {settings.max_seq_length} "
-            f"tokens ({named})"
+            f"{len(long)} rows left out: a response does not fit into {limit} tokens ({named})"
         )
     if cut := sum(example.cut > 0 for example in examples):
         rows.notes.append(f"{cut} prompts cut from the left to fit")
@@ -123,9 +119,9 @@ def load_rows(settings: Settings, method: Method, config: Any, tokenizer: Any) -
     rows = Rows([], [])
     if other := method.other_record(config):
         method = replace(method, record=other)
-    paths = [_local(path) for path in settings.data] or [_labelled()]
+    paths = [_fetch(path) for path in settings.data] or [_labels_file()]
     records = _read(paths, settings, method, "train", rows)
-    held_paths = [_local(path) for path in settings.eval_data]
+    held_paths = [_fetch(path) for path in settings.eval_data]
     own = [path for path in paths if path.is_dir() and "valid" in data_files(path)]
     if held_paths or own:
         held = _read(held_paths or own, settings, method, "train" if held_paths else "valid", rows)
@@ -141,15 +137,16 @@ def load_rows(settings: Settings, method: Method, config: Any, tokenizer: Any) -
         records, held = hold_out(records, settings.eval_split, settings.seed)
     if records:
         method.check_rows(records, config)
-    rows.train = _encoded(records, tokenizer, settings, method, config, rows)
-    rows.held_out = _encoded(held, tokenizer, settings, method, config, rows)
+    limit = settings.max_seq_length
+    rows.train = _note_examples(method.encode(records, tokenizer, limit, config), limit, rows)
+    rows.held_out = _note_examples(method.encode(held, tokenizer, limit, config), limit, rows)
     if not rows.train:
         why = "; ".join(rows.notes) or f"{method.name} needs {method.needs}"
         raise UserError(f"nothing to train on: {len(records)} rows, none usable", why)
     return rows
 
 
-def _labelled() -> Path:
+def _labels_file() -> Path:
     file = labels_file()
     if not file.exists() or not file.stat().st_size:
         fix = "give a file: --data pairs.jsonl   (examples/concise/train.jsonl is one)"

@@ -123,12 +123,12 @@ class LabelScreen(AppScreen):
             sitting.go_on_from(self.sitting)
         self.chat_keys, self.sitting = chat_keys, sitting
         self.said = self.measured = ""
-        self.workers.cancel_group(self, "doubts")
+        self.workers.cancel_group(self, "certainty")
         if scorer:
             self._measure(scorer, sitting)
         await self._go_on()
 
-    @work(group="doubts", exclusive=True)
+    @work(group="certainty", exclusive=True)
     async def _measure(self, scorer: str, sitting: Labelling) -> None:
         """Ask somebody how sure they are of each pair, while the user labels."""
         pairs = sitting.pairs()
