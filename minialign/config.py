@@ -43,6 +43,7 @@ def field_help(config: type) -> dict[str, str]:
     return texts
 
 
+@cache
 def field_type(config: type, name: str) -> tuple[type, tuple[str, ...], bool]:
     """(type of one value, allowed words or (), whether the field is a list of them)."""
     hint = typing.get_type_hints(config)[name]
