@@ -263,9 +263,12 @@ class Run:
 def take_back(run: Run) -> None:
     """Delete what ``Run.create`` and the start of a run made, and the folder when it holds nothing
     else."""
-    shutil.rmtree(run.path / "rounds", ignore_errors=True)
     for name in ("config.json", "env.json", "data.sha256", "run.lock"):
         (run.path / name).unlink(missing_ok=True)
+    for path in run.path.glob("rounds/*.jsonl"):
+        path.unlink()  # empty: see ``began``
+    with contextlib.suppress(OSError):
+        (run.path / "rounds").rmdir()
     with contextlib.suppress(OSError):
         run.path.rmdir()
 

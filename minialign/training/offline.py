@@ -81,6 +81,7 @@ def _read_reference(parts: Parts, stop: threading.Event) -> Generator[Event, Non
     base = parts.reference_from or parts.start_from
     if base is not None:
         load_adapter(parts.model.module, base)
+        parts.policy = make_policy(parts.model, method.reward_head)
     if method.reference:
         key = f"{parts.model.fingerprint} {adapter_hash(base)}"
         needed = _visited(rows.train, settings, parts.total) + rows.held_out
@@ -91,7 +92,6 @@ def _read_reference(parts: Parts, stop: threading.Event) -> Generator[Event, Non
     if parts.reference_from is not None:
         # The reference's log-probs are in the examples now; training starts from its own adapter.
         parts.model = load(settings.model)
-        parts.policy = make_policy(parts.model, method.reward_head)
     if parts.reference_from is not None or parts.start_from is None:
         attach_adapter(parts)
     if method.reward_head:

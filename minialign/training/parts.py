@@ -110,6 +110,8 @@ def attach_adapter(parts: Parts) -> None:
     adapter.attach(parts.model.module, parts.lora)
     if parts.start_from is not None:
         adapter.load_weights(parts.model.module, parts.start_from / adapter.WEIGHTS)
+    # Again, as ``keys`` may name the output layer, and the policy holds that.
+    parts.policy = make_policy(parts.model, parts.method.reward_head)
 
 
 def prepare_passes(parts: Parts) -> None:

@@ -308,11 +308,26 @@ def test_a_mistake_leaves_the_name_and_the_folder_free(home, flags, tmp_path, ca
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("keep me")
+    (out / "rounds").mkdir()  # a run of rounds has a folder of that name
+    (out / "rounds" / "mine.txt").write_text("keep me")
     for where in (["--name", "mine"], ["--out", str(out)]):
         refused(capsys, home, "sft", *flags, *where, "--keys", "nothing")
         assert main(["sft", *flags, *where]) == 0
         capsys.readouterr()
-    assert (out / "mine.txt").read_text() == "keep me"
+    for kept in (out / "mine.txt", out / "rounds" / "mine.txt"):
+        assert kept.read_text() == "keep me"
+
+
+def test_an_adapter_on_the_output_layer_is_trained(home, flags, tmp_path, capsys):
+    import mlx.core as mx
+
+    model = make_tiny_model(tmp_path / "untied", tied=False)
+    flags = ["sft", *flags, "--model", str(model), "--steps-per-report", "1"]
+    assert main([*flags, "--name", "head", "--keys", "self_attn.q_proj", "lm_head"]) == 0
+    head, last = Run(home / "runs" / "head"), Run(home / "runs" / "last")
+    assert mx.abs(mx.load(str(head.path / WEIGHTS))["lm_head.lora_b"]).max() > 0
+    assert main([*flags, "--name", "last", "--adapter", "head", "--warmup", "0"]) == 0
+    assert last.metrics("eval")[0]["loss"] == pytest.approx(head.metrics("eval")[-1]["loss"])
 
 
 def test_rows_that_share_a_prompt_with_the_evaluation_are_left_out(home, flags, tmp_path, capsys):
