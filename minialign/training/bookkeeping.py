@@ -193,15 +193,19 @@ def _evaluate_and_save(books: Bookkeeping, ahead: int, stop: Signal) -> Iterator
     evaluates = settings.steps_per_eval and done % settings.steps_per_eval == 0
     if parts.rows.held_out and (evaluates or last):
         yield from books.evaluate(done, ahead)
-    costs = [_cost(parts, row) for row in parts.run.metrics("eval") if row["step"] <= done]
-    since_best = len(costs) - 1 - costs.index(min(costs)) if costs else 0
-    enough = 0 < settings.patience <= since_best
+    enough = bool(settings.patience) and _since_best(parts, done) >= settings.patience
     if done % settings.save_every == 0 or last or stop.is_set() or enough:
         books.save()
         yield Saved(done, ahead)
     if enough and not books.ended:
         figure = "reward" if parts.method.on_policy else "loss"
         books.ended = f"no better {figure} in {settings.patience} evaluations"
+
+
+def _since_best(parts: Parts, done: int) -> int:
+    """How many evaluations up to step ``done`` came after the best one."""
+    costs = [_cost(parts, row) for row in parts.run.metrics("eval") if row["step"] <= done]
+    return len(costs) - 1 - costs.index(min(costs)) if costs else 0
 
 
 def _cost(parts: Parts, values: dict[str, Any]) -> float:
