@@ -24,6 +24,7 @@ class Memory:
                 )
 
     def keep(self, key: str, said: Reading | str) -> None:
+        """Remember what was said; on disk when this returns, for judges with an identity."""
         self.said[key] = said
         if self.journal is not None:
             row = {"text": said} if isinstance(said, str) else asdict(said)

@@ -118,7 +118,7 @@ def _full_logits() -> None:
 
 
 def trl(given, batches: list[list[dict]]) -> None:
-    """The same pairs in TRL's DPOTrainer."""
+    """Train on these pairs in TRL's DPOTrainer."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig

@@ -92,7 +92,7 @@ def trl_dpo(given: dict[str, np.ndarray], pair: int, kind: str, config: dpo.Conf
 
 
 def our_dpo(given: dict[str, np.ndarray], pair: int, config: dpo.Config):
-    """The same by ``methods.dpo.loss``."""
+    """(loss, gradient) of a pair by ``methods.dpo.loss``."""
     two = slice(2 * pair, 2 * pair + 2)
     mask = mx.array(given["mask"][two])
     dpo.response_logps = lambda tokens, batch: ((tokens * mask).sum(axis=1), mask.sum(axis=1))
@@ -122,7 +122,7 @@ def trl_reward(given: dict[str, np.ndarray], pair: int, config: reward.Config):
 
 
 def our_reward(given: dict[str, np.ndarray], pair: int, config: reward.Config):
-    """The same by ``methods.reward.loss``."""
+    """(loss, gradient) of a pair by ``methods.reward.loss``."""
     reward.last_hidden = lambda policy, batch: policy.rewards
     example = Example([], [], [], meta={"margin": float(given["margins"][pair])})
     batch = SimpleNamespace(examples=[example], mask=mx.ones((2, 1)))

@@ -50,7 +50,7 @@ def minialign(given) -> None:
 
 
 def pytorch(given) -> None:
-    """The same step in PyTorch with PEFT."""
+    """Time that step in PyTorch with PEFT."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

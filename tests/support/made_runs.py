@@ -27,7 +27,7 @@ def make_adapter(folder: Path, model: Path, seed: int, **config: Any) -> Path:
 
 
 def make_reward(folder: Path, model: Path) -> Path:
-    """The same with a random reward head."""
+    """A run with a random reward head beside its adapter."""
     make_adapter(folder, model, 5, method="reward")
     head = RewardHead(64)
     mx.random.seed(6)

@@ -116,7 +116,7 @@ def _settings(job: Job, k: int) -> Settings:
 
 
 def origin(job: Job) -> str:
-    """The adapter that the run starts from; for the bare model a fresh one, which is the same."""
+    """The adapter that the run starts from; of the bare model a fresh one, without effect yet."""
     if job.settings.adapter:
         return job.settings.adapter
     folder = job.file("start")
