@@ -195,13 +195,15 @@ def _files(data: str | Path | Iterable[Record | str | Path]) -> list[str]:
     """The files that hold the data; rows are written into the home, under a hash of what they say,
     so that the run can be resumed."""
     items = [data] if isinstance(data, str | Path) else list(data)
-    if not items or isinstance(items[0], str | Path):
-        return [str(item) for item in items]
-    text = "".join(json_line(row_of(item)) for item in items if not isinstance(item, str | Path))
-    file = folder("cache/rows") / f"{digest(text)}.jsonl"
-    if not file.exists():
-        write_atomic(file, text)
-    return [str(file)]
+    files = [str(item) for item in items if isinstance(item, str | Path)]
+    rows = [item for item in items if not isinstance(item, str | Path)]
+    if rows:
+        text = "".join(json_line(row_of(row)) for row in rows)
+        file = folder("cache/rows") / f"{digest(text)}.jsonl"
+        if not file.exists():
+            write_atomic(file, text)
+        files.append(str(file))
+    return files
 
 
 def scorer(spec: str, model: ModelLike = None) -> Scorer:

@@ -8,6 +8,8 @@ from typing import Any
 from minialign import formats
 from minialign.data.check import BadRows, good_items, parse_map
 from minialign.data.hold_out import hold_out
+from minialign.data.hub import check_spec, fetch_dataset
+from minialign.data.prompts import read_prompts
 from minialign.errors import UserError
 from minialign.formats.folders import data_files
 from minialign.formats.kinds import answers_of, digest, opening_of
@@ -30,8 +32,6 @@ class Rows:
 
 def check_data(settings: Settings) -> None:
     """Raise a UserError for data that are not there: before a model is fetched and a run begun."""
-    from minialign.data.hub import check_spec
-
     for spec in (*settings.data, *settings.eval_data):
         check_spec(spec)
     if not settings.data:
@@ -42,8 +42,6 @@ def _fetch(path: str) -> Path:
     here = Path(path).expanduser()
     if here.exists():
         return here
-    from minialign.data.hub import fetch_dataset
-
     return fetch_dataset(path)
 
 
@@ -55,8 +53,6 @@ def _read(
     read: list[Record] = []
     for path in paths:
         if path.suffix == ".txt" and method.record is Prompted:
-            from minialign.data.prompts import read_prompts
-
             read += read_prompts(path)
             continue
         for item in good_items(files_of(path, split), mapping, bad):
