@@ -86,7 +86,7 @@ class Prompted:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two answers to one prompt, of which a person, a judge or a scorer says which is better.
+    """Two answers to one prompt, to be compared by a person, a judge or a scorer.
 
     Votes without texts (MT-bench's) have an empty prompt and answers: ``extra`` says which question
     it was, ``a_from`` and ``b_from`` who answered.

@@ -58,7 +58,7 @@ class Clock:
     guessed: float = 0.0
 
     def left(self, done: int, running: float = 0.0) -> float:
-        """Seconds behind the first ``done`` parts, of which the next runs for a while already."""
+        """Seconds that the parts after the first ``done`` need; ``running`` of them have passed."""
         pace = self.taken / self.guessed if self.guessed else 1.0
         rest = sum(seconds_needed(part) for part in self.parts[done:]) * pace
         return max(rest - running, 0.0)

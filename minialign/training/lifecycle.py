@@ -87,8 +87,8 @@ def _drive(
     stop: threading.Event | None,
     fresh: bool,
 ) -> Iterator[Event]:
-    """The driver's events, under the run's lock. A user's mistake ends the run; one of which
-    nothing was made yet leaves name and folder free for the next try."""
+    """The driver's events, under the run's lock. A user's mistake ends the run; a fresh run that
+    made nothing yet leaves name and folder free for the next try."""
     with run.locked():
         try:
             yield from driver(run, *told, stop or threading.Event())

@@ -121,7 +121,7 @@ class Phases:
     waiting: deque[list[list[int]]] = field(default_factory=deque)  # micro-batches of each update
 
     def begin(self, phase: Phase | None, done: int) -> None:
-        """Learn from a phase, of which the updates up to ``done`` were made already."""
+        """Learn from a phase whose updates up to ``done`` were made already."""
         self.phase = phase
         if phase:
             config = self.learner.config

@@ -103,8 +103,8 @@ def open_parts(
 
 
 def attach_adapter(parts: Parts) -> None:
-    """Put the adapter that is trained on the model: a fresh one, or that which training starts
-    from."""
+    """Put the adapter to be trained on the model: the one that training starts from, or a fresh
+    one."""
     if parts.start_from is None:
         mx.random.seed(parts.settings.seed)
     adapter.attach(parts.model.module, parts.lora)

@@ -122,7 +122,7 @@ def with_whole_paths(settings: Settings, config: Any) -> tuple[Settings, Any]:
 
 
 def _whole_config(config: Any) -> Any:
-    """A method's config, of which ``mix`` and ``*_data`` hold files and ``scorer`` may."""
+    """A method's config with absolute paths in ``mix``, ``*_data`` and ``scorer``."""
     whole: dict[str, Any] = {}
     for name, value in vars(config).items():
         if is_dataclass(value):

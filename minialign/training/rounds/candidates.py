@@ -109,7 +109,7 @@ class Job:
 
 
 def read_asked(job: Job) -> None:
-    """The prompts to train on and those held out, of which none is among the first."""
+    """Read the prompts to train on and the held-out ones; no prompt is among both."""
 
     def read(paths: Sequence[str]) -> list[Prompted]:
         return [one for path in paths for one in read_prompts(path, job.plan.system)]
