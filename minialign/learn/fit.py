@@ -210,8 +210,9 @@ def _summed_gradient(
 
 
 def _add(sums: dict[str, float], loss: mx.array, metrics: dict[str, mx.array]) -> None:
+    """Add a batch to the sums; the loss is "loss", whatever a metric is named."""
     mx.eval(loss, metrics)
-    for name, part in {"loss": loss, **metrics}.items():
+    for name, part in {**metrics, "loss": loss}.items():
         sums[name] = sums.get(name, 0.0) + float(part)
 
 
